@@ -1,0 +1,24 @@
+"""Small data that every test may share: random 16 px images of three classes that a mean colour tells apart."""
+
+import pytest
+import torch
+
+from ktglite.data import Data, Split
+
+
+def random_split(n: int, seed: int, size: int = 16) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 3
+    images = torch.randint(0, 200, (n, 3, size, size), generator=generator)
+    images[torch.arange(n), labels] += 55
+    return Split(images.to(torch.uint8), labels)
+
+
+@pytest.fixture(scope="session")
+def tiny_data() -> Data:
+    return Data("random", 16, ("a", "b", "c"), random_split(32, 0), random_split(12, 1), random_split(12, 2))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)

@@ -1,0 +1,103 @@
+"""Architectures and the weights nodes start from."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ktglite import models
+
+
+@pytest.mark.parametrize(("arch", "width"), models.SMALL_RESNETS.items())
+def test_small_resnets_keep_the_resolution_of_the_stem(arch, width):
+    model = models.build(arch, 7)
+    images = torch.zeros(2, 3, 32, 32)
+    assert model(images).shape == (2, 7)
+    assert model.maxpool(model.conv1(images)).shape == (2, width, 32, 32)
+    assert sum(len(getattr(model, f"layer{i}")) for i in (1, 2, 3, 4)) == 8
+
+
+def test_small_resnet_has_torchvision_names_and_blocks():
+    full, small = models.build("resnet18", 7).state_dict(), models.build("resnet18_small", 7).state_dict()
+    assert set(full) == set(small)
+    assert {name for name in full if full[name].shape != small[name].shape} == {"conv1.weight"}
+
+
+def test_torchvision_architectures_come_by_name():
+    assert models.build("mobilenet_v3_small", 5)(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
+    with pytest.raises(ValueError, match="unknown arch 'alexnot'"):
+        models.build("alexnot", 5)
+
+
+def test_the_same_seed_gives_the_same_network():
+    first, again, other = (models.initialise("resnet18_tiny", "scratch", 3, seed) for seed in (1, 1, 2))
+    assert torch.equal(first.conv1.weight, again.conv1.weight)
+    assert not torch.equal(first.conv1.weight, other.conv1.weight)
+
+
+def save_weights(folder, classes, seed=5, **change):
+    source = models.initialise("resnet18_tiny", "scratch", len(classes), seed)
+    state = {k: v.contiguous() for k, v in source.state_dict().items()} | change
+    save_file(state, folder / "fractaldb1k-resnet18_tiny.safetensors", {"classes": json.dumps(classes)})
+    return source
+
+
+def test_backbone_is_loaded_and_the_head_is_the_one_of_the_seed(tmp_path):
+    source = save_weights(tmp_path, ["x", "y", "z"])
+    fresh = models.initialise("resnet18_tiny", "scratch", 3, 1)
+    tuned = models.initialise("resnet18_tiny", "fractaldb1k", 3, 1, tmp_path, classes=("a", "b", "c"))
+    assert torch.equal(tuned.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    assert torch.equal(tuned.fc.weight, fresh.fc.weight)  # as many classes, but others: the head does not fit
+
+
+def test_head_is_kept_where_the_classes_are_the_same(tmp_path):
+    source = save_weights(tmp_path, ["x", "y", "z"])
+    tuned = models.initialise("resnet18_tiny", "fractaldb1k", 3, 1, tmp_path, classes=("x", "y", "z"))
+    assert torch.equal(tuned.fc.weight, source.fc.weight)
+
+
+def test_missing_weights_say_how_to_make_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="ktglite pretrain --source fractaldb1k --arch resnet18_tiny"):
+        models.find_weights("resnet18_tiny", "fractaldb1k", tmp_path)
+
+
+def test_wrong_shape_is_named(tmp_path):
+    save_weights(tmp_path, ["x", "y", "z"], **{"conv1.weight": torch.zeros(4, 3, 3, 3)})
+    with pytest.raises(ValueError, match=r"conv1.weight is \(4, 3, 3, 3\), the model has \(8, 3, 3, 3\)"):
+        models.initialise("resnet18_tiny", "fractaldb1k", 3, 1, tmp_path)
+
+
+def test_missing_and_extra_keys_are_named(tmp_path):
+    save_file({"conv1.weight": torch.zeros(8, 3, 3, 3), "extra": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="missing bn1.bias") as error:
+        models.initialise("resnet18_tiny", str(tmp_path / "w.safetensors"), 3, 1)
+    assert "more" in str(error.value)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path):
+    torch.save({"conv1.weight": Bomb(str(tmp_path / "ran"))}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match="w.pt is not a readable weights file"):
+        models.read_weights(tmp_path / "w.pt")
+    (tmp_path / "raw.pth").write_bytes(pickle.dumps(Bomb(str(tmp_path / "ran"))))
+    with pytest.raises(ValueError, match="raw.pth"):
+        models.read_weights(tmp_path / "raw.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_truncated_file_is_refused(tmp_path):
+    save_weights(tmp_path, ["x"])
+    path = tmp_path / "fractaldb1k-resnet18_tiny.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="not a readable weights file"):
+        models.read_weights(path)

@@ -1,0 +1,219 @@
+"""The node losses by hand, and the loop that trains a graph."""
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from ktglite import Graph, Node, TrainConfig, all_through, distillation, epochs, independent, initial_models, mutual
+from ktglite import trainer
+from ktglite.data import Data, Split, augment
+from ktglite.trainer import edge_losses, learning_rate, node_losses
+
+A = Node("resnet18_tiny")
+CONFIG = TrainConfig(epochs=2, batch_size=8, lr=0.05, augmentation="shift", precision="fp32", device="cpu")
+
+# Two samples, two classes. Node 1 answers 0, 0; node 2 answers 0, 0; the labels are 0, 1.
+LOGITS = [torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]]), torch.tensor([[math.log(4.0), 0.0], [math.log(4.0), 0.0]])]
+LABELS = torch.tensor([0, 1])
+P = [[(0.75, 0.25), (0.5, 0.5)], [(0.8, 0.2), (0.8, 0.2)]]  # softmax of LOGITS, by hand
+CE = [[-math.log(P[i][b][LABELS[b]]) for b in range(2)] for i in range(2)]
+KL = {
+    (s, t): [sum(ps * math.log(ps / pt) for ps, pt in zip(P[s][b], P[t][b], strict=True)) for b in range(2)]
+    for s, t in [(0, 1), (1, 0)]
+}
+
+
+def two(gates):
+    return Graph((A, A), gates)
+
+
+def test_through_is_cross_entropy_plus_kl_from_the_source():
+    losses = node_losses(two([["through"] * 2] * 2), LOGITS, LABELS, 0.5)
+    assert losses[0].item() == pytest.approx(sum(CE[0]) / 2 + sum(KL[1, 0]) / 2, abs=1e-6)
+    assert losses[1].item() == pytest.approx(sum(CE[1]) / 2 + sum(KL[0, 1]) / 2, abs=1e-6)
+
+
+def test_cutoff_linear_and_correct_edges():
+    edges = edge_losses(two([["linear", "correct"], ["cutoff", "correct"]]), LOGITS, LABELS, 0.25)
+    assert edges[0, 0].item() == pytest.approx(0.25 * sum(CE[0]) / 2, abs=1e-6)
+    # node 2 is right on the first sample only; the second one counts as 0 in a mean over both
+    assert edges[0, 1].item() == pytest.approx(KL[1, 0][0] / 2, abs=1e-6)
+    assert edges[1, 0].item() == 0
+    # on a label edge the source is the label, always right: Correct is Through there
+    assert edges[1, 1].item() == pytest.approx(sum(CE[1]) / 2, abs=1e-6)
+
+
+def test_linear_is_exactly_through_at_the_last_iteration():
+    open_, linear = ["through"] * 2, ["linear"] * 2
+    assert torch.equal(
+        node_losses(two([open_, open_]), LOGITS, LABELS, 0.1), node_losses(two([linear, linear]), LOGITS, LABELS, 1.0)
+    )
+
+
+def test_the_transfer_losses_are_summed_and_mutual_averages_them():
+    logits = [torch.randn(4, 5) for _ in range(3)]
+    labels = torch.tensor([0, 1, 2, 3])
+    edges = edge_losses(all_through(A, A, A), logits, labels, 1.0)
+    mean = node_losses(mutual(A, A, A), logits, labels, 1.0)
+    assert mean[0].item() == pytest.approx((edges[0, 0] + (edges[0, 1] + edges[0, 2]) / 2).item(), rel=1e-5)
+
+
+def test_temperature_softens_and_is_squared():
+    soft = edge_losses(two([["through"] * 2] * 2), LOGITS, LABELS, 1.0, temperature=3.0)
+    expected = 9 * edge_losses(two([["through"] * 2] * 2), [z / 3 for z in LOGITS], LABELS, 1.0)
+    assert soft[0, 1].item() == pytest.approx(expected[0, 1].item(), rel=1e-5)
+    assert soft[0, 0].item() == pytest.approx(sum(CE[0]) / 2, abs=1e-6)  # the labels know no temperature
+
+
+def test_one_summed_backward_gives_the_gradients_of_one_backward_per_node():
+    graph = Graph((A, A, A), [["through", "correct", "linear"], ["linear", "correct", "through"], ["through"] * 3])
+    images, labels = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
+    torch.manual_seed(0)
+    nets = [trainer.initialise("resnet18_tiny", "scratch", 3, seed) for seed in range(3)]
+    node_losses(graph, [net(images) for net in nets], labels, 0.4).sum().backward()
+    summed = [[p.grad.clone() for p in net.parameters()] for net in nets]
+    losses = node_losses(graph, [net(images) for net in nets], labels, 0.4)
+    for net, loss, expected in zip(nets, losses, summed, strict=True):
+        own = torch.autograd.grad(loss, list(net.parameters()), retain_graph=True)
+        for a, b in zip(own, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_progress_outside_its_range_is_refused():
+    for progress in (0, 1.1):
+        with pytest.raises(ValueError, match="progress"):
+            node_losses(two([["through"] * 2] * 2), LOGITS, LABELS, progress)
+
+
+def without_seconds(records):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+
+def test_records_are_complete_and_the_same_for_the_same_seed(tiny_data):
+    graph = all_through(A, A)
+    first, again = (without_seconds(epochs(graph, tiny_data, CONFIG, seed=3)) for _ in range(2))
+    assert first == again
+    assert [record["epoch"] for record in first] == [1, 2]
+    assert "test_accuracy" not in first[0]
+    last = first[-1]
+    for name in ("train_loss", "train_accuracy", "val_accuracy", "test_accuracy"):
+        assert len(last[name]) == 2
+    assert last["train_loss"][0] == pytest.approx(sum(last["edge_loss"][0]), rel=1e-5)
+    assert all(0 <= a <= 100 for a in last["test_accuracy"])
+    assert without_seconds(epochs(graph, tiny_data, CONFIG, seed=4)) != first
+
+
+def test_test_images_are_looked_at_once_after_the_last_epoch(tiny_data, monkeypatch):
+    seen = []
+    real = trainer.accuracy
+    monkeypatch.setattr(trainer, "accuracy", lambda net, split, *a: seen.append(split) or real(net, split, *a))
+    records = epochs(independent(A), tiny_data, CONFIG, seed=0)
+    next(records)
+    assert not any(split is tiny_data.test for split in seen)
+    list(records)
+    assert sum(split is tiny_data.test for split in seen) == 1
+
+
+def test_training_learns_something(tiny_data):
+    config = dataclasses.replace(CONFIG, epochs=12, schedule="cosine", augmentation="none")
+    last = list(epochs(independent(A), tiny_data, config, seed=0))[-1]
+    assert last["train_accuracy"][0] > 70
+    assert last["test_accuracy"][0] > 50  # three classes: chance is 33
+
+
+def test_a_graph_of_cut_off_edges_is_plain_single_training(tiny_data):
+    config = dataclasses.replace(CONFIG, nesterov=False, weight_decay=0.0, momentum=0.0, augmentation="none")
+    records = list(epochs(independent(A, A), tiny_data, config, seed=5))
+    net = initial_models(independent(A), tiny_data, config, seed=5)[0]
+    optimizer = torch.optim.SGD(net.parameters(), lr=config.lr)
+    for epoch in (1, 2):
+        optimizer.param_groups[0]["lr"] = learning_rate(config, epoch)
+        order = torch.randperm(32, generator=trainer.generator(5, "order", epoch))
+        losses = []
+        for index in order.split(8):
+            images = augment(tiny_data.train.images[index], "none", None)
+            loss = torch.nn.functional.cross_entropy(net(images), tiny_data.train.labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert records[epoch - 1]["train_loss"][0] == pytest.approx(sum(losses) / 4, rel=1e-4)
+    assert records[0]["train_loss"][1] is None  # nobody hears node 2, so it is not run
+
+
+def test_fixed_teacher_is_bit_identical_after_training(tiny_data):
+    graph = distillation(A, A)
+    models = initial_models(graph, tiny_data, CONFIG, seed=1)
+    before = copy.deepcopy([net.state_dict() for net in models])
+    list(epochs(graph, tiny_data, CONFIG, seed=1, models=models))
+    after = [net.state_dict() for net in models]
+    assert all(torch.equal(before[1][name], after[1][name]) for name in before[1])  # BatchNorm statistics included
+    assert not torch.equal(before[0]["conv1.weight"], after[0]["conv1.weight"])
+
+
+def test_leaving_out_a_node_nobody_hears_does_not_change_the_target(tiny_data):
+    cut = Graph((A, A, A), [["through", "through", "cutoff"], ["through", "through", "cutoff"], ["through"] * 3])
+    with_dead = list(epochs(cut, tiny_data, CONFIG, seed=2))
+    without = list(epochs(all_through(A, A), tiny_data, CONFIG, seed=2))
+    assert with_dead[-1]["test_accuracy"][:2] == without[-1]["test_accuracy"]
+    assert with_dead[-1]["train_loss"][:2] == without[-1]["train_loss"]
+
+
+def test_an_interrupted_training_resumes_to_the_same_records(tiny_data, tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=3)
+    whole = without_seconds(epochs(all_through(A, A), tiny_data, config, seed=0))
+    interrupted = epochs(all_through(A, A), tiny_data, config, seed=0, checkpoint=tmp_path / "c.ckpt")
+    next(interrupted)
+    interrupted.close()
+    resumed = without_seconds(epochs(all_through(A, A), tiny_data, config, seed=0, checkpoint=tmp_path / "c.ckpt"))
+    assert resumed == whole
+
+
+def test_best_reports_the_epoch_with_the_best_validation_accuracy(tiny_data):
+    config = dataclasses.replace(CONFIG, epochs=4, report="best")
+    records = list(epochs(independent(A), tiny_data, config, seed=0))
+    values = [record["val_accuracy"][0] for record in records]
+    assert records[-1]["reported_epoch"] == values.index(max(values)) + 1
+
+
+def test_a_diverging_run_stops_and_names_the_edge(tiny_data):
+    config = dataclasses.replace(CONFIG, lr=1e30, epochs=3, schedule="constant")
+    with pytest.raises(FloatingPointError, match=r"edge .* in epoch \d+, iteration \d+"):
+        list(epochs(all_through(A, A), tiny_data, config, seed=0))
+
+
+def test_schedules():
+    step = TrainConfig(epochs=10, lr=1.0)
+    rates = [learning_rate(step, e) for e in range(1, 11)]
+    assert rates == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.001])
+    cosine = TrainConfig(epochs=10, lr=1.0, schedule="cosine")
+    assert learning_rate(cosine, 1) == 1
+    assert learning_rate(cosine, 6) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("schedule", "steps"), ("epochs", 0), ("precision", "fp8"), ("temperature", 0), ("lr", -1)]
+)
+def test_bad_settings_are_named(setting, value):
+    with pytest.raises(ValueError, match=setting):
+        TrainConfig(**{setting: value})
+
+
+def test_nodes_may_differ_in_architecture_and_number(tiny_data):
+    graph = all_through(A, Node("resnet18_narrow"), Node("mobilenet_v3_small"), A)
+    config = dataclasses.replace(CONFIG, epochs=1)
+    assert len(list(epochs(graph, tiny_data, config, seed=0))[-1]["test_accuracy"]) == 4
+
+
+def test_bf16_trains(tiny_data):
+    config = dataclasses.replace(CONFIG, precision="bf16", epochs=1)
+    assert math.isfinite(list(epochs(all_through(A, A), tiny_data, config, seed=0))[-1]["train_loss"][0])
+
+
+def test_fewer_images_than_a_batch_still_train(tiny_data):
+    few = Split(tiny_data.train.images[:6], tiny_data.train.labels[:6])
+    data = Data("few", 16, tiny_data.classes, few, tiny_data.val, tiny_data.test)
+    assert list(epochs(independent(A), data, CONFIG, seed=0))[-1]["train_loss"][0] > 0
