@@ -235,7 +235,9 @@ def read_record(path: str | Path) -> dict:
         raise ValueError(f"{path} is not a readable record ({error}); delete it and its run is done again") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         found = record.get("schema") if isinstance(record, dict) else None
-        raise ValueError(f"{path} has schema {found}, this version reads {SCHEMA}; update ktglite or move the file away")
+        raise ValueError(
+            f"{path} has schema {found}, this version reads {SCHEMA}; update ktglite or move the file away"
+        )
     return record
 
 

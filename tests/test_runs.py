@@ -101,7 +101,9 @@ def test_failed_write_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "readable record"), ("[]", "schema"), ('{"schema": 99}', "schema 99")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "readable record"), ("[]", "schema"), ('{"schema": 99}', "schema 99")]
+)
 def test_foreign_records_are_named(tmp_path, text, message):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match=message) as error:
@@ -113,5 +115,7 @@ def test_fingerprint_sees_one_changed_pixel(tiny_data):
     images = tiny_data.train.images.clone()
     images[0, 0, 0, 0] ^= 1
     train = dataclasses.replace(tiny_data.train, images=images)
-    assert Data("random", 16, tiny_data.classes, train, tiny_data.val, tiny_data.test).fingerprint != tiny_data.fingerprint
+    assert (
+        Data("random", 16, tiny_data.classes, train, tiny_data.val, tiny_data.test).fingerprint != tiny_data.fingerprint
+    )
     assert torch.equal(tiny_data.train.labels, train.labels)

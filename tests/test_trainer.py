@@ -7,8 +7,18 @@ import math
 import pytest
 import torch
 
-from ktglite import Graph, Node, TrainConfig, all_through, distillation, epochs, independent, initial_models, mutual
-from ktglite import trainer
+from ktglite import (
+    Graph,
+    Node,
+    TrainConfig,
+    all_through,
+    distillation,
+    epochs,
+    independent,
+    initial_models,
+    mutual,
+    trainer,
+)
 from ktglite.data import Data, Split, augment
 from ktglite.trainer import edge_losses, learning_rate, node_losses
 

@@ -1,0 +1,321 @@
+"""synthcars: pictures of cars drawn by formula, so that every notebook runs without a download.
+
+A class is a car model: a body type with its own proportions, window line, lights, grille and wheels. What varies
+inside a class is what varies in photographs: colour, viewpoint, distance, position, light, background, things in
+front, blur and noise. Neighbouring models share their body type and differ in details, as real ones do.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+# Side views, x from the rear bumper (0) to the front bumper (1), y up from the sill (0): the upper outline's knots,
+# as (x, share of the roof height), then the part of it that is glass.
+OUTLINES = {
+    "sedan": ([(0, 0.48), (0.16, 0.56), (0.30, 0.98), (0.56, 1.0), (0.72, 0.58), (0.97, 0.44)], (0.21, 0.69)),
+    "hatchback": ([(0, 0.50), (0.05, 0.68), (0.14, 0.98), (0.55, 1.0), (0.74, 0.56), (0.98, 0.42)], (0.08, 0.71)),
+    "wagon": ([(0, 0.50), (0.02, 0.66), (0.08, 0.96), (0.58, 1.0), (0.74, 0.54), (0.98, 0.42)], (0.05, 0.71)),
+    "suv": ([(0, 0.52), (0.02, 0.70), (0.06, 0.98), (0.60, 1.0), (0.72, 0.62), (0.98, 0.56)], (0.05, 0.70)),
+    "pickup": (
+        [(0, 0.54), (0.02, 0.56), (0.42, 0.56), (0.45, 1.0), (0.66, 1.0), (0.76, 0.58), (0.98, 0.54)],
+        (0.45, 0.74),
+    ),
+    "van": ([(0, 0.50), (0.01, 0.94), (0.05, 1.0), (0.70, 1.0), (0.88, 0.58), (0.99, 0.42)], (0.05, 0.86)),
+    "coupe": ([(0, 0.54), (0.08, 0.60), (0.32, 0.97), (0.50, 1.0), (0.70, 0.56), (0.98, 0.38)], (0.18, 0.67)),
+    "convertible": (
+        [(0, 0.54), (0.10, 0.62), (0.34, 0.60), (0.52, 0.62), (0.56, 1.0), (0.72, 0.58), (0.98, 0.40)],
+        (0.54, 0.70),
+    ),
+}
+BODY_TYPES = tuple(OUTLINES)
+HEIGHTS = dict(zip(BODY_TYPES, (0.31, 0.34, 0.33, 0.41, 0.39, 0.46, 0.27, 0.28), strict=True))
+LIGHTS, GRILLES = ("round", "slit", "block", "split"), ("bars", "mesh", "frame", "none")
+
+
+@dataclass(frozen=True)
+class CarModel:
+    """What makes a class. Lengths are shares of the car's length; shapes are indices or names."""
+
+    name: str
+    body: str
+    height: float  # of the roof above the sill
+    stretch: float  # shifts the cabin forwards (> 0) or backwards
+    belt: float  # height of the window line, a share of the roof height
+    rake: float  # rise of the window line towards the rear
+    clearance: float  # of the sill above the ground
+    wheel: float  # radius of the tyres
+    axles: tuple[float, float]  # x of the rear and the front axle
+    spokes: int
+    rim: float  # radius of the rim, a share of the tyre's
+    pillars: int
+    lights: str
+    grille: str
+    crease: float  # height of the line along the doors
+    trim: bool  # dark lower cladding
+    rails: bool  # on the roof
+    spoiler: bool
+
+
+def car_models(count: int = 20, seed: int = 0) -> tuple[CarModel, ...]:
+    """`count` car models; other seeds give other models."""
+    rng = np.random.default_rng([seed, 20])
+    models = []
+    for i in range(count):
+        body = BODY_TYPES[i % len(BODY_TYPES)]
+        models.append(
+            CarModel(
+                name=f"{body} {chr(65 + seed % 26)}{i // len(BODY_TYPES) + 1}",
+                body=body,
+                height=HEIGHTS[body] * rng.uniform(0.9, 1.1),
+                stretch=rng.uniform(-0.05, 0.05),
+                belt=rng.uniform(0.54, 0.66),
+                rake=rng.uniform(-0.03, 0.09),
+                clearance=rng.uniform(0.05, 0.07) + 0.025 * (body in ("suv", "pickup")),
+                wheel=rng.uniform(0.072, 0.088) + 0.012 * (body in ("suv", "pickup")),
+                axles=(rng.uniform(0.16, 0.22), rng.uniform(0.78, 0.84)),
+                spokes=int(rng.choice([0, 3, 4, 5, 6, 8])),
+                rim=rng.uniform(0.5, 0.75),
+                pillars=int(rng.integers(1, 4)),
+                lights=LIGHTS[rng.integers(4)],
+                grille=GRILLES[rng.integers(4)],
+                crease=rng.uniform(0.2, 0.4),
+                trim=bool(rng.random() < 0.35),
+                rails=bool(rng.random() < 0.6) and body in ("suv", "wagon", "van"),
+                spoiler=bool(rng.random() < 0.5) and body in ("coupe", "hatchback", "sedan"),
+            )
+        )
+    return tuple(models)
+
+
+def class_names(models: tuple[CarModel, ...] | None = None) -> list[str]:
+    """Names of the classes, in label order."""
+    return [model.name for model in models or car_models()]
+
+
+def draw(
+    count: int, size: int, seed: int = 0, models: tuple[CarModel, ...] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`count` pictures, uint8 (count, size, size, 3), and their labels, int64 (count,), as balanced as can be.
+
+    Picture i depends on (seed, i) alone, whatever `count` is; its class is i modulo the number of models.
+    """
+    models = models or car_models()
+    labels = np.arange(count) % len(models)
+    images = np.empty((count, size, size, 3), np.uint8)
+    for i, label in enumerate(labels):
+        images[i] = draw_one(models[label], size, np.random.default_rng([seed, i, 21]))
+    return images, labels
+
+
+def draw_one(model: CarModel, size: int, rng: np.random.Generator) -> np.ndarray:
+    """One picture of `model`, uint8 (size, size, 3), drawn at twice the size and averaged down."""
+    canvas = 2 * size
+    horizon = rng.uniform(0.35, 0.6) * canvas
+    picture = background(canvas, horizon, rng)
+    pen = ImageDraw.Draw(picture)
+
+    # the view: length in the picture, how much of the front is turned towards us, tilt, position
+    length = rng.uniform(0.56, 0.84) * canvas
+    turn = rng.uniform(0.0, 0.22)
+    tilt = rng.normal(0, 0.03)
+    ground = rng.uniform(0.66, 0.86) * canvas
+    left = rng.uniform(0.04, 0.96 - length / canvas) * canvas
+    slope = rng.uniform(-0.05, 0.05)
+
+    side = length * (1 - turn)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        """Car coordinates on its side to pixels: the far end is a little smaller."""
+        depth = 1 + slope * (x - 0.5) * 2
+        return left + x * side, ground - y * length * depth + tilt * (x - 0.5) * side
+
+    def on_front(x: float, y: float) -> tuple[float, float]:
+        """Coordinates on the front face (0 at the near edge, 1 at the far one) to pixels."""
+        px, py = at(0.98, y)
+        return px + x * turn * length, py - x * turn * length * 0.12
+
+    paint_body(pen, model, at, on_front, turn, length, rng)
+    if rng.random() < 0.3:
+        clutter(pen, canvas, rng)
+    return finish(picture, size, rng)
+
+
+def background(canvas: int, horizon: float, rng: np.random.Generator) -> Image.Image:
+    """Sky, buildings or trees, and a road, in the light of some hour."""
+    light = rng.uniform(0.45, 1.1)
+    sky, land, road = (rng.uniform(low, high, 3) for low, high in [(120, 240), (40, 190), (60, 150)])
+
+    def shade(colour):
+        return tuple(int(v) for v in np.clip(np.asarray(colour) * light, 0, 255))
+
+    picture = Image.new("RGB", (canvas, canvas), shade(sky))
+    pen = ImageDraw.Draw(picture)
+    for _ in range(rng.integers(2, 7)):
+        x, width, height = (
+            rng.uniform(-0.1, 1) * canvas,
+            rng.uniform(0.08, 0.4) * canvas,
+            rng.uniform(0.1, 0.9) * horizon,
+        )
+        box = [x, horizon - height, x + width, horizon + canvas * 0.05]
+        colour = shade(land * rng.uniform(0.6, 1.3))
+        if rng.random() < 0.5:
+            pen.rectangle(box, fill=colour)
+            for wx in np.arange(box[0] + 3, box[2] - 3, canvas / 14):
+                pen.rectangle([wx, box[1] + 4, wx + canvas / 40, box[1] + 4 + canvas / 30], fill=shade(sky * 0.6))
+        else:
+            pen.ellipse(box, fill=colour)
+    pen.rectangle([0, horizon, canvas, canvas], fill=shade(road))
+    for _ in range(rng.integers(0, 4)):
+        y = rng.uniform(horizon, canvas)
+        pen.line(
+            [0, y, canvas, y + rng.normal(0, 4)],
+            fill=shade(road * rng.uniform(0.7, 1.6)),
+            width=int(rng.integers(1, 4)),
+        )
+    return picture
+
+
+def paint_body(pen, model: CarModel, at, on_front, turn: float, length: float, rng: np.random.Generator) -> None:
+    """The car itself, from the shadow on the road to the spokes."""
+    paint = rng.uniform(20, 235, 3) if rng.random() < 0.6 else np.full(3, rng.uniform(20, 240))
+    light = rng.uniform(0.6, 1.15)
+
+    def colour(scale: float = 1.0, base=paint):
+        return tuple(int(v) for v in np.clip(np.asarray(base) * light * scale, 0, 255))
+
+    glass = colour(base=rng.uniform(20, 90) * np.array([0.9, 1.0, 1.1]))
+    dark, sill, roof = colour(base=[30, 30, 32]), model.clearance, model.height
+
+    def bend(x: float) -> float:
+        """Move the cabin by the model's stretch; the bumpers stay where they are."""
+        return x + model.stretch * np.sin(np.pi * x)
+
+    knots, (glass_from, glass_to) = OUTLINES[model.body]
+    upper = [(bend(x), sill + y * roof) for x, y in knots]
+    sides = [(0.0, sill), *upper, (1.0, sill + 0.28 * roof), (0.99, sill)]
+    shadow = [at(0.0, 0), at(1.0, 0), on_front(1.0, 0.0), on_front(1.0, -0.03), at(0.02, -0.03)]
+    pen.polygon(shadow, fill=colour(base=[25, 25, 25]))
+    if turn > 0.03:  # the front face, behind the side so that their common edge is clean
+        top = sill + 0.42 * roof
+        pen.polygon([on_front(0, sill), on_front(0, top), on_front(1, top), on_front(1, sill)], fill=colour(0.75))
+        cabin = [at(*p) for p in upper if p[1] > sill + 0.9 * roof][-1:]
+        pen.polygon(
+            [*cabin, at(*upper[-2]), on_front(0.9, top + 0.1 * roof), (cabin[0][0] + turn * length * 0.8, cabin[0][1])],
+            fill=glass,
+        )
+        front(pen, model, on_front, sill, roof, colour, dark)
+    pen.polygon([at(*p) for p in sides], fill=colour(), outline=colour(0.55))
+
+    windows(pen, model, at, bend, upper, glass_from, glass_to, glass, colour)
+    y = sill + model.crease * roof
+    pen.line([at(0.04, y), at(0.95, y - 0.01)], fill=colour(0.72), width=max(1, round(length / 90)))
+    if model.trim:
+        pen.polygon(
+            [at(0.02, sill), at(0.02, sill + 0.13 * roof), at(0.98, sill + 0.13 * roof), at(0.98, sill)], fill=dark
+        )
+    if model.rails:
+        xs = [p[0] for p in upper if p[1] > sill + 0.9 * roof]
+        pen.line([at(xs[0] + 0.02, sill + roof * 1.06), at(xs[-1] - 0.02, sill + roof * 1.06)], fill=dark, width=2)
+    if model.spoiler:
+        x, y = upper[1]
+        pen.polygon(
+            [at(x - 0.05, y + 0.035), at(x + 0.04, y + 0.035), at(x + 0.04, y + 0.02), at(x - 0.05, y + 0.02)],
+            fill=colour(0.6),
+        )
+    lamp(pen, model, at, 0.955, sill + 0.34 * roof, 0.035, (250, 245, 200))
+    lamp(pen, model, at, 0.02, sill + 0.40 * roof, 0.025, (200, 30, 30))
+    for x in model.axles:
+        wheel(pen, model, at, x, length, dark, rng)
+
+
+def windows(pen, model: CarModel, at, bend, upper, glass_from, glass_to, glass, colour) -> None:
+    """The glass below the roof line, cut by the pillars."""
+    sill, roof = model.clearance, model.height
+    xs, ys = zip(*upper, strict=True)
+    low = [(x, sill + (model.belt + model.rake * (glass_to - x)) * roof) for x in (bend(glass_from), bend(glass_to))]
+    grid = np.linspace(bend(glass_from) + 0.015, bend(glass_to) - 0.015, 14)
+    line = np.interp(grid, xs, ys) - 0.07 * roof
+    floor = np.interp(grid, [low[0][0], low[1][0]], [low[0][1], low[1][1]])
+    inside = line > floor
+    if inside.sum() < 2:
+        return
+    top = list(zip(grid[inside], line[inside], strict=True))
+    bottom = list(zip(grid[inside], floor[inside], strict=True))
+    pen.polygon([at(*p) for p in top + bottom[::-1]], fill=glass)
+    first, last = grid[inside][0], grid[inside][-1]
+    for k in range(1, model.pillars + 1):
+        x = first + (last - first) * k / (model.pillars + 1)
+        y0, y1 = np.interp(x, grid, floor), np.interp(x, grid, line)
+        pen.line([at(x, y0), at(x - 0.008, y1)], fill=colour(0.8), width=2)
+
+
+def front(pen, model: CarModel, on_front, sill, roof, colour, dark) -> None:
+    """Grille and lamps on the front face."""
+    low, high = sill + 0.14 * roof, sill + 0.32 * roof
+    if model.grille in ("bars", "mesh"):
+        pen.polygon([on_front(0.3, low), on_front(0.3, high), on_front(0.7, high), on_front(0.7, low)], fill=dark)
+    for k in range(1, 4):
+        y = low + (high - low) * k / 4
+        if model.grille == "bars":
+            pen.line([on_front(0.3, y), on_front(0.7, y)], fill=colour(1.2, [180, 180, 185]))
+        if model.grille == "mesh":
+            pen.line([on_front(0.3 + 0.1 * k, low), on_front(0.3 + 0.1 * k, high)], fill=colour(1.2, [120, 120, 125]))
+    if model.grille == "frame":
+        pen.polygon(
+            [on_front(0.25, low), on_front(0.25, high), on_front(0.75, high), on_front(0.75, low)],
+            outline=colour(1.3, [190, 190, 190]),
+        )
+    for x in (0.12, 0.88):
+        lamp(pen, model, on_front, x, sill + 0.34 * roof, 0.02, (250, 245, 200), wide=0.1)
+
+
+def lamp(pen, model: CarModel, at, x: float, y: float, r: float, colour, wide: float | None = None) -> None:
+    """A head or tail lamp of the model's shape at (x, y)."""
+    w = wide or r
+    shapes = {"round": [(w, r)], "slit": [(1.6 * w, 0.4 * r)], "block": [(w, 0.9 * r)], "split": [(w, 0.35 * r)] * 2}
+    for k, (dx, dy) in enumerate(shapes[model.lights]):
+        middle = y - 1.1 * r * k
+        (x0, y0), (x1, y1) = at(x - dx, middle + dy), at(x + dx, middle - dy)
+        box = [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
+        (pen.ellipse if model.lights == "round" else pen.rectangle)(box, fill=colour)
+
+
+def wheel(pen, model: CarModel, at, x: float, length: float, dark, rng: np.random.Generator) -> None:
+    """A tyre, its rim and the spokes of the model."""
+    cx, cy = at(x, model.wheel - 0.01)
+    r = model.wheel * length
+    pen.ellipse([cx - r, cy - r, cx + r, cy + r], fill=dark)
+    rim = r * model.rim
+    pen.ellipse([cx - rim, cy - rim, cx + rim, cy + rim], fill=(165, 165, 170))
+    phase = rng.uniform(0, np.pi)
+    for k in range(model.spokes):
+        angle = phase + 2 * np.pi * k / model.spokes
+        end = (cx + rim * np.cos(angle), cy + rim * np.sin(angle))
+        pen.line([(cx, cy), end], fill=(50, 50, 55), width=max(1, int(r / 6)))
+
+
+def clutter(pen, canvas: int, rng: np.random.Generator) -> None:
+    """Something between the camera and the car: a post, or a bush at the edge."""
+    colour = tuple(int(v) for v in rng.uniform(20, 150, 3))
+    x = rng.uniform(0, canvas)
+    if rng.random() < 0.5:
+        pen.rectangle([x, 0, x + rng.uniform(0.02, 0.05) * canvas, canvas], fill=colour)
+    else:
+        r, y = rng.uniform(0.05, 0.14) * canvas, rng.uniform(0.7, 0.95) * canvas
+        pen.ellipse([x - r, y - r, x + r, y + r], fill=colour)
+
+
+def finish(picture: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Mirror, blur, average down, and add the camera's noise."""
+    if rng.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if rng.random() < 0.3:
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2) * size / 64))
+    small = picture.resize((size, size), Image.Resampling.BOX)
+    if rng.random() < 0.15:
+        small = ImageChops.multiply(
+            small, Image.new("RGB", small.size, tuple(int(v) for v in rng.uniform(150, 255, 3)))
+        )
+    noise = rng.normal(0, rng.uniform(2, 12), (size, size, 1)).astype(np.float32)
+    return np.clip(np.asarray(small, np.float32) + noise, 0, 255).astype(np.uint8)

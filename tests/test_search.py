@@ -1,0 +1,436 @@
+"""The search: plan, storage, workers that die, objective, what is kept of a study."""
+
+import dataclasses
+import json
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from safetensors.torch import save_file
+
+from ktglite import Graph, Node, TrainConfig, all_through, epochs, models, search
+from ktglite.search import (
+    Objective,
+    SearchConfig,
+    best_graphs,
+    best_trials,
+    condition_choices,
+    is_settled,
+    open_study,
+    planned_trials,
+    reevaluate,
+    sample_graphs,
+    study_summary,
+    work,
+    write_summary,
+)
+
+CONFIG = TrainConfig(epochs=2, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
+SETTINGS = SearchConfig(condition="none", arch="resnet18_tiny", nodes=2, trials=5)
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def standin_weights(folder):
+    for source in ("fractaldb1k", "imagenet1k_standin"):
+        state = models.initialise("resnet18_tiny", "scratch", 3, 1).state_dict()
+        save_file(state, folder / f"{source}-resnet18_tiny.safetensors")
+    return folder
+
+
+# ---- space and plan
+
+
+def test_conditions_name_the_source_that_is_at_hand():
+    assert condition_choices("none") == ("scratch",)
+    assert condition_choices("mixed") == ("scratch", "imagenet1k", "fractaldb1k")
+    sources = ("imagenet1k_standin", "fractaldb1k")
+    assert condition_choices("imagenet1k", sources) == ("scratch", "imagenet1k_standin")
+    assert condition_choices("mixed", sources) == ("scratch", "imagenet1k_standin", "fractaldb1k")
+    with pytest.raises(ValueError, match="condition is 'all'"):
+        condition_choices("all")
+    with pytest.raises(ValueError, match="needs a source 'fractaldb1k'"):
+        condition_choices("mixed", ("imagenet1k",))
+
+
+def test_plan_is_seeded_valid_without_repeats_and_grows_at_its_end():
+    choices = ("scratch", "fractaldb1k")
+    plan = sample_graphs(choices, "resnet18_tiny", 3, 300, seed=1)
+    assert len(set(plan)) == 300
+    assert plan[:50] == sample_graphs(choices, "resnet18_tiny", 3, 50, seed=1)
+    assert plan[:50] != sample_graphs(choices, "resnet18_tiny", 3, 50, seed=2)
+    gates = Counter(gate for graph in plan for row in graph.gates[1:] for gate in row)
+    assert len(gates) == 4
+    assert all(abs(count / 1800 - 1 / 4) < 0.05 for count in gates.values())
+    inits = Counter(node.init for graph in plan for node in graph.nodes)
+    assert abs(inits["scratch"] / 900 - 1 / 2) < 0.06
+    archs = {
+        node.arch for graph in sample_graphs(choices, ("resnet18_tiny", "resnet18"), 2, 40, 0) for node in graph.nodes
+    }
+    assert archs == {"resnet18_tiny", "resnet18"}
+
+
+def test_plan_can_exhaust_a_small_space_and_no_more():
+    assert len(set(sample_graphs(("scratch",), "resnet18_tiny", 2, 15 * 16, 0))) == 240
+    with pytest.raises(ValueError, match="only 240 different graphs"):
+        sample_graphs(("scratch",), "resnet18_tiny", 2, 241, 0)
+
+
+def test_graphs_survive_optunas_parameters():
+    graph = sample_graphs(("scratch", "fractaldb1k"), "resnet18_tiny", 3, 1, 3)[0]
+    params = search.to_params(graph)
+    assert params["gate 2->1"] == graph.gates[0][1]
+    assert params["gate label->3"] == graph.gates[2][2]
+    assert Graph.from_dict(search.to_graph_dict(params)) == graph
+    assert set(params) == set(search.dimensions(("scratch",), ("resnet18_tiny",), 3))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("sampler", "grid"),
+        ("pruner", "x"),
+        ("select_on", "train"),
+        ("trials", 0),
+        ("reduction_factor", 1),
+        ("arch", "?"),
+    ],
+)
+def test_bad_settings_are_named(setting, value):
+    with pytest.raises(ValueError, match=setting):
+        SearchConfig(**{setting: value})
+
+
+# ---- storage
+
+
+def test_several_workers_on_sqlite_or_in_memory_are_refused(tiny_data, tmp_path):
+    with pytest.raises(ValueError, match="SQLite hands one trial to two"):
+        search.search(SETTINGS, tiny_data, CONFIG, tmp_path, f"sqlite:///{tmp_path}/s.db", jobs=2)
+    with pytest.raises(ValueError, match="SQLite"):
+        search.search_worker("none", f"sqlite:///{tmp_path}/s.db", SETTINGS, tiny_data, CONFIG)
+    with pytest.raises(ValueError, match="in memory"):
+        search.check_workers(None, 2)
+    assert not (tmp_path / "s.db").exists()
+
+
+def test_a_study_is_not_continued_with_other_settings(tiny_data, tmp_path):
+    journal = tmp_path / "s.log"
+    study = open_study("s", journal, SETTINGS, tiny_data, CONFIG)
+    assert len(open_study("s", journal, SETTINGS, tiny_data, CONFIG).trials) == len(study.trials) == 5
+    more = dataclasses.replace(SETTINGS, trials=7)
+    plans = [t.user_attrs["plan"] for t in open_study("s", journal, more, tiny_data, CONFIG).trials]
+    assert plans == list(range(7))
+    with pytest.raises(ValueError, match="7 planned trials: 5 is fewer"):
+        open_study("s", journal, SETTINGS, tiny_data, CONFIG)
+    with pytest.raises(ValueError, match=r"another training epochs \(2, now 3\)"):
+        open_study("s", journal, more, tiny_data, dataclasses.replace(CONFIG, epochs=3))
+    with pytest.raises(ValueError, match="another search min_resource"):
+        open_study("s", journal, dataclasses.replace(more, min_resource=2), tiny_data, CONFIG)
+    with pytest.raises(ValueError, match="another data fingerprint"):
+        open_study("s", journal, more, dataclasses.replace(tiny_data, val=tiny_data.test, fingerprint=""), CONFIG)
+
+
+def test_missing_weights_are_told_before_the_first_trial(tiny_data, tmp_path):
+    settings = dataclasses.replace(SETTINGS, condition="fractaldb1k")
+    with pytest.raises(FileNotFoundError, match="fractaldb1k-resnet18_tiny"):
+        open_study("s", None, settings, tiny_data, CONFIG, tmp_path)
+
+
+def test_half_a_line_at_the_end_of_a_journal_is_dropped(tiny_data, tmp_path):
+    journal = tmp_path / "s.log"
+    open_study("s", journal, SETTINGS, tiny_data, CONFIG)
+    with open(journal, "a") as file:
+        file.write('{"op_code": 4, "wor')
+    study = open_study("s", journal, dataclasses.replace(SETTINGS, trials=6), tiny_data, CONFIG)
+    assert len(study.trials) == len(search.load_study("s", journal).trials) == 6
+
+
+# ---- workers
+
+
+def fake_objective(trial):
+    """Two reports and ASHA, without training."""
+    trial.suggest_categorical("gate label->1", tuple(search.GATES))
+    for step in (1, 2):
+        time.sleep(0.003)
+        trial.report(hash(str(trial.user_attrs["plan"])) % 100, step)
+        if step == 1 and trial.should_prune():
+            raise optuna.TrialPruned
+    return 1.0
+
+
+def hanging_objective(trial):
+    time.sleep(600)
+
+
+def fake_worker(journal, objective=fake_objective):
+    settings = dataclasses.replace(SETTINGS, trials=80)
+    storage = search.open_storage(journal)
+    study = optuna.load_study(study_name="s", storage=storage, pruner=search.make_pruner(settings))
+    work(study, objective, journal)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+def test_every_planned_graph_finishes_once_though_a_worker_is_killed(tiny_data, tmp_path):
+    journal = tmp_path / "s.log"
+    study = open_study("s", journal, dataclasses.replace(SETTINGS, trials=80), tiny_data, CONFIG)
+    context = multiprocessing.get_context("fork")  # quick to start; the objective uses no torch
+    hanging = context.Process(target=fake_worker, args=(journal, hanging_objective))
+    hanging.start()
+    while not any("worker" in t.user_attrs for t in study.trials):
+        time.sleep(0.02)
+    workers = [context.Process(target=fake_worker, args=(journal,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    while sum(is_settled(t) for t in study.trials) < 20:
+        time.sleep(0.02)
+    os.kill(hanging.pid, signal.SIGKILL)  # in the middle of a trial
+    for process in [hanging, *workers]:
+        process.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    finished = [t.user_attrs["plan"] for t in study.trials if t.state in search.DONE]
+    assert sorted(finished) == list(range(80))  # none lost, none twice
+    assert [t.state for t in study.trials if t.state in search.OPEN] == []
+    retried = [t for t in study.trials if "retry_history" in t.system_attrs]
+    assert len(retried) == 1
+    lost = study.trials[retried[0].system_attrs["retry_history"][0]]
+    assert lost.state == TrialState.FAIL
+    assert lost.params == retried[0].params
+    assert not list((tmp_path / "s.log.workers").glob(f"*-{hanging.pid}-*"))
+
+
+def test_a_graph_that_kills_its_workers_is_given_up(tiny_data, tmp_path):
+    journal = tmp_path / "s.log"
+    study = open_study("s", journal, dataclasses.replace(SETTINGS, trials=1), tiny_data, CONFIG)
+    for _ in range(search.RETRIES + 1):
+        trial = study.ask()
+        trial.set_user_attr("worker", "somebody-who-died")
+        search.requeue_lost(study, journal)
+    assert [t.state for t in study.trials] == [TrialState.FAIL] * 3
+    assert is_settled(planned_trials(study)[0])
+
+
+def test_a_trial_just_taken_is_not_lost(tiny_data, tmp_path):
+    journal = tmp_path / "s.log"
+    study = open_study("s", journal, SETTINGS, tiny_data, CONFIG)
+    study.ask()
+    search.requeue_lost(study, journal)
+    assert len(search.running(study)) == 1
+
+
+def test_a_trial_beyond_the_plan_is_refused(tiny_data):
+    settings = dataclasses.replace(SETTINGS, trials=1)
+    study = open_study("s", None, settings, tiny_data, CONFIG)
+    study.enqueue_trial({})  # as if another worker had taken the last one
+    work(study, fake_objective, None)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+    assert len(planned_trials(study)) == 1
+
+
+# ---- objective
+
+
+def test_two_processes_search_what_one_searches(tiny_data, tmp_path):
+    one = search.search(SETTINGS, tiny_data, CONFIG, tmp_path / "1", jobs=1)
+    two = search.search(SETTINGS, tiny_data, CONFIG, tmp_path / "2", jobs=2)
+    first, second = planned_trials(one), planned_trials(two)
+    plan = sample_graphs(("scratch",), "resnet18_tiny", 2, 5, SETTINGS.seed)
+    assert [t.params for t in first] == [t.params for t in second] == [search.to_params(g) for g in plan]
+    assert [t.intermediate_values[1] for t in first] == [t.intermediate_values[1] for t in second]
+    for trial in [*first, *second]:
+        assert trial.state in search.DONE
+        assert trial.state == TrialState.COMPLETE or len(trial.intermediate_values) < CONFIG.epochs
+    record = next(epochs(plan[0], tiny_data, CONFIG, SETTINGS.seed))
+    assert first[0].intermediate_values[1] == record["val_accuracy"][0]
+    lines = [json.loads(line) for line in (tmp_path / "2" / "progress.jsonl").read_text().splitlines()]
+    assert lines[-1]["done"] == lines[-1]["total"] == 5
+
+    again = search.search(SETTINGS, tiny_data, CONFIG, tmp_path / "2", jobs=2)  # nothing is left to do
+    assert again.trials == two.trials
+
+
+def scripted(curves):
+    """A stand-in for `epochs` that gives the n-th call the n-th curve."""
+    calls = iter(curves)
+
+    def fake(graph, data, config, seed, weights, checkpoint=None):
+        for i, value in enumerate(next(calls), 1):
+            if math.isnan(value):
+                raise FloatingPointError("the loss on edge label -> node 1 is nan in epoch 1, iteration 1")
+            yield {"epoch": i, "val_accuracy": [value, None], "reported_epoch": config.epochs}
+
+    return fake
+
+
+def run_scripted(monkeypatch, data, curves, **settings):
+    monkeypatch.setattr(search, "epochs", scripted(curves))
+    settings = dataclasses.replace(SETTINGS, trials=len(curves), **settings)
+    config = dataclasses.replace(CONFIG, epochs=len(curves[0]))
+    study = open_study("s", None, settings, data, config)
+    work(study, Objective(settings, data, config), None)
+    return study
+
+
+def test_asha_stops_at_the_rungs_and_never_at_the_end(tiny_data, monkeypatch):
+    curves = [[50, 60, 70, 80], [40, 90, 90, 90], [60, 50, 90, 90], [60, 70, 90, 10]]
+    study = run_scripted(monkeypatch, tiny_data, curves)
+    # 1: the first runs on. 2: below it at epoch 1. 3: best at 1, below 60 at 2. 4: 10 at its end, yet complete.
+    assert [len(t.intermediate_values) for t in study.trials] == [4, 1, 2, 4]
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
+    assert [t.value for t in best_trials(study, 5)] == [80, 10]
+    summary = study_summary(study)
+    assert summary["epochs_run"] == 11
+    assert summary["epochs_full"] == 16
+    assert summary["epochs_saved_by_asha"] == 5
+    assert summary["node_epochs_run"] + summary["node_epochs_unreachable"] == 22
+
+
+def test_min_resource_moves_the_first_rung_and_pruning_can_be_off(tiny_data, monkeypatch):
+    curves = [[50, 60, 70, 80], [40, 50, 90, 90]]
+    study = run_scripted(monkeypatch, tiny_data, curves, min_resource=2)
+    assert [len(t.intermediate_values) for t in study.trials] == [4, 2]
+    study = run_scripted(monkeypatch, tiny_data, curves, pruner="none")
+    assert [len(t.intermediate_values) for t in study.trials] == [4, 4]
+
+
+def test_a_diverging_training_fails_its_trial_only(tiny_data, monkeypatch):
+    study = run_scripted(monkeypatch, tiny_data, [[math.nan], [50]])
+    assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE"]
+    assert "node 1 is nan" in study_summary(study)["trials"][0]["error"]
+    assert all(map(is_settled, study.trials))  # and it is not tried again
+    assert study_summary(study)["states"] == {"RUNNING": 0, "COMPLETE": 1, "PRUNED": 0, "FAIL": 1, "WAITING": 0}
+
+
+def test_another_error_stops_the_search_and_the_graph_is_tried_again(tiny_data, tmp_path, monkeypatch):
+    journal = tmp_path / "s.log"
+
+    def broken(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(search, "epochs", broken)
+    study = open_study("s", journal, SETTINGS, tiny_data, CONFIG)
+    with pytest.raises(OSError, match="disk full"):
+        work(study, Objective(SETTINGS, tiny_data, CONFIG), journal)
+    monkeypatch.setattr(search, "epochs", scripted([[1, 2]] * 5))
+    study = open_study("s", journal, SETTINGS, tiny_data, CONFIG)
+    work(study, Objective(SETTINGS, tiny_data, CONFIG), journal)
+    assert [t.state in search.DONE for t in planned_trials(study)] == [True] * 5
+
+
+def test_selecting_on_test_is_possible_and_labelled(tiny_data, monkeypatch, caplog):
+    seen = []
+    real = scripted([[1, 2]] * 4)
+
+    def spy(graph, data, *args, **kwargs):
+        seen.append(data.val)
+        return real(graph, data, *args, **kwargs)
+
+    for select_on, split in (("test", tiny_data.test), ("val", tiny_data.val)):
+        settings = dataclasses.replace(SETTINGS, trials=2, select_on=select_on)
+        study = open_study("s", None, settings, tiny_data, CONFIG)
+        assert ("not a test result" in caplog.text) == (select_on == "test")
+        caplog.clear()
+        monkeypatch.setattr(search, "epochs", spy)
+        work(study, Objective(settings, tiny_data, CONFIG), None)
+        assert seen
+        assert all(val is split for val in seen)
+        assert study_summary(study)["select_on"] == select_on
+        seen.clear()
+
+
+def test_tpe_finishes_the_plan_too(tiny_data, monkeypatch):
+    study = run_scripted(monkeypatch, tiny_data, [[i, i + 1] for i in range(14)], sampler="tpe")
+    assert [t.state in search.DONE for t in planned_trials(study)] == [True] * 14
+    assert len({str(t.params) for t in study.trials}) > 10
+
+
+def test_a_drawn_target_that_learns_nothing_is_pruned_untrained(tiny_data):
+    settings = dataclasses.replace(SETTINGS, trials=1, sampler="tpe")
+    study = open_study("s", None, settings, tiny_data, CONFIG)
+    study.enqueue_trial({"gate label->1": "cutoff", "gate 2->1": "cutoff"}, user_attrs={"plan": 1})
+    study.tell(study.ask(), state=TrialState.FAIL)
+    work(study, Objective(settings, tiny_data, CONFIG), None)
+    assert study.trials[1].state == TrialState.PRUNED
+    assert study_summary(study)["trials"][1]["values"] == []
+    assert best_graphs(study) == []
+
+
+def test_optuna_stays_usable_by_hand(tiny_data):
+    study = open_study("s", None, SETTINGS, tiny_data, CONFIG)
+    study.optimize(Objective(SETTINGS, tiny_data, CONFIG), n_trials=1)
+    assert study.best_trial.number == 0
+    assert best_graphs(study) == sample_graphs(("scratch",), "resnet18_tiny", 2, 1, 0)
+
+
+def test_checkpoint_of_a_lost_trial_is_taken_up(tiny_data, tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=3)
+    settings = dataclasses.replace(SETTINGS, trials=1)
+    plan = sample_graphs(("scratch",), "resnet18_tiny", 2, 1, 0)[0]
+    path = tmp_path / "s-0.ckpt"
+    interrupted = epochs(plan, tiny_data, config, 0, checkpoint=path)
+    next(interrupted)
+    interrupted.close()
+    study = open_study("s", None, settings, tiny_data, config)
+    work(study, Objective(settings, tiny_data, config, checkpoints=tmp_path), None)
+    whole = [record["val_accuracy"][0] for record in epochs(plan, tiny_data, config, 0)]
+    assert list(study.trials[0].intermediate_values.values()) == whole
+    assert not path.exists()
+
+
+# ---- after the search
+
+
+def test_reevaluation_uses_fresh_seeds_and_has_baselines(tiny_data, tmp_path):
+    weights = standin_weights(tmp_path)
+    sources = ("imagenet1k_standin", "fractaldb1k")
+    settings = dataclasses.replace(SETTINGS, condition="mixed", sources=sources, trials=4, pruner="none")
+    config = dataclasses.replace(CONFIG, epochs=1)
+    study = search.search(settings, tiny_data, config, tmp_path, weights=weights, jobs=1)
+    with pytest.raises(ValueError, match="seed 0 trained the search"):
+        reevaluate(study, tiny_data, config, [0, 1], tmp_path / "runs", weights)
+    again = reevaluate(study, tiny_data, config, [1, 2], tmp_path / "runs", weights, k=2, random_graphs=1, jobs=1)
+    assert [entry["label"] for entry in again] == ["top 1", "top 2", "all through", "independent", "random 1"]
+    assert all(len(entry["test_accuracy"]) == len(entry["records"]) == 2 for entry in again)
+    top = best_graphs(study)[0]
+    assert again[0]["graph"] == top.to_dict()
+    assert again[2]["graph"] == all_through(*top.nodes).to_dict()
+    assert (tmp_path / "runs" / f"{again[0]['records'][0]}.json").exists()
+    summary = write_summary(study, tmp_path, again)
+    assert json.loads((tmp_path / "search" / "mixed.json").read_text()) == summary
+    assert summary["choices"] == ["scratch", *sources]
+    assert summary["selection_value"] == summary["best"]["value"] == max(t["value"] for t in summary["trials"])
+    assert summary["optimism_gap"] == pytest.approx(summary["selection_value"] - sum(again[0]["test_accuracy"]) / 2)
+    assert summary["optimism_gap_same_split"] == pytest.approx(
+        summary["selection_value"] - sum(again[0]["val_accuracy"]) / 2
+    )
+
+
+def test_best_graphs_are_different_in_effect(tiny_data):
+    study = open_study("s", None, dataclasses.replace(SETTINGS, trials=1, nodes=3), tiny_data, CONFIG)
+    a, b = Node("resnet18_tiny"), Node("resnet18_tiny")
+    cut = [["through", "cutoff", "cutoff"], ["through"] * 3, ["linear"] * 3]
+    same = [["correct", "cutoff", "cutoff"], ["cutoff"] * 3, ["linear"] * 3]
+    other = [["through", "through", "cutoff"], ["through"] * 3, ["linear"] * 3]
+    space = search.dimensions(("scratch",), ("resnet18_tiny",), 3)
+    for value, gates in [(90, cut), (80, same), (70, other)]:
+        params = search.to_params(Graph((a, b, b), gates))
+        distributions = {name: optuna.distributions.CategoricalDistribution(space[name]) for name in params}
+        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=value))
+    assert [t.value for t in best_trials(study, 3)] == [90, 70]
+
+
+def test_the_package_does_not_import_optuna():
+    code = "import ktglite, sys; sys.exit('optuna' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
