@@ -228,8 +228,8 @@ def _folder(root: Path, size: int, fit: str, skip_unreadable: bool, cache: Path)
     roots = {part: root / part for part in SPLITS if (root / part).is_dir()}
     if roots and set(roots) not in ({"train", "val", "test"}, {"train", "test"}):
         raise ValueError(f"{root} has {', '.join(roots)}: give train/val/test, train/test, or class folders alone")
-    found = [(path, SPLITS.index(part)) for part in roots for path in _images_below(roots[part])]
-    found = found or [(path, -1) for path in _images_below(root)]
+    found = [(path, SPLITS.index(part)) for part in roots for path in image_files(roots[part])]
+    found = found or [(path, -1) for path in image_files(root)]
     classes = sorted({path.parent.name for path, _ in found})
     if len(classes) < 2:
         raise ValueError(f"{root} has images of one class only ({classes[0]}): classification needs at least two")
@@ -259,7 +259,7 @@ def _folder(root: Path, size: int, fit: str, skip_unreadable: bool, cache: Path)
     return _cached(cache, "folder", [facts, size, fit, skip_unreadable], make)
 
 
-def _images_below(root: Path) -> list[Path]:
+def image_files(root: Path) -> list[Path]:
     """Every file in the class folders of `root`, sorted; hidden files are left out, as `ls` does."""
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not folders:

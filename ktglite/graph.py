@@ -103,6 +103,15 @@ class Graph:
         nodes, gates = min(form((0, *order)) for order in permutations(kept[1:]))
         return Graph(nodes, gates, self.transfer_weight if len(nodes) > 1 else 1.0)
 
+    def __str__(self) -> str:
+        """Every node that can matter with its open edges: "1 imagenet1k <- label through, 2 linear; 2 scratch <- .."."""
+        parts = []
+        for t in sorted(self.reaching_target()):
+            names = ["label" if s == t else str(s + 1) for s in self.sources(t)]
+            edges = [f"{name} {self.gates[t][s]}" for name, s in zip(names, self.sources(t), strict=True)]
+            parts.append(f"{t + 1} {self.nodes[t].init} <- {', '.join(edges) or 'nothing'}")
+        return "; ".join(parts)
+
     def to_dict(self) -> dict:
         """Plain lists and dictionaries, fit for JSON."""
         nodes = [{"arch": node.arch, "init": node.init} for node in self.nodes]

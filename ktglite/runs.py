@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import platform
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -118,6 +119,8 @@ _worker: dict = {}  # what a worker process keeps between its tasks
 
 
 def _start_worker(source: Data | dict, config: TrainConfig, counter) -> None:
+    parent = multiprocessing.parent_process()  # a worker must not outlive a parent that was killed
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     with counter.get_lock():
         number, counter.value = counter.value, counter.value + 1
     torch.set_num_threads(1)

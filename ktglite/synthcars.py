@@ -30,6 +30,16 @@ OUTLINES = {
 }
 BODY_TYPES = tuple(OUTLINES)
 HEIGHTS = dict(zip(BODY_TYPES, (0.31, 0.34, 0.33, 0.41, 0.39, 0.46, 0.27, 0.28), strict=True))
+# Colours as they are met on a road, RGB; every picture shifts them a little.
+SKIES = np.array([(150, 190, 230), (120, 165, 215), (205, 210, 214), (232, 205, 176), (170, 176, 190)])
+LANDS = np.array([(70, 108, 58), (98, 122, 76), (124, 106, 84), (132, 132, 136), (160, 142, 120), (150, 84, 66)])
+ROADS = np.array([(104, 104, 108), (86, 87, 90), (130, 127, 120), (118, 108, 96), (92, 110, 74)])
+PAINTS = np.array(
+    [
+        (236, 236, 234), (186, 189, 193), (120, 124, 130), (38, 39, 44), (34, 60, 122), (70, 120, 190),
+        (168, 30, 36), (214, 96, 34), (226, 190, 60), (38, 92, 64), (122, 84, 56), (196, 182, 152),
+    ]
+)  # fmt: skip
 LIGHTS, GRILLES = ("round", "slit", "block", "split"), ("bars", "mesh", "frame", "none")
 
 
@@ -55,6 +65,7 @@ class CarModel:
     trim: bool  # dark lower cladding
     rails: bool  # on the roof
     spoiler: bool
+    paints: tuple[int, ...]  # it is sold in these of `PAINTS`
 
 
 def car_models(count: int = 20, seed: int = 0) -> tuple[CarModel, ...]:
@@ -67,12 +78,12 @@ def car_models(count: int = 20, seed: int = 0) -> tuple[CarModel, ...]:
             CarModel(
                 name=f"{body} {chr(65 + seed % 26)}{i // len(BODY_TYPES) + 1}",
                 body=body,
-                height=HEIGHTS[body] * rng.uniform(0.9, 1.1),
-                stretch=rng.uniform(-0.05, 0.05),
-                belt=rng.uniform(0.54, 0.66),
+                height=HEIGHTS[body] * rng.uniform(0.82, 1.18),
+                stretch=rng.uniform(-0.08, 0.08),
+                belt=rng.uniform(0.5, 0.7),
                 rake=rng.uniform(-0.03, 0.09),
                 clearance=rng.uniform(0.05, 0.07) + 0.025 * (body in ("suv", "pickup")),
-                wheel=rng.uniform(0.072, 0.088) + 0.012 * (body in ("suv", "pickup")),
+                wheel=rng.uniform(0.066, 0.094) + 0.012 * (body in ("suv", "pickup")),
                 axles=(rng.uniform(0.16, 0.22), rng.uniform(0.78, 0.84)),
                 spokes=int(rng.choice([0, 3, 4, 5, 6, 8])),
                 rim=rng.uniform(0.5, 0.75),
@@ -83,6 +94,7 @@ def car_models(count: int = 20, seed: int = 0) -> tuple[CarModel, ...]:
                 trim=bool(rng.random() < 0.35),
                 rails=bool(rng.random() < 0.6) and body in ("suv", "wagon", "van"),
                 spoiler=bool(rng.random() < 0.5) and body in ("coupe", "hatchback", "sedan"),
+                paints=tuple(int(i) for i in rng.choice(len(PAINTS), 3, replace=False)),
             )
         )
     return tuple(models)
@@ -116,11 +128,11 @@ def draw_one(model: CarModel, size: int, rng: np.random.Generator) -> np.ndarray
     pen = ImageDraw.Draw(picture)
 
     # the view: length in the picture, how much of the front is turned towards us, tilt, position
-    length = rng.uniform(0.56, 0.84) * canvas
+    length = rng.uniform(0.7, 0.92) * canvas
     turn = rng.uniform(0.0, 0.22)
     tilt = rng.normal(0, 0.03)
-    ground = rng.uniform(0.66, 0.86) * canvas
-    left = rng.uniform(0.04, 0.96 - length / canvas) * canvas
+    ground = rng.uniform(0.7, 0.82) * canvas
+    left = rng.uniform(0.03, 0.97 - length / canvas) * canvas
     slope = rng.uniform(-0.05, 0.05)
 
     side = length * (1 - turn)
@@ -141,10 +153,15 @@ def draw_one(model: CarModel, size: int, rng: np.random.Generator) -> np.ndarray
     return finish(picture, size, rng)
 
 
+def near(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One of `colours`, (n, 3), a little changed; float (3,)."""
+    return np.clip(colours[rng.integers(len(colours))] + rng.normal(0, 9, 3), 0, 255)
+
+
 def background(canvas: int, horizon: float, rng: np.random.Generator) -> Image.Image:
     """Sky, buildings or trees, and a road, in the light of some hour."""
     light = rng.uniform(0.45, 1.1)
-    sky, land, road = (rng.uniform(low, high, 3) for low, high in [(120, 240), (40, 190), (60, 150)])
+    sky, land, road = (near(colours, rng) for colours in (SKIES, LANDS, ROADS))
 
     def shade(colour):
         return tuple(int(v) for v in np.clip(np.asarray(colour) * light, 0, 255))
@@ -158,7 +175,7 @@ def background(canvas: int, horizon: float, rng: np.random.Generator) -> Image.I
             rng.uniform(0.1, 0.9) * horizon,
         )
         box = [x, horizon - height, x + width, horizon + canvas * 0.05]
-        colour = shade(land * rng.uniform(0.6, 1.3))
+        colour = shade(near(LANDS, rng) * rng.uniform(0.6, 1.2))
         if rng.random() < 0.5:
             pen.rectangle(box, fill=colour)
             for wx in np.arange(box[0] + 3, box[2] - 3, canvas / 14):
@@ -178,7 +195,7 @@ def background(canvas: int, horizon: float, rng: np.random.Generator) -> Image.I
 
 def paint_body(pen, model: CarModel, at, on_front, turn: float, length: float, rng: np.random.Generator) -> None:
     """The car itself, from the shadow on the road to the spokes."""
-    paint = rng.uniform(20, 235, 3) if rng.random() < 0.6 else np.full(3, rng.uniform(20, 240))
+    paint = near(PAINTS[list(model.paints)], rng)
     light = rng.uniform(0.6, 1.15)
 
     def colour(scale: float = 1.0, base=paint):
@@ -297,7 +314,7 @@ def wheel(pen, model: CarModel, at, x: float, length: float, dark, rng: np.rando
 
 def clutter(pen, canvas: int, rng: np.random.Generator) -> None:
     """Something between the camera and the car: a post, or a bush at the edge."""
-    colour = tuple(int(v) for v in rng.uniform(20, 150, 3))
+    colour = tuple(int(v) for v in near(LANDS, rng) * rng.uniform(0.4, 0.8))
     x = rng.uniform(0, canvas)
     if rng.random() < 0.5:
         pen.rectangle([x, 0, x + rng.uniform(0.02, 0.05) * canvas, canvas], fill=colour)
@@ -317,5 +334,5 @@ def finish(picture: Image.Image, size: int, rng: np.random.Generator) -> np.ndar
         small = ImageChops.multiply(
             small, Image.new("RGB", small.size, tuple(int(v) for v in rng.uniform(150, 255, 3)))
         )
-    noise = rng.normal(0, rng.uniform(2, 12), (size, size, 1)).astype(np.float32)
+    noise = rng.normal(0, rng.uniform(1, 8), (size, size, 1)).astype(np.float32)
     return np.clip(np.asarray(small, np.float32) + noise, 0, 255).astype(np.uint8)

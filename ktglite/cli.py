@@ -1,0 +1,325 @@
+"""The command line: `ktglite reproduce`, and each step by itself."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+app = tyro.extras.SubcommandApp()
+Positional = tyro.conf.Positional
+
+
+@app.command
+def reproduce(
+    profile: str = "quick",
+    only: tuple[str, ...] = (),
+    out: Path | None = None,
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    notebooks: Path | None = None,
+    skip_unreadable: bool = False,
+    force: bool = False,
+) -> None:
+    """Execute the notebooks 00-04 in order; what is done and unchanged is skipped.
+
+    Args:
+        profile: smoke, quick, lab, paper, or the path of a YAML file.
+        only: numbers of notebooks, such as 02 04.
+        out: folder of the run (default: data/runs/PROFILE).
+        set: a parameter to change, NAME=VALUE, in every notebook that has it; 03.NAME=VALUE in that one.
+        notebooks: folder of the notebooks, if it is not ./notebooks.
+        skip_unreadable: leave out image files that cannot be read instead of stopping.
+        force: execute also what is done and unchanged.
+    """
+    from ktglite import reproduce as work
+
+    overrides = work.parse_overrides(list(set))
+    if skip_unreadable:
+        overrides["skip_unreadable"] = True
+    done = work.reproduce(profile, list(only), out, overrides, notebooks, force)
+    show_results(Path(out or f"data/runs/{Path(profile).stem}"), done)
+
+
+@app.command
+def ablation(
+    profile: str = "quick",
+    out: Path | None = None,
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    jobs: int | None = None,
+) -> None:
+    """Table 1 without the notebook: train what is missing, write the tables.
+
+    Args:
+        profile: smoke, quick, lab, paper, or the path of a YAML file.
+        out: folder of the run (default: data/runs/PROFILE).
+        set: a parameter of notebook 02 to change, NAME=VALUE.
+        jobs: processes (default: one per GPU or core).
+    """
+    from ktglite import ablation as table1
+    from ktglite import load_data, run_all, runs
+
+    values, out = section("02", profile, out, set)
+    data, config = load_data(**data_arguments(values)), train_config(values)
+    graphs = table1.ablation_grid(values["arch"], values["sources"])
+    seeds = range(values["seeds"])
+    records = run_all(graphs, data, config, seeds, out / "runs", values["weights"], jobs or values["jobs"], "Table 1")
+    runs.write_json(out / "table1.json", records)
+    table1.write_table(table1.ablation_table(records, values["sources"]), out / "tables")
+    show_results(out, {})
+
+
+@app.command
+def search(
+    condition: str,
+    profile: str = "quick",
+    trials: int | None = None,
+    out: Path | None = None,
+    storage: str | None = None,
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    jobs: int | None = None,
+) -> None:
+    """Step 3 for one condition: none, imagenet1k, fractaldb1k or mixed. Other machines join with search-worker.
+
+    Args:
+        condition: what a node may start from.
+        profile: smoke, quick, lab, paper, or the path of a YAML file.
+        trials: how many graphs (default: the profile's).
+        out: folder of the run (default: data/runs/PROFILE).
+        storage: postgresql+psycopg://... for several machines (default: a journal file in the run's folder).
+        set: a parameter of notebook 03 to change, NAME=VALUE.
+        jobs: processes (default: one per GPU or core).
+    """
+    from ktglite import load_data
+    from ktglite import search as step3
+
+    values, out = section("03", profile, out, set)
+    values |= {} if trials is None else {"trials": trials}
+    data, config = load_data(**data_arguments(values)), train_config(values, values["search_epochs"])
+    settings = search_config(values, condition)
+    checkpoints = out / "search" / "checkpoints"
+    jobs = jobs or values["jobs"]
+    study = step3.search(settings, data, config, out, storage, values["weights"], jobs, checkpoints=checkpoints)
+    summary = step3.write_summary(study, out)
+    print(f"{condition}: {summary['states']}, best {summary['select_on']} accuracy {summary['selection_value']:.2f} %")
+
+
+@app.command
+def search_worker(
+    study: str,
+    storage: str,
+    profile: str = "quick",
+    out: Path | None = None,
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    device: str = "auto",
+) -> None:
+    """Join a search that `ktglite search` has begun, from this or another machine, until it is done.
+
+    Args:
+        study: its name, which is the condition.
+        storage: the same as given to `ktglite search`.
+        profile: the same as given to `ktglite search`.
+        out: folder of the run, for weights and checkpoints (default: data/runs/PROFILE).
+        set: the same as given to `ktglite search`.
+        device: auto, cpu, cuda:1, ...
+    """
+    from dataclasses import replace
+
+    from ktglite import search as step3
+
+    values, out = section("03", profile, out, set)
+    config = replace(train_config(values, values["search_epochs"]), device=device)
+    settings = search_config(values, study)
+    checkpoints = out / "search" / "checkpoints"
+    step3.search_worker(study, storage, settings, data_arguments(values), config, values["weights"], checkpoints)
+
+
+@app.command
+def figures(
+    records: Path,
+    out: Path = Path("figures"),
+    formats: tuple[str, ...] = ("pdf", "png"),
+) -> None:
+    """Draw every figure again from the records of a run, without training.
+
+    Args:
+        records: folder of a run, such as data/runs/quick or data/reference_runs/quick.
+        out: where the figures go.
+        formats: any of pdf, png, svg.
+    """
+    from ktglite import plots
+
+    for path in plots.draw_all(records, out, formats):
+        print(path)
+
+
+@app.command
+def fractaldb(
+    action: Annotated[str, Positional],
+    folder: Annotated[Path, Positional] = Path("data/raw/fractaldb1k"),
+    categories: int = 1000,
+    instances: int = 1000,
+    size: int = 362,
+) -> None:
+    """FractalDB-1k by formula: `verify` its hashes, `show` a contact sheet, or `export` it as PNG.
+
+    Args:
+        action: verify, show or export.
+        folder: where `export` and `show` write.
+        categories: the first so many of the 1,000.
+        instances: images of each category, up to 1,000.
+        size: side of the images in px.
+    """
+    from ktglite import fractaldb as formula
+
+    if action == "verify":
+        formula.verify()
+    elif action == "export":
+        formula.export(folder, size=size, categories=categories, instances=instances)
+    elif action == "show":
+        from PIL import Image
+
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(formula.contact_sheet()).save(folder / "contact_sheet.png")
+        print(folder / "contact_sheet.png")
+    else:
+        raise ValueError(f"action is {action!r}: allowed are verify, show, export")
+
+
+@app.command
+def doctor(out: Path = Path("data/runs")) -> None:
+    """Versions, devices, disk, and runs that are unfinished.
+
+    Args:
+        out: the folder of all runs.
+    """
+    import shutil
+
+    import torch
+    import torchvision
+
+    from ktglite.runs import provenance
+
+    facts = provenance()
+    print("versions:", ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
+    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where torch and torchvision are no pair
+    print("torch and torchvision: a pair")
+    print(
+        "hardware:",
+        facts["hardware"]["cpu"],
+        facts["hardware"]["cores"],
+        "cores;",
+        facts["hardware"]["gpus"] or "no GPU",
+    )
+    print(f"free disk: {shutil.disk_usage('.').free / 1e9:.0f} GB")
+    unfinished = [*out.rglob("*.ckpt"), *out.rglob("*.partial.ipynb")]
+    for path in unfinished:
+        print(f"unfinished: {path}; the same command goes on with it")
+    if not unfinished:
+        print(f"no unfinished run below {out}")
+
+
+# ---- shared by the commands
+
+
+def section(number: str, profile: str, out: Path | None, pairs: tuple[str, ...]) -> tuple[dict, Path]:
+    """The parameters of one notebook, and the folder of the run."""
+    from ktglite import reproduce as work
+
+    out = Path(out or f"data/runs/{Path(profile).stem}")
+    chosen = work.parameters(profile, out, work.parse_overrides(list(pairs)), work.find_notebooks())
+    stem = next(stem for stem in work.NOTEBOOKS if stem.startswith(number))
+    return chosen[stem], out
+
+
+def data_arguments(values: dict) -> dict:
+    """The arguments of `load_data` among a notebook's parameters."""
+    return {
+        "name_or_folder": values["dataset"],
+        "size": values["image_size"],
+        "limit": values["limit"],
+        "split": tuple(values["split"]),
+        "split_seed": values["split_seed"],
+        "skip_unreadable": values["skip_unreadable"],
+        "cache": values["cache"],
+    }
+
+
+def train_config(values: dict, epochs: int | None = None):
+    """The `TrainConfig` among a notebook's parameters."""
+    from dataclasses import fields
+
+    from ktglite import TrainConfig
+
+    chosen = {f.name: values[f.name] for f in fields(TrainConfig) if f.name in values}
+    return TrainConfig(**chosen | ({} if epochs is None else {"epochs": epochs}))
+
+
+def search_config(values: dict, condition: str):
+    """The `SearchConfig` among notebook 03's parameters."""
+    from dataclasses import fields
+
+    from ktglite.search import SearchConfig
+
+    chosen = {f.name: values[f.name] for f in fields(SearchConfig) if f.name in values}
+    return SearchConfig(**chosen | {"condition": condition})
+
+
+def show_results(out: Path, done: dict[str, Path]) -> None:
+    """The end of a run on the terminal: Table 1 beside the paper's, the best graph per condition, where things are."""
+    import json
+
+    from ktglite import ablation as table1
+    from ktglite.graph import Graph
+
+    console = Console()
+    if (out / "table1.json").exists():
+        records = json.loads((out / "table1.json").read_text())
+        frame = table1.format_table(table1.ablation_table(records))
+        table = Table(*map(str, frame.columns), title="Table 1: accuracy of node 1 (%), test split")
+        for row in frame.astype(str).itertuples(index=False):
+            table.add_row(*row)
+        console.print(table)
+    summaries = sorted((out / "search").glob("*.json"))
+    if summaries:
+        table = Table("condition", "best graph", "search", "re-evaluated", title="Best graph per condition (%)")
+        for path in summaries:
+            summary = json.loads(path.read_text())
+            top = next((entry for entry in summary["reevaluated"] if entry["label"] == "top 1"), None)
+            if summary["best"]:
+                again = "not yet" if top is None else mean_std(top["test_accuracy"])
+                graph = Graph.from_dict(summary["best"]["graph"])
+                table.add_row(summary["condition"], str(graph), f"{summary['selection_value']:.2f}", again)
+        console.print(table)
+    for path in done.values():
+        console.print(f"{path.with_suffix('.html')}", soft_wrap=True)
+
+
+def mean_std(values: list[float]) -> str:
+    from ktglite.stats import summary
+
+    found = summary(values)
+    return f"{found['mean']:.2f} ± {found['std']:.2f} (n = {found['n']})"
+
+
+def main() -> None:
+    """Errors that name their cause end with it and code 1; anything else keeps its traceback."""
+    if sys.argv[1:2] == ["pretrain"]:  # has an entry point of its own, for torchrun
+        from ktglite.pretrain import main as pretrain
+
+        run, arguments = pretrain, sys.argv[2:]
+    else:
+        run, arguments = (lambda args: app.cli(args=args, prog="ktglite")), sys.argv[1:]
+    try:
+        run(arguments)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        sys.exit(f"ktglite: {error}")
+    except KeyboardInterrupt:
+        sys.exit("ktglite: stopped; the same command goes on")
+    except Exception as error:
+        from ktglite.reproduce import NotebookError
+
+        if isinstance(error, NotebookError):
+            sys.exit(f"ktglite: {error}")
+        raise
