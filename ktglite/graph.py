@@ -104,7 +104,7 @@ class Graph:
         return Graph(nodes, gates, self.transfer_weight if len(nodes) > 1 else 1.0)
 
     def __str__(self) -> str:
-        """Every node that can matter with its open edges: "1 imagenet1k <- label through, 2 linear; 2 scratch <- .."."""
+        """Every node that can matter with its open edges: "1 imagenet1k <- label through, 2 linear; 2 .."."""
         parts = []
         for t in sorted(self.reaching_target()):
             names = ["label" if s == t else str(s + 1) for s in self.sources(t)]

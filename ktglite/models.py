@@ -129,7 +129,8 @@ def load_backbone(model: nn.Module, path: str | Path, classes: tuple[str, ...] |
     """
     state, metadata = read_weights(path)
     own, head = model.state_dict(), head_of(model)
-    fits = classes is not None and json.loads(metadata.get("classes") or "null") == list(classes)
+    known = json.loads(metadata.get("ktglite") or "{}").get("classes")
+    fits = classes is not None and known == list(classes)
     body = {name: value for name, value in state.items() if fits or not name.startswith(head + ".")}
     wanted = {name for name in own if fits or not name.startswith(head + ".")}
     problems = [f"missing {name}" for name in sorted(wanted - set(body)) if not name.endswith("num_batches_tracked")]

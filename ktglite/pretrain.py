@@ -317,16 +317,11 @@ def learning_rate(config: PretrainConfig, epoch: int) -> float:
 
 def write_weights(model: nn.Module, source, config: PretrainConfig, curve: list[dict], path: Path) -> None:
     """Weights first, card second: a file without its card is not taken for done."""
-    facts = {
-        "source": config.source,
-        "arch": config.arch,
-        "classes": json.dumps(list(source.classes)),
-        "mean": json.dumps(MEAN),
-        "std": json.dumps(STD),
-    }
+    facts = {"source": config.source, "arch": config.arch, "classes": source.classes, "mean": MEAN, "std": STD}
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial, metadata=facts)
+        state = {name: value.contiguous() for name, value in model.state_dict().items()}
+        save_file(state, partial, metadata={"ktglite": json.dumps(facts)})  # one entry: several have no fixed order
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

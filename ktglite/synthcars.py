@@ -161,7 +161,7 @@ def near(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def background(canvas: int, horizon: float, rng: np.random.Generator) -> Image.Image:
     """Sky, buildings or trees, and a road, in the light of some hour."""
     light = rng.uniform(0.45, 1.1)
-    sky, land, road = (near(colours, rng) for colours in (SKIES, LANDS, ROADS))
+    sky, road = near(SKIES, rng), near(ROADS, rng)
 
     def shade(colour):
         return tuple(int(v) for v in np.clip(np.asarray(colour) * light, 0, 255))

@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_network():
 def save_weights(folder, classes, seed=5, **change):
     source = models.initialise("resnet18_tiny", "scratch", len(classes), seed)
     state = {k: v.contiguous() for k, v in source.state_dict().items()} | change
-    save_file(state, folder / "fractaldb1k-resnet18_tiny.safetensors", {"classes": json.dumps(classes)})
+    save_file(state, folder / "fractaldb1k-resnet18_tiny.safetensors", {"ktglite": json.dumps({"classes": classes})})
     return source
 
 

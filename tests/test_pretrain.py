@@ -1,0 +1,169 @@
+"""Step 1 on a few small images: done once, resumed to the same weights, several processes as one."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ktglite import pretrain as step1
+from ktglite import runs, synthcars
+from ktglite.data import Data, Split
+from ktglite.models import initialise, read_weights
+from ktglite.pretrain import PretrainConfig, pretrain, read_card
+
+SMALL = PretrainConfig(
+    "imagenet1k_standin",
+    "resnet18_tiny",
+    16,
+    epochs=2,
+    images_per_epoch=96,
+    batch_size=32,
+    standin_images=120,
+    augmentation="shift",
+    precision="fp32",
+    device="cpu",
+)
+
+
+def test_weights_card_and_second_call(tmp_path, monkeypatch):
+    path = pretrain(SMALL, tmp_path)
+    card = read_card(path)
+    assert card["standin"] is True
+    assert card["source"] == "imagenet1k_standin"
+    assert [row["epoch"] for row in card["curve"]] == [1, 2]
+    assert card["sha256"] == runs.file_hash(path)
+    assert card["images"] == 2 * 96
+    _, metadata = read_weights(path)
+    assert len(json.loads(metadata["ktglite"])["classes"]) == step1.STANDIN_MODELS
+    monkeypatch.setattr(step1, "train", lambda *a: pytest.fail("trained again"))
+    assert pretrain(SMALL, tmp_path) == path
+
+
+def test_other_settings_are_never_taken_for_done(tmp_path):
+    path = pretrain(SMALL, tmp_path)
+    before = runs.file_hash(path)
+    pretrain(dataclasses.replace(SMALL, seed=1), tmp_path)
+    assert runs.file_hash(path) != before
+    path.write_bytes(b"broken")
+    assert not step1.is_done(dataclasses.replace(SMALL, seed=1), path)
+
+
+def test_resuming_gives_the_same_weights(tmp_path, monkeypatch):
+    whole = pretrain(SMALL, tmp_path / "a")
+    original, calls = step1.train_epoch, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(step1, "train_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(SMALL, tmp_path / "b")
+    monkeypatch.setattr(step1, "train_epoch", original)
+    resumed = pretrain(SMALL, tmp_path / "b")
+    assert runs.file_hash(whole) == runs.file_hash(resumed)
+    assert not list((tmp_path / "b").glob("*.ckpt"))
+
+
+def test_the_stand_in_has_none_of_the_task_s_models():
+    own, others = synthcars.car_models(), synthcars.car_models(step1.STANDIN_MODELS, seed=step1.STANDIN_SEED)
+    assert not set(own) & set(others)
+    assert not set(synthcars.class_names(own)) & set(synthcars.class_names(others))
+
+
+def test_a_node_starts_from_the_backbone_with_a_new_head(tmp_path):
+    path = pretrain(SMALL, tmp_path)
+    state, _ = read_weights(path)
+    model = initialise("resnet18_tiny", "imagenet1k_standin", 3, seed=0, weights=tmp_path)
+    assert torch.equal(model.conv1.weight, state["conv1.weight"])
+    assert model.fc.weight.shape[0] == 3
+
+
+def test_a_folder_of_images(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "images/train" / name).mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(np.full((20, 30, 3), 40 * i, np.uint8)).save(tmp_path / f"images/train/{name}/{i}.png")
+    config = dataclasses.replace(SMALL, source="mine", folder=str(tmp_path / "images"), images_per_epoch=None, epochs=1)
+    card = read_card(pretrain(dataclasses.replace(config, batch_size=4), tmp_path / "weights"))
+    assert card["classes"] == 2
+    assert card["images"] == 12
+
+
+def test_epochs_draw_each_image_once_and_in_another_order():
+    source = step1.OtherCars(60, 8)
+    config = dataclasses.replace(SMALL, images_per_epoch=None, batch_size=20)
+    first, second = (torch.cat([labels for _, labels in step1.batches(source, config, epoch)]) for epoch in (1, 2))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(source.labels.tolist())
+    assert first.tolist() != second.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"source": "imagenet1k"}, "needs folder"),
+        ({"source": "scratch"}, "source is 'scratch'"),
+        ({"schedule": "linear"}, "schedule is 'linear'"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"render": 8}, "render is 8"),
+    ],
+)
+def test_wrong_settings_are_named(change, words):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(SMALL, **change)
+
+
+def test_a_card_that_cannot_be_read_is_named(tmp_path):
+    path = pretrain(dataclasses.replace(SMALL, epochs=1), tmp_path)
+    path.with_suffix(".json").write_text("{")
+    with pytest.raises(ValueError, match=r"imagenet1k_standin-resnet18_tiny\.json is not a readable card"):
+        pretrain(SMALL, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path):
+    with pytest.raises(FloatingPointError, match="epoch"):
+        pretrain(dataclasses.replace(SMALL, lr=1e30), tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_nearest_neighbours_tell_colours_apart():
+    def coloured(n: int) -> Split:
+        labels = torch.arange(n) % 3
+        images = torch.zeros(n, 3, 16, 16, dtype=torch.uint8)
+        images[torch.arange(n), labels] = 255
+        return Split(images, labels)
+
+    data = Data("colours", 16, ("red", "green", "blue"), coloured(30), coloured(9), coloured(9))
+    assert step1.nearest_neighbours(initialise("resnet18_tiny", "scratch", 3, seed=0), data) == 100
+
+
+def test_learning_rates():
+    step = dataclasses.replace(SMALL, schedule="step", epochs=90, lr=0.1)
+    rates = [round(step1.learning_rate(step, epoch), 6) for epoch in (1, 30, 31, 60, 61, 90)]
+    assert rates == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(tmp_path):
+    """Two processes with half batches: the same images in all, a curve as that of one process."""
+    command = ["--source", "imagenet1k_standin", "--arch", "resnet18_tiny", "--size", "16", "--epochs", "4"]
+    command += ["--batch-size", "64", "--lr", "0.05", "--standin-images", "1280", "--precision", "fp32"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    cards = []
+    for out, launcher in [("one", []), ("two", ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"])]:
+        arguments = [sys.executable, "-m", *launcher, "ktglite.pretrain", *command, "--out", str(tmp_path / out)]
+        subprocess.run(arguments, check=True, env=environment)
+        cards.append(read_card(tmp_path / out / "imagenet1k_standin-resnet18_tiny.safetensors"))
+    one, two = cards
+    assert two["processes"] == 2
+    assert [row["images"] for row in one["curve"]] == [row["images"] for row in two["curve"]]
+    losses = [[row["loss"] for row in card["curve"]] for card in cards]
+    assert np.allclose(*losses, rtol=0.05), losses
