@@ -323,3 +323,7 @@ def main() -> None:
         if isinstance(error, NotebookError):
             sys.exit(f"ktglite: {error}")
         raise
+
+
+if __name__ == "__main__":
+    main()
