@@ -135,11 +135,11 @@ def ablation_table(records: Sequence[Mapping], sources: Sequence[str] | None = N
 
 
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
-    """`ablation_table` for reading: one column of "mean ± std (n)" per source, and one of the paper's."""
+    """`ablation_table` for reading: one column of "mean ± std (n)" per source, and one of the paper's (n = 3)."""
     shown = table[""].copy()
     for source in dict.fromkeys(name for name in table.columns.get_level_values(0) if name):
         part = table[source]
-        shown[source] = [f"{r['mean']:.2f} ± {r['std']:.2f} (n = {r['n']:.0f})" for _, r in part.iterrows()]
+        shown[source] = [f"{r['mean']:.2f} ± {r['std']:.2f} ({r['n']:.0f})" for _, r in part.iterrows()]
         if "paper mean" in part:
             name = source.removesuffix(" stand-in")
             shown[f"paper, {name}"] = [f"{r['paper mean']:.2f} ± {r['paper std']:.2f}" for _, r in part.iterrows()]
@@ -172,7 +172,9 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def style_table(table: pd.DataFrame):
     """`format_table` as a pandas Styler, with a caption that says what the numbers are."""
-    caption = "Accuracy of node 1 (%), test split: mean ± sample standard deviation over seeds. ✓: starts pre-trained."
+    caption = (
+        "Accuracy of node 1 (%), test split: mean ± standard deviation (n seeds). ✓: starts pre-trained. Paper: n = 3."
+    )
     centred = [{"selector": "td, th", "props": "text-align: center"}]
     return format_table(table).style.hide(axis="index").set_caption(caption).set_table_styles(centred)
 

@@ -277,7 +277,7 @@ def show_results(out: Path, done: dict[str, Path]) -> None:
     if (out / "table1.json").exists():
         records = json.loads((out / "table1.json").read_text())
         frame = table1.format_table(table1.ablation_table(records))
-        table = Table(*map(str, frame.columns), title="Table 1: accuracy of node 1 (%), test split")
+        table = Table(*map(str, frame.columns), title="Table 1: accuracy of node 1 (%), test split, mean ± std (n)")
         for row in frame.astype(str).itertuples(index=False):
             table.add_row(*row)
         console.print(table)
@@ -300,7 +300,7 @@ def mean_std(values: list[float]) -> str:
     from ktglite.stats import summary
 
     found = summary(values)
-    return f"{found['mean']:.2f} ± {found['std']:.2f} (n = {found['n']})"
+    return f"{found['mean']:.2f} ± {found['std']:.2f} ({found['n']})"
 
 
 def main() -> None:
