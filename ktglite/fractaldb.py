@@ -173,53 +173,46 @@ def mark(xs, ys, count, size, pad, marked):
         marked[pixel(xs[i], left, right, size, pad), pixel(ys[i], low, high, size, pad)] = True
 
 
-@njit(cache=True, error_model="numpy")
-def mark_all(maps, factors, choices, size, pad, marked, special):
-    """The pixels of every variation of a category, which share their choices: `marked` (variations, size, size).
+LANES = 32  # the 25 variations of a category, padded to a whole number of vector registers
 
-    The variations advance side by side, so that the processor need not wait for one to take the next step of another.
-    Those that leave the plane or stay on a line are only flagged in `special`.
+
+@njit(cache=True, error_model="numpy")
+def bounds(table, choices, box, last):
+    """Bounding boxes of every variation, `box` (4, LANES): left, right, low, high; and where the orbits end.
+
+    `table` (maps, 6, LANES). The variations of a category make the same choices and advance side by side, so that one
+    instruction moves several of them. LLVM does not fuse the multiplications here: the bits are the published ones.
     """
-    n, points = len(factors), len(choices)
-    a, b, c, d, e, f = [np.empty((len(maps), n)) for _ in range(6)]
-    for j in range(len(maps)):
-        for v in range(n):
-            a[j, v], b[j, v], c[j, v] = (
-                maps[j, 0] * factors[v, 0],
-                maps[j, 1] * factors[v, 1],
-                maps[j, 2] * factors[v, 2],
-            )
-            d[j, v], e[j, v], f[j, v] = (
-                maps[j, 3] * factors[v, 3],
-                maps[j, 4] * factors[v, 4],
-                maps[j, 5] * factors[v, 5],
-            )
-    x, y = np.zeros(n), np.zeros(n)
-    left, right, low, high = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
-    for i in range(points):  # once for the bounding boxes ..
-        j = np.uint64(choices[i])
-        for v in range(n):
-            left[v] = min(left[v], x[v])
-            right[v] = max(right[v], x[v])
-            low[v] = min(low[v], y[v])
-            high[v] = max(high[v], y[v])
+    x, y = np.zeros(LANES), np.zeros(LANES)
+    left, right, low, high = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    for i in range(len(choices)):
+        m = table[np.uint64(choices[i])]
+        for v in range(LANES):
             xv, yv = x[v], y[v]
-            x[v] = a[j, v] * xv + b[j, v] * yv + e[j, v]
-            y[v] = c[j, v] * xv + d[j, v] * yv + f[j, v]
-    for v in range(n):
-        special[v] = not (abs(x[v]) < 1e300 and abs(y[v]) < 1e300 and left[v] < right[v] and low[v] < high[v])
-        x[v] = y[v] = 0.0
-    inner = float(size - 2 * pad)
-    for i in range(points):  # .. and again for the pixels
-        j = np.uint64(choices[i])
-        for v in range(n):
+            left[v], right[v] = min(left[v], xv), max(right[v], xv)
+            low[v], high[v] = min(low[v], yv), max(high[v], yv)
+            x[v] = m[0, v] * xv + m[1, v] * yv + m[4, v]
+            y[v] = m[2, v] * xv + m[3, v] * yv + m[5, v]
+    box[0], box[1], box[2], box[3] = left, right, low, high
+    last[0], last[1] = x, y
+
+
+@njit(cache=True, error_model="numpy")
+def mark_lanes(table, choices, box, lanes, size, pad, marked):
+    """Set the pixels of the variations `lanes` in `marked` (variations, size * size), indexed x * size + y."""
+    x, y, left, low = np.zeros(LANES), np.zeros(LANES), box[0].copy(), box[2].copy()
+    width, height, inner = box[1] - left, box[3] - low, float(size - 2 * pad)
+    at = np.zeros(LANES, np.int32)
+    for i in range(len(choices)):
+        m = table[np.uint64(choices[i])]
+        for v in range(LANES):
             xv, yv = x[v], y[v]
-            if not special[v]:
-                px = np.uint64((xv - left[v]) / (right[v] - left[v]) * inner + pad)
-                py = np.uint64((yv - low[v]) / (high[v] - low[v]) * inner + pad)
-                marked[v, px, py] = 1
-            x[v] = a[j, v] * xv + b[j, v] * yv + e[j, v]
-            y[v] = c[j, v] * xv + d[j, v] * yv + f[j, v]
+            px = np.int32((xv - left[v]) / width[v] * inner + pad)
+            at[v] = px * np.int32(size) + np.int32((yv - low[v]) / height[v] * inner + pad)
+            x[v] = m[0, v] * xv + m[1, v] * yv + m[4, v]
+            y[v] = m[2, v] * xv + m[3, v] * yv + m[5, v]
+        for k in range(len(lanes)):
+            marked[np.uint64(lanes[k]), np.uint64(at[lanes[k]])] = 1
 
 
 def dilate(marked: np.ndarray) -> np.ndarray:
@@ -279,11 +272,17 @@ def check_size(size: int) -> None:
 
 def coverages(maps: np.ndarray, size: int, points: int) -> np.ndarray:
     """`coverage` for all 25 weights of one category: bool (25, size, size)."""
-    choices = orbit_choices(maps, points)
-    marked, special = np.zeros((len(WEIGHTS), size, size), np.uint8), np.zeros(len(WEIGHTS), np.bool_)
-    mark_all(maps[:, :6], WEIGHTS, choices, size, PAD, marked, special)
-    marked = marked.view(bool)
-    for weight in np.flatnonzero(special):
+    n, choices = len(WEIGHTS), orbit_choices(maps, points)
+    table, box, last = np.zeros((len(maps), 6, LANES)), np.zeros((4, LANES)), np.zeros((2, LANES))
+    table[:, :, :n] = maps[:, :6, None] * WEIGHTS.T
+    bounds(table, choices, box, last)
+    plain = (np.abs(last) < 1e300).all(0) & (box[0] < box[1]) & (box[2] < box[3])
+    box[:, ~plain] = np.array([0, 1, 0, 1])[:, None]
+    table[:, :, ~plain] = 0
+    marked = np.zeros((n, size * size), np.uint8)
+    mark_lanes(table, choices, box, np.flatnonzero(plain[:n]).astype(np.uint64), size, PAD, marked)
+    marked = marked.reshape(n, size, size).view(bool)
+    for weight in np.flatnonzero(~plain[:n]):  # those that leave the plane, or stay on a line
         xs, ys = np.empty(points), np.empty(points)
         count = orbit(maps[:, :6] * WEIGHTS[weight], choices, xs, ys)
         mark(xs, ys, count, size, PAD, marked[weight])
@@ -367,12 +366,16 @@ def count_blocks(words, side, factor, counts):
     per_row = side // 64
     counts[:] = 0
     if factor < 4:
-        for k in range(side * side):
-            counts[k // side // factor, k % side // factor] += (words[k >> 6] >> np.uint64(k & 63)) & np.uint64(1)
+        for y in range(side):
+            line = counts[y >> (factor - 1)]  # factor is 1 or 2
+            for x in range(side):
+                k = y * side + x
+                line[x >> (factor - 1)] += (words[k >> 6] >> np.uint64(k & 63)) & np.uint64(1)
         return
     fives, threes, low = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
-    step = factor // 4
+    shrink = np.uint64(1 if factor == 8 else 0)
     for band in range(side // 4):  # four rows at a time: 16 blocks of 4 x 4 in every word
+        line = counts[np.uint64(band) >> shrink]
         for w in range(per_row):
             even, odd = np.uint64(0), np.uint64(0)
             for row in range(4):
@@ -382,10 +385,9 @@ def count_blocks(words, side, factor, counts):
                 even += v & low
                 odd += (v >> np.uint64(4)) & low
             for byte in range(8):
-                shift = np.uint64(8 * byte)
-                column = w * 16 + 2 * byte
-                counts[band // step, column // step] += np.uint8((even >> shift) & np.uint64(255))
-                counts[band // step, (column + 1) // step] += np.uint8((odd >> shift) & np.uint64(255))
+                column, shift = np.uint64(w * 16 + 2 * byte), np.uint64(8 * byte)
+                line[column >> shrink] += np.uint8(even >> shift)
+                line[(column + np.uint64(1)) >> shrink] += np.uint8(odd >> shift)
 
 
 @njit(cache=True, error_model="numpy")
@@ -394,6 +396,9 @@ def render(packed, numbers, seed, side, factor, size, images):
     filled = np.empty(packed.shape[1], np.uint64)
     counts = np.empty((size, size), np.uint8)
     levels = factor * factor
+    grey = np.empty(levels + 1, np.uint8)
+    for ones in range(levels + 1):
+        grey[ones] = (ones * VALUE + levels // 2) // levels
     for b in range(len(numbers)):
         number = numbers[b]
         flip, row = number % FLIPS, number // (FLIPS * COUNTS)
@@ -404,10 +409,13 @@ def render(packed, numbers, seed, side, factor, size, images):
         else:
             count_blocks(filled, side, factor, counts)
         for y in range(size):
-            from_y = size - 1 - y if flip & 1 else y
-            for x in range(size):
-                from_x = size - 1 - x if flip & 2 else x
-                images[b, y, x] = np.uint8((int(counts[from_y, from_x]) * VALUE + levels // 2) // levels)
+            line = counts[size - 1 - y if flip & 1 else y]
+            if flip & 2:
+                for x in range(size):
+                    images[b, y, x] = grey[line[size - 1 - x]]
+            else:
+                for x in range(size):
+                    images[b, y, x] = grey[line[x]]
 
 
 class FractalDB:
@@ -427,7 +435,7 @@ class FractalDB:
     ):
         if maps is None and not 1 <= categories <= CATEGORIES:
             raise ValueError(f"categories is {categories}: it must be 1..{CATEGORIES}")
-        self.size, self.seed = size, seed
+        self.size, self.seed, self.cache = size, seed, cache
         self.side = BANK_SIZE if size in (32, 64, 128) else size
         self.packed = bank(self.side, count=categories, cache=cache, maps=maps)
         self.classes = tuple(f"{i:05d}" for i in range(len(self.packed) // len(WEIGHTS)))
