@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import networkx as nx
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -18,7 +17,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyBboxPatch, Patch
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.ticker import MaxNLocator
 
 from ktglite import ablation, stats
 from ktglite.gates import GATES
@@ -33,7 +33,7 @@ GATE_STYLES = {
     "through": (BLUE, "-", "T"),
     "linear": (GREEN, "--", "L"),
     "correct": (RED, ":", "C"),
-    "cutoff": ("#999999", "-", "×"),
+    "cutoff": ("#999999", (0, (1, 3)), "×"),
 }
 INIT_COLOURS = {
     "scratch": "#FFFFFF",
@@ -43,6 +43,7 @@ INIT_COLOURS = {
 }
 PREFIXES = {"scratch": "", "imagenet1k": "PI", "fractaldb1k": "PF", "imagenet1k_standin": "SI"}
 TARGET_RED = "#D00000"
+CONDITIONS = ("none", "imagenet1k", "fractaldb1k", "mixed")  # (a) to (d)
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and two of a paper
 
 
@@ -63,63 +64,105 @@ def node_name(node: Node) -> str:
 
 
 def draw_graph(
-    graph: Graph, ax: Axes | None = None, title: str = "", accuracy: float | None = None, legend: bool = False
+    graph: Graph,
+    ax: Axes | None = None,
+    title: str = "",
+    accuracy: float | None = None,
+    legend: bool = False,
+    show_cutoff: bool = False,
 ) -> Axes:
     """A graph with its target circled in red, and an arrow for every open edge: T Through, L Linear, C Correct.
 
-    Cut edges are absent; a node that cannot influence the target is dimmed. `accuracy` (%) is written at node 1.
-    Readable up to about six nodes.
+    Cut edges are absent, or faint with `show_cutoff`; a node that cannot influence the target is dimmed. `accuracy`
+    (%) is written at node 1. Readable up to six nodes.
     """
     if ax is None:
-        _, ax = plt.subplots(figsize=(3.6, 3.6), layout="constrained")
-    angles = math.pi / 2 - 2 * math.pi * np.arange(graph.size) / graph.size
-    place = {i: (math.cos(a), math.sin(a)) for i, a in enumerate(angles)}
-    place |= {f"y{i}": (1.95 * math.cos(a), 1.95 * math.sin(a)) for i, a in enumerate(angles)}
-    heard, size = graph.reaching_target(), 1150 / max(1, (graph.size - 1) / 2.5)
-    edges = {}
-    for t in range(graph.size):
-        for s in graph.sources(t):
-            edges[f"y{t}" if s == t else s, t] = graph.gates[t][s]
-    drawn = nx.DiGraph(list(edges))
-    drawn.add_nodes_from(range(graph.size))
-    colours = [INIT_COLOURS.get(node.init, "#DDD0EA") for node in graph.nodes]
-    for i, colour in enumerate(colours):
-        red, alpha = (TARGET_RED, 1) if i == 0 else ("#444444", 1 if i in heard else 0.35)
-        shape = dict(node_size=size, node_color=colour, edgecolors=red, linewidths=3 if i == 0 else 1.2, alpha=alpha)
-        nx.draw_networkx_nodes(drawn, place, [i], ax=ax, **shape)
-    for (s, t), gate in edges.items():
-        colour, line, letter = GATE_STYLES.get(gate, (PINK, "-.", gate[0].upper()))
-        alpha = 1.0 if t in heard else 0.35
-        curve = "arc3,rad=0.0" if isinstance(s, str) else "arc3,rad=0.16"
-        shape = dict(node_size=[60 if isinstance(n, str) else size for n in drawn], arrowsize=13, width=1.6)
-        nx.draw_networkx_edges(
-            drawn, place, [(s, t)], ax=ax, edge_color=colour, style=line, connectionstyle=curve, alpha=alpha, **shape
-        )
-        nx.draw_networkx_edge_labels(
-            drawn, place, {(s, t): letter}, ax=ax, font_color=colour, font_size=8, font_weight="bold",
-            connectionstyle=curve, rotate=False, label_pos=0.3 if isinstance(s, str) else 0.42, alpha=alpha,
-            bbox=dict(boxstyle="circle,pad=0.12", fc="white", ec="none", alpha=0.9),
-        )  # fmt: skip
-    for i, node in enumerate(graph.nodes):
-        text = node_name(node) + (f"\n{accuracy:.1f} %" if i == 0 and accuracy is not None else "")
-        ax.text(*place[i], text, ha="center", va="center", fontsize=7.5 if graph.size < 5 else 6, zorder=5)
-        if graph.learns(i) and i in graph.sources(i):
-            x, y = place[f"y{i}"]
-            ax.text(1.08 * x, 1.08 * y, "label", ha="center", va="center", fontsize=7, color="#555555")
-    x, y = np.array([place[i] for i in place]).T
-    ax.set(xlim=(min(-1.5, x.min() - 0.4), max(1.5, x.max() + 0.4)), ylim=(y.min() - 0.4, y.max() + 0.4))
-    ax.set(aspect="equal", title=title)
+        _, ax = plt.subplots(figsize=(COLUMN, COLUMN), layout="constrained")
+    n, heard = graph.size, graph.reaching_target()
+    radius = 0.36 if n < 4 else 0.45 * math.sin(math.pi / n)
+    angles = math.pi / 2 - 2 * math.pi * np.arange(n) / n
+    outward = np.array([np.cos(angles), np.sin(angles)]).T
+    centres = outward * (n > 1)
+    labels = centres + outward * (radius + 0.56)
+    reach = np.array([*labels, *(centres - radius), *(centres + radius), *([(-1.1, -0.6), (1.1, 0)] if n == 1 else [])])
+    margin = np.array([0.22, 0.08])  # for the word "label"
+    low, high = reach.min(0) - margin, reach.max(0) + margin
+    font = font_size(ax, radius / (high - low).max())
+    ax.set_title(title)
     ax.axis("off")
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", anchor="N")  # N: titles stay on one line
+
+    circles = []
+    for i, node in enumerate(graph.nodes):
+        rim = dict(ec=TARGET_RED, lw=0.32 * font) if i == 0 else dict(ec="#444444", lw=1)
+        shape = Circle(centres[i], radius, fc=INIT_COLOURS.get(node.init, "#DDD0EA"), zorder=3, **rim)
+        circles.append(ax.add_patch(shape))
+        shape.set_alpha(1 if i in heard else 0.35)
+        text = node_name(node) + (f"\n{accuracy:.1f} %" if i == 0 and accuracy is not None else "")
+        small = min(1, 6 / max(map(len, text.split("\n"))))
+        ax.text(*centres[i], text, ha="center", va="center", fontsize=font * small, zorder=5)
+    for t, row in enumerate(graph.gates):
+        for s, gate in enumerate(row):
+            if gate != "cutoff" or show_cutoff:
+                alpha = 0.35 if gate == "cutoff" or t not in heard else 1
+                ends = (None if s == t else circles[s], circles[t])
+                draw_edge(ax, labels[t] if s == t else centres[s], centres[t], ends, gate, alpha, font, n)
+        if row[t] != "cutoff" or show_cutoff:
+            mark = dict(fontsize=min(8, font), color="#555555", bbox=dict(fc="white", ec="none", pad=1.5))
+            ax.text(*labels[t], "label", ha="center", va="center", **mark)
     if legend:
-        ax.legend(handles=gate_legend() + init_legend([graph]), fontsize=6, loc="lower center", ncols=3, frameon=False)
+        handles = gate_legend() + init_legend([graph])
+        ax.legend(handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, frameon=False)
     return ax
+
+
+def font_size(ax: Axes, share: float) -> float:
+    """A size for six characters in a circle whose radius is this share of the panel; never above 9 points."""
+    figure, spec = ax.get_figure(root=True), ax.get_subplotspec()
+    rows, columns = spec.get_gridspec().get_geometry() if spec else (1, 1)
+    side = min(figure.get_figwidth() / columns, 0.85 * figure.get_figheight() / rows)  # 0.85: there may be a title
+    return min(9, 72 * side * 2 * share / 4.8)
+
+
+def draw_edge(ax: Axes, start, end, ends: tuple, gate: str, alpha: float, font: float, n: int) -> None:
+    """One arrow in the style of its gate, with the gate's letter: on a curve, or beside a short label edge.
+
+    `ends` are the circles that it leaves and meets, None for a label.
+    """
+    colour, line, letter = gate_style(gate)
+    of_label, (dx, dy) = ends[0] is None, end - start
+    bend = 0 if of_label else 0.16  # both directions are seen
+    shape = dict(posA=start, posB=end, patchA=ends[0], patchB=ends[1], shrinkA=0, alpha=alpha)
+    shape |= dict(connectionstyle=f"arc3,rad={bend}", zorder=2)
+    # line and head apart: dashes would fray the head
+    ax.add_artist(FancyArrowPatch(**shape, arrowstyle="-", ls=line, lw=1.6 if n < 5 else 1.1, ec=colour, shrinkB=4))
+    head = dict(arrowstyle="-|>", mutation_scale=1.4 * font, shrinkB=1)
+    ax.add_artist(FancyArrowPatch(**shape, **head, fc=colour, ec=colour, lw=0))
+    words = dict(color=colour, fontsize=0.95 * font, fontweight="bold", alpha=alpha, ha="center", va="center")
+    if of_label:
+        aside = 0.85 * font * np.array([-dy, dx]) / math.hypot(dx, dy)
+        ax.annotate(letter, start + 0.35 * (end - start), aside, textcoords="offset points", **words)
+    else:
+        hidden = ends[0].radius / math.hypot(dx, dy)
+        t = hidden + (0.45 if n < 4 else 0.3) * (1 - 2 * hidden)  # off the middle, where edges cross, and off the head
+        middle = (start + end) / 2 + bend * np.array([dy, -dx])  # the control point of "arc3"
+        where = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
+        ax.text(*where, letter, zorder=4, bbox=dict(boxstyle="circle,pad=0.08", fc="white", ec="none"), **words)
+
+
+def gate_style(gate: str) -> tuple[str, str, str]:
+    """Colour, line and letter of a gate; a gate added later gets a style of its own too."""
+    return GATE_STYLES.get(gate, (PINK, "-.", gate[0].upper()))
 
 
 def gate_legend() -> list[Line2D]:
     """Legend entries of the gates that are drawn."""
     shown = [gate for gate in GATES if gate != "cutoff"]
-    styles = {gate: GATE_STYLES.get(gate, (PINK, "-.", gate[0].upper())) for gate in shown}
-    return [Line2D([], [], color=c, ls=line, label=f"{letter}: {gate}") for gate, (c, line, letter) in styles.items()]
+    styles = {gate: gate_style(gate) for gate in shown}
+    return [
+        Line2D([], [], color=c, ls=line, lw=1.6, label=f"{letter}: {gate}")
+        for gate, (c, line, letter) in styles.items()
+    ]
 
 
 def init_legend(graphs: Sequence[Graph]) -> list[Patch]:
@@ -138,75 +181,92 @@ def init_legend(graphs: Sequence[Graph]) -> list[Patch]:
 
 def draw_method() -> Figure:
     """The paper's Figure 1: Step 1 pre-training, Step 2 initialisation, Step 3 the search of the graph."""
-    figure, axes = plt.subplots(1, 3, figsize=(PAGE * 1.3, 3.3), layout="constrained", width_ratios=[1.1, 1, 1.1])
-    titles = ("Step 1: pre-train single models", "Step 2: initialise the nodes", "Step 3: search the graph")
-    for axis, title in zip(axes, titles, strict=True):
-        axis.set(title=title, xlim=(-2.05, 2.05), ylim=(-1.6, 1.6), aspect="equal")
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE * 1.3, 3.1), layout="constrained", width_ratios=[1.1, 1, 1.2])
+    steps = {
+        "Step 1: pre-train single models": "each on a pre-training set",
+        "Step 2: initialise the nodes": "a choice for every node",
+        "Step 3: search the graph": "inits and gates, on the fine-tuning set",
+    }
+    for axis, (title, below) in zip(axes, steps.items(), strict=True):
         axis.axis("off")
-    names = {"imagenet1k": "ImageNet-1k", "fractaldb1k": "FractalDB-1k", "scratch": "random numbers"}
-    for y, (init, name) in zip((1.1, 0, -1.1), names.items(), strict=True):
-        box(axes[0], -1.25, y, name, "#EEEEEE")
-        box(axes[0], 1.15, y, node_name(Node("resnet18", init)), INIT_COLOURS[init])
-        arrow(axes[0], (-0.55, y), (0.5, y), "train" if init != "scratch" else "none")
-    inits = ("scratch", "imagenet1k", "fractaldb1k")
-    for i, y in enumerate((1.1, 0, -1.1)):
-        box(
-            axes[1],
-            -1.0,
-            y,
-            f"node {i + 1}" + (" (target)" if i == 0 else ""),
-            "white",
-            TARGET_RED if i == 0 else "#444444",
-        )
-        for j, (y2, other) in enumerate(zip((1.1, 0, -1.1), inits, strict=True)):
-            chosen = i == j
-            arrow(axes[1], (0.75, y2), (-0.25, y), "", BLACK if chosen else "#CCCCCC")
-            box(axes[1], 1.3, y2, node_name(Node("resnet18", other)), INIT_COLOURS[other])
-    nodes = tuple(Node("resnet18", init) for init in inits)
+        axis.set_title(title, fontsize=10, fontweight="bold")
+        axis.text(0.5, 0, below, transform=axis.transAxes, ha="center", va="top", fontsize=8, color="#555555")
+    data = {"imagenet1k": "ImageNet-1k", "fractaldb1k": "FractalDB-1k", "scratch": "random\nnumbers"}
+    for axis in axes[:2]:
+        axis.set(xlim=(-2.0, 2.0), ylim=(-1.45, 1.45))
+    heights = (1.0, 0.0, -1.0)
+    for i, (y, init) in enumerate(zip(heights, data, strict=True)):
+        name, colour = node_name(Node("resnet18", init)), INIT_COLOURS[init]
+        arrow(axes[0], (-0.59, y), (0.54, y), "no training" if init == "scratch" else "train")
+        box(axes[0], -1.2, y, data[init], "#EEEEEE")
+        box(axes[0], 1.15, y, name, colour)
+        for other in heights:  # what could have been chosen, faint, below what was
+            arrow(axes[1], (-0.59, y), (0.53, other), colour=BLACK if y == other else "#C8C8C8", over=y == other)
+        box(axes[1], -1.2, y, name, colour)
+        box(axes[1], 1.15, y, f"node {i + 1}" + ("\n(target)" if i == 0 else ""), colour, TARGET_RED if i == 0 else "")
     gates = [["through", "correct", "linear"], ["cutoff", "linear", "through"], ["through", "cutoff", "through"]]
-    draw_graph(Graph(nodes, gates), ax=axes[2], title=titles[2])
+    draw_graph(Graph([Node("resnet18", init) for init in data], gates), ax=axes[2])
+    axes[2].set_title(title, fontsize=10, fontweight="bold")
     figure.legend(handles=gate_legend(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
-def box(ax: Axes, x: float, y: float, text: str, face: str, edge: str = "#444444") -> None:
+def box(ax: Axes, x: float, y: float, text: str, face: str, edge: str = "") -> None:
     """A rounded box with a text in it."""
-    shape = FancyBboxPatch((x - 0.62, y - 0.22), 1.24, 0.44, boxstyle="round,pad=0.05", fc=face, ec=edge, zorder=3)
+    shape = FancyBboxPatch((x - 0.55, y - 0.2), 1.1, 0.4, boxstyle="round,pad=0.06", fc=face, zorder=3)
+    shape.set(edgecolor=edge or "#444444", linewidth=2.4 if edge else 1)
     ax.add_patch(shape)
-    ax.text(x, y, text, ha="center", va="center", fontsize=7.5, zorder=4)
+    ax.text(x, y, text, ha="center", va="center", fontsize=8, zorder=4)
 
 
-def arrow(ax: Axes, start: tuple, end: tuple, text: str = "", colour: str = BLACK) -> None:
+def arrow(ax: Axes, start: tuple, end: tuple, text: str = "", colour: str = BLACK, over: bool = True) -> None:
     """An arrow with a word over it."""
-    ax.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", color=colour, lw=1.3))
-    ax.text((start[0] + end[0]) / 2, start[1] + 0.14, text, ha="center", fontsize=7.5)
+    shape = dict(arrowstyle="-|>", color=colour, lw=1.3, shrinkA=0, shrinkB=0)
+    ax.annotate("", end, start, arrowprops=shape, zorder=2 if over else 1)
+    ax.text((start[0] + end[0]) / 2, start[1] + 0.1, text, ha="center", fontsize=8)
+
+
+def in_order(summaries: Mapping[str, Mapping]) -> list[str]:
+    """The conditions that there are, in the paper's order (a) to (d)."""
+    return [name for name in CONDITIONS if name in summaries]
+
+
+def condition_label(name: str, summaries: Mapping[str, Mapping]) -> str:
+    """ "(b) ImageNet-1k": the paper's letter, whichever conditions there are, and the sources."""
+    return f"({'abcd'[CONDITIONS.index(name)]}) {ablation.condition_title(name, summaries)}"
 
 
 def plot_best_graphs(summaries: Mapping[str, Mapping]) -> Figure:
     """The paper's Figure 2: the best graph of every condition, its accuracy with fresh seeds, and its gain over (a)."""
-    order = [name for name in ("none", "imagenet1k", "fractaldb1k", "mixed") if name in summaries]
-    figure, axes = plt.subplots(1, len(order), figsize=(3.1 * len(order), 4), squeeze=False, layout="constrained")
+    order = in_order(summaries)
+    columns = min(2, len(order))
+    rows = math.ceil(len(order) / columns)
+    size = (PAGE / 2 * columns, 3.4 * rows + 0.8)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     arms, graphs = {}, []
-    for letter, name, axis in zip("abcd", order, axes[0], strict=False):
-        summary = summaries[name]
+    for axis in axes.flat:
+        axis.axis("off")
+    for name, axis in zip(order, axes.flat, strict=False):
+        summary, text = summaries[name], condition_label(name, summaries)
         top = next((entry for entry in summary["reevaluated"] if entry["label"] == "top 1"), None)
-        text = f"({letter}) {ablation.condition_title(name, summaries)}".replace(" + ", "\n+ ")
         if summary["best"] is None:
             axis.set_title(f"{text}\nno trial was completed")
-            axis.axis("off")
             continue
         graphs.append(Graph.from_dict(summary["best"]["graph"]))
-        draw_graph(graphs[-1], ax=axis, accuracy=None if top is None else float(np.mean(top["test_accuracy"])))
-        axis.set_title(text, fontsize=9)
         if top is not None:
             arms[name] = stats.arm(dict(zip(top["seeds"], top["test_accuracy"], strict=True)))
-            note = f"{arms[name].mean:.2f} ± {arms[name].std:.2f} % (n = {arms[name].n})"
+            text += f"\n{arms[name].mean:.2f} ± {arms[name].std:.2f} % (n = {arms[name].n})"
             if name != "none" and "none" in arms:
                 gain = stats.compare(arms[name], arms["none"])
-                note += f"\nover (a): {gain['effect']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
-            axis.text(0.5, -0.04, note, transform=axis.transAxes, ha="center", va="top", fontsize=8)
-    handles = gate_legend() + init_legend(graphs)
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+                text += f"\nover (a): {gain['effect']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
+        draw_graph(graphs[-1], axis, accuracy=None if top is None else arms[name].mean)
+        axis.set_title(text, fontsize=9, linespacing=1.3)
+    handles = [*gate_legend(), *init_legend(graphs)]
+    says = "node 1, test, fresh seeds: mean ± std; gain with 95 % interval"
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False, fontsize=8,
+        title=says, title_fontsize=8,
+    )  # fmt: skip
     return figure
 
 
@@ -218,53 +278,63 @@ def marks(pattern: str, n: int) -> str:
     return " ".join("✓" if str(i + 1) in pattern.split("+") else "–" for i in range(n))
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of a mean, for seaborn."""
-    found = stats.summary(values)
-    return found["low"], found["high"]
+def forest(ax: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
+    """A point per run on the line of its `row`, and below it the mean with its 95 % interval."""
+    sns.stripplot(table, x="accuracy", y="row", order=order, ax=ax, color=SKY, size=4, jitter=False, alpha=0.8)
+    found = [stats.summary(table.accuracy[table.row == row]) for row in order]
+    mean, low, high = (np.array([f[key] for f in found]) for key in ("mean", "low", "high"))
+    shape = dict(fmt="D", color=BLUE, ms=3.5, lw=1.3)
+    ax.errorbar(mean, np.arange(len(order)) + 0.25, xerr=np.nan_to_num([mean - low, high - mean]), **shape)
+
+
+def forest_legend(seeds: str = "one seed") -> list[Line2D]:
+    """Legend entries of `forest`."""
+    point = Line2D([], [], color=SKY, ls="none", marker="o", ms=4, label=seeds)
+    return [point, Line2D([], [], color=BLUE, marker="D", ms=3.5, label="mean, 95 % interval")]
 
 
 def plot_table1(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> Figure:
-    """A point per run, mean and 95 % interval per pattern; the paper's mean ± std beside, on an axis of its own."""
+    """A point per run, mean and 95 % interval per pattern; the paper's mean ± std beside.
+
+    One scale for all panels of this run, one for all of the paper's, so that sources compare by eye.
+    """
     sources = list(sources or ablation.sources_of(records))
     n = ablation.count_nodes(records)
     order = [marks(pattern, n) for pattern in ablation.patterns(n)]
     table = ablation.tidy(records, sources)
     table["row"] = [marks(pattern, n) for pattern in table["pattern"]]
     paper = ablation.paper_arms(sources) if n == 3 else {}
-    ratios = [ratio for _ in sources for ratio in ([3, 2] if paper else [3])]
+    ratios = [3] * len(sources) + [2] * len({source for source, _ in paper})
     figure, axes = plt.subplots(
-        1,
-        len(ratios),
-        figsize=(2.4 * len(ratios), 3.6),
-        sharey=True,
-        squeeze=False,
-        width_ratios=ratios,
-        layout="constrained",
+        1, len(ratios), figsize=(PAGE * 1.2, 3.6), sharey=True, squeeze=False, width_ratios=ratios, layout="constrained"
     )
-    panels = iter(axes[0])
-    for source in sources:
-        axis, part = next(panels), table[table.source == source]
-        sns.stripplot(part, x="accuracy", y="row", order=order, ax=axis, color=SKY, size=4, jitter=0.12)
-        sns.pointplot(
-            part, x="accuracy", y="row", order=order, ax=axis, color=BLUE, errorbar=t_interval, linestyle="none",
-            markers="D", markersize=4, err_kws={"linewidth": 1.4},
-        )  # fmt: skip
+    ours, theirs = axes[0, : len(sources)], axes[0, len(sources) :]
+    for source, axis in zip(sources, ours, strict=True):
+        part = table[table.source == source]
+        forest(axis, part, order)
         runs = part.groupby("pattern").size()
         axis.set(title=f"{ablation.title(source)}\nthis run, n = {runs.min()}", xlabel="accuracy of node 1 (%)")
         axis.set_ylabel("pre-trained: nodes 1 2 3" if n == 3 else "pre-trained nodes")
-        if paper:
-            axis, arms = next(panels), [paper[source, pattern] for pattern in ablation.patterns(n)]
-            axis.errorbar([a.mean for a in arms], order, xerr=[a.std for a in arms], fmt="s", color=BLACK, ms=4, lw=1)
-            axis.set(
-                title=f"paper, {ablation.title(ablation.paper_source(source))}\nmean ± std, n = 3",
-                xlabel="accuracy (%)",
-            )
+        axis.sharex(ours[0])
+    published = [source for source in sources if (source, "none") in paper]
+    for source, axis in zip(published, theirs, strict=True):
+        arms = [paper[source, pattern] for pattern in ablation.patterns(n)]
+        axis.errorbar([a.mean for a in arms], order, xerr=[a.std for a in arms], fmt="s", color=BLACK, ms=3.5, lw=1.3)
+        name = ablation.title(ablation.paper_source(source))
+        axis.set(title=f"paper, {name}\nn = 3", xlabel="accuracy (%)")
+        axis.sharex(theirs[0])
+    handles = forest_legend()
+    if paper:
+        handles.append(Line2D([], [], color=BLACK, marker="s", ms=3.5, label="paper: mean ± std"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
     return figure
 
 
 def plot_learning_curves(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> Figure:
-    """Validation accuracy of node 1 after every epoch, by pattern: mean, and the range over seeds."""
+    """Validation accuracy of node 1 after every epoch, by pattern: mean, and the range over seeds.
+
+    The auxiliaries set the colour; a solid line says that node 1 is pre-trained itself.
+    """
     sources = list(sources or ablation.sources_of(records))
     n = ablation.count_nodes(records)
     rows = [
@@ -280,6 +350,10 @@ def plot_learning_curves(records: Sequence[Mapping], sources: Sequence[str] | No
         for epoch in record["epochs"]
     ]
     table, order = pd.DataFrame(rows), [marks(pattern, n) for pattern in ablation.patterns(n)]
+    few = [BLACK, ORANGE, GREEN, BLUE]
+    half = len(order) // 2
+    colours = few[:half] if half <= len(few) else sns.color_palette("husl", half)
+    palette = {row: colours[i % half] for i, row in enumerate(order)}
     dashes = {row: "" if row.startswith("✓") else (3, 1.5) for row in order}
     figure, axes = plt.subplots(
         1, len(sources), figsize=(4.2 * len(sources), 3.2), sharey=True, squeeze=False, layout="constrained"
@@ -288,12 +362,14 @@ def plot_learning_curves(records: Sequence[Mapping], sources: Sequence[str] | No
         last = source == sources[-1]
         sns.lineplot(
             table[table.source == source], x="epoch", y="accuracy", hue="pre-trained", style="pre-trained", ax=axis,
-            hue_order=order, style_order=order, dashes=dashes, errorbar=("pi", 100), err_kws={"alpha": 0.12},
-            legend=last,
+            palette=palette, hue_order=order, style_order=order, dashes=dashes, errorbar=("pi", 100),
+            err_kws={"alpha": 0.12}, legend=last,
         )  # fmt: skip
         axis.set(title=ablation.title(source), ylabel="validation accuracy of node 1 (%)")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    numbers = " ".join(str(i + 1) for i in range(n))
     sns.move_legend(
-        axes[0, -1], "center left", bbox_to_anchor=(1, 0.5), frameon=False, title="pre-trained\nnodes 1 2 3"
+        axes[0, -1], "center left", bbox_to_anchor=(1, 0.5), frameon=False, title=f"pre-trained\nnodes {numbers}"
     )
     return figure
 
@@ -316,7 +392,9 @@ def plot_main_effects(records: Sequence[Mapping], sources: Sequence[str] | None 
                 x, found["mean"], yerr=error, fmt="os^v"[i % 4], color=[BLUE, RED, GREEN, PINK][i % 4], label=label
             )
         axis.axhline(0, color=BLACK, lw=0.8)
-        axis.set(title=name, xlabel="node that is pre-trained", ylabel="effect on node 1 (points)")
+        axis.set(
+            title=f"{name} (mean, 95 % interval)", xlabel="node that is pre-trained", ylabel="effect on node 1 (points)"
+        )
         axis.set_xticks(range(1, ablation.count_nodes(records) + 1))
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False)
@@ -326,31 +404,51 @@ def plot_main_effects(records: Sequence[Mapping], sources: Sequence[str] | None 
 # ---- the search
 
 
+def rungs(summary: Mapping) -> list[int]:
+    """The epochs after which ASHA compares trials; none without it."""
+    search, epochs = summary["search"], summary["training"]["epochs"]
+    found = []
+    rung = search["min_resource"] * search["reduction_factor"] ** search["min_early_stopping_rate"]
+    while rung < epochs and search["pruner"] == "asha":
+        found.append(rung)
+        rung *= search["reduction_factor"]
+    return found
+
+
+def reached(summary: Mapping, epoch: int) -> int:
+    """How many trials were trained for at least so many epochs."""
+    return sum(len(trial["values"]) >= epoch for trial in summary["trials"])
+
+
 def plot_search(summary: Mapping, ax: Axes | None = None) -> Axes:
-    """Every trial as a line over its epochs: those stopped early thin and grey, those trained to the end coloured."""
+    """Every trial as a line over its epochs: those stopped early thin and grey, those trained to the end coloured.
+
+    Dotted lines are the rungs, with the number of trials that reached each.
+    """
     if ax is None:
         _, ax = plt.subplots(figsize=(COLUMN * 1.2, 3), layout="constrained")
     for trial in summary["trials"]:
         steps, done = range(1, len(trial["values"]) + 1), trial["state"] == "COMPLETE"
         shape = dict(color=BLUE, lw=1.4, zorder=3) if done else dict(color="#888888", lw=0.7, alpha=0.6)
         ax.plot(steps, trial["values"], marker="o" if len(trial["values"]) == 1 else None, ms=2, **shape)
-    search, epochs = summary["search"], summary["training"]["epochs"]
-    rung = search["min_resource"] * search["reduction_factor"] ** search["min_early_stopping_rate"]
-    while rung < epochs and search["pruner"] == "asha":
-        ax.axvline(rung, color=ORANGE, ls=":", lw=1, zorder=0)
-        rung *= search["reduction_factor"]
-    done = summary["states"].get("COMPLETE", 0)
-    name = ablation.condition_title(summary["condition"], {summary["condition"]: summary}).replace(" + ", "\n+ ")
-    ax.set(title=f"{name}\n{len(summary['trials'])} trials, {done} to the end", xlabel="epoch")
-    ax.set_ylabel(f"{summary['select_on']} accuracy of node 1 (%)")
+    for rung in rungs(summary):
+        ax.axvline(rung, color=ORANGE, ls=":", lw=1.2, zorder=0)
+    for epoch in (*rungs(summary), summary["training"]["epochs"]):
+        shape = dict(ha="center", va="bottom", fontsize=7, color="#8A5A00")
+        ax.text(epoch, 1.0, reached(summary, epoch), transform=ax.get_xaxis_transform(), **shape)
+    done, name = summary["states"].get("COMPLETE", 0), summary["condition"]
+    label = condition_label(name, {name: summary}).replace(" + ", "\n+ ")
+    ax.set_title(f"{label}\n{len(summary['trials'])} trials, {done} to the end", pad=14)
+    ax.set(xlabel="epoch", ylabel=f"{summary['select_on']} accuracy of node 1 (%)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
 
 def plot_searches(summaries: Mapping[str, Mapping]) -> Figure:
-    """`plot_search` for every condition; dotted lines are the rungs."""
-    order = [name for name in ("none", "imagenet1k", "fractaldb1k", "mixed") if name in summaries]
+    """`plot_search` for every condition."""
+    order = in_order(summaries)
     figure, axes = plt.subplots(
-        1, len(order), figsize=(2.9 * len(order), 3.2), sharey=True, squeeze=False, layout="constrained"
+        1, len(order), figsize=(PAGE * 0.35 * len(order), 3.3), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, name in zip(axes[0], order, strict=True):
         plot_search(summaries[name], ax=axis)
@@ -358,30 +456,59 @@ def plot_searches(summaries: Mapping[str, Mapping]) -> Figure:
     return figure
 
 
-def plot_optimism(summaries: Mapping[str, Mapping]) -> Figure:
-    """What each search promised, and what its best graph and the baselines gave with fresh seeds on the test split."""
-    order = [name for name in ("none", "imagenet1k", "fractaldb1k", "mixed") if name in summaries]
-    titles = {name: ablation.condition_title(name, summaries).replace(" + ", "\n+ ") for name in order}
+def plot_rungs(summaries: Mapping[str, Mapping]) -> Figure:
+    """How many trials of every condition reached each rung and the last epoch: where ASHA saves its time."""
+    order = in_order(summaries)
     rows = [
-        {"condition": titles[name], "graph": entry["label"], "accuracy": accuracy}
+        {"condition": condition_label(name, summaries), "epoch": epoch, "trials": reached(summaries[name], epoch)}
         for name in order
-        for entry in summaries[name]["reevaluated"]
-        for accuracy in entry["test_accuracy"]
+        for epoch in (*rungs(summaries[name]), summaries[name]["training"]["epochs"])
     ]
-    figure, axis = plt.subplots(figsize=(PAGE, 3.4), layout="constrained")
-    table = pd.DataFrame(rows, columns=["condition", "graph", "accuracy"])
-    sns.pointplot(
-        table, x="condition", y="accuracy", hue="graph", order=list(titles.values()), ax=axis, dodge=0.45,
-        errorbar=t_interval, linestyle="none", markersize=4, err_kws={"linewidth": 1.3},
-    )  # fmt: skip
-    promised = [summaries[name]["selection_value"] for name in order]
-    split = "/".join(sorted({summaries[name]["select_on"] for name in order}))
-    axis.scatter(
-        range(len(order)), promised, marker="*", s=70, color=BLACK, label=f"best in the search ({split})", zorder=4
+    figure, axis = plt.subplots(figsize=(PAGE, 2.6), layout="constrained")
+    sns.barplot(
+        pd.DataFrame(rows), x="epoch", y="trials", hue="condition", ax=axis, palette=[BLACK, ORANGE, SKY, GREEN]
     )
-    axis.set(xlabel="", ylabel="accuracy of node 1 (%)")
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, title="mean, 95 % interval")
+    for bars in axis.containers:
+        axis.bar_label(bars, fontsize=7)
+    axis.set(xlabel="rung: trained for this many epochs at least", ylabel="trials")
+    sns.move_legend(axis, "upper right", frameon=False, title="")
     return figure
+
+
+def plot_optimism(summaries: Mapping[str, Mapping]) -> Figure:
+    """What each search promised, and what its best graphs and the baselines gave with fresh seeds on the test split.
+
+    Every condition has a scale of its own: the promise is compared within a condition.
+    """
+    order = in_order(summaries)
+    entries = {name: summaries[name]["reevaluated"] for name in order}
+    rows = sorted({entry["label"] for name in order for entry in entries[name]}, key=baselines_last)
+    columns = min(2, len(order))
+    lines = math.ceil(len(order) / columns)
+    size = (PAGE / 2 * columns, lines * (0.9 + 0.22 * len(rows)) + 0.4)
+    figure, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for name, axis in zip(order, axes.flat, strict=False):
+        runs = [(entry["label"], value) for entry in entries[name] for value in entry["test_accuracy"]]
+        if runs:
+            forest(axis, pd.DataFrame(runs, columns=["row", "accuracy"]), rows)
+        if summaries[name]["selection_value"] is not None:
+            axis.axvline(summaries[name]["selection_value"], color=RED, ls="--", lw=1.3)
+        axis.set(title=condition_label(name, summaries), xlabel="accuracy of node 1 (%)", ylabel="")
+    for axis in list(axes.flat)[len(order) :]:
+        axis.axis("off")
+    split = "/".join(sorted({summaries[name]["select_on"] for name in order}))
+    handles = [
+        Line2D([], [], color=RED, ls="--", label=f"best value in the search ({split})"),
+        *forest_legend("fresh seed (test)"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def baselines_last(label: str) -> tuple:
+    """Sorts "top 1", "top 2", .. before the baselines, and numbers as numbers."""
+    name, _, number = label.rpartition(" ")
+    return (not label.startswith("top"), name, int(number)) if number.isdigit() else (True, label, 0)
 
 
 # ---- gates, images, pre-training
@@ -393,7 +520,7 @@ def plot_gate_curves() -> Figure:
     progress, losses = np.linspace(0.02, 1, 50), torch.ones(100)
     shares = np.linspace(0, 1, 51)
     for name, gate in GATES.items():
-        colour, line, _ = GATE_STYLES.get(name, (PINK, "-.", ""))
+        colour, line, _ = gate_style(name)
         half = torch.arange(100) < 50
         axes[0].plot(progress, [gate(losses, half, p).item() for p in progress], color=colour, ls=line, label=name)
         values = [gate(losses, torch.arange(100) < 100 * share, 0.5).item() for share in shares]
@@ -427,14 +554,22 @@ def plot_images(images, labels: Sequence[str] | None = None, columns: int = 8) -
 
 
 def plot_pretraining(card: Mapping, ax: Axes | None = None) -> Axes:
-    """Training accuracy over the images seen, from a model card."""
+    """Training accuracy over the images seen, from a model card; the loss, where it was kept, on the right."""
     if ax is None:
         _, ax = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")
     curve = pd.DataFrame(card["curve"])
-    ax.plot(curve["images"].cumsum() / 1000, curve["accuracy"], marker="o", ms=3, color=BLUE)
+    seen = curve["images"].cumsum() / 1000
+    ax.plot(seen, curve["accuracy"], marker="o", ms=3, color=BLUE, label="accuracy")
     ax.axhline(100 / card["classes"], color=BLACK, lw=0.8, ls=":", label="guessing")
     ax.set(title=ablation.title(card["source"]), xlabel="images seen (thousands)", ylabel="training accuracy (%)")
-    ax.legend(frameon=False)
+    handles = ax.get_legend_handles_labels()[0]
+    if "loss" in curve:
+        right = ax.twinx()
+        handles += right.plot(seen, curve["loss"], marker="s", ms=3, color=RED, ls="--", label="loss (right)")
+        right.set(ylabel="training loss", ylim=(0, 1.05 * curve["loss"].max()))
+        right.grid(False)
+        right.spines["right"].set_visible(True)
+    ax.legend(handles=handles, frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
     return ax
 
 
@@ -456,9 +591,17 @@ def plot_filters(weight, ax: Axes | None = None, columns: int = 8) -> Axes:
 
 
 def save_figure(
-    figure: Figure, folder: str | Path, name: str, formats: Sequence[str] = ("pdf", "png"), note: str = ""
+    figure: Figure,
+    folder: str | Path,
+    name: str,
+    formats: Sequence[str] = ("pdf", "png"),
+    note: str = "",
+    dpi: int = 300,
 ) -> list[Path]:
-    """Write a figure as `<folder>/<name>.<format>`; the same figure gives the same bytes. `note` goes into the file."""
+    """Write a figure as `<folder>/<name>.<format>`; the same figure gives the same bytes.
+
+    `note`, such as `describe_records` gives, goes into the file's metadata. Raises ValueError for other formats.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     metadata = {
         "pdf": {"CreationDate": None, "ModDate": None, "Subject": note},
@@ -470,8 +613,19 @@ def save_figure(
         if kind not in metadata:
             raise ValueError(f"format is {kind!r}: allowed are {', '.join(metadata)}")
         paths.append(Path(folder) / f"{name}.{kind}")
-        figure.savefig(paths[-1], metadata=metadata[kind], dpi=150, bbox_inches="tight")
+        figure.savefig(paths[-1], metadata=metadata[kind], dpi=dpi, bbox_inches="tight")
     return paths
+
+
+def describe_records(records: Sequence[Mapping]) -> str:
+    """Where numbers come from, in a line, as "data synthcars 95cd721e, code a3f29c01"; never the time."""
+    data = sorted({f"{r['data']['name']} {r['data']['fingerprint'][:8]}" for r in records if "data" in r})
+    codes = {(r.get("provenance") or {}).get("git") for r in records} - {None}
+    parts = [
+        f"data {', '.join(data)}" if data else "",
+        f"code {', '.join(c[:8] for c in sorted(codes))}" if codes else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def draw_all(records: str | Path, folder: str | Path, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
@@ -481,6 +635,7 @@ def draw_all(records: str | Path, folder: str | Path, formats: Sequence[str] = (
     """
     records = Path(records)
     figures = {"figure1_method": draw_method, "gates": plot_gate_curves}
+    runs, summaries = [], {}
     use_style()
     if (records / "table1.json").exists():
         runs = json.loads((records / "table1.json").read_text())
@@ -494,13 +649,15 @@ def draw_all(records: str | Path, folder: str | Path, formats: Sequence[str] = (
         figures |= {
             "figure2_best_graphs": lambda: plot_best_graphs(summaries),
             "search_curves": lambda: plot_searches(summaries),
+            "search_rungs": lambda: plot_rungs(summaries),
             "search_optimism": lambda: plot_optimism(summaries),
         }
     if len(figures) == 2:
         raise FileNotFoundError(f"{records} has no table1.json and no search/*.json: give the folder of a run")
+    note = ", ".join(filter(None, [f"records {records.name}", describe_records([*runs, *summaries.values()])]))
     paths = []
     for name, draw in figures.items():
         figure = draw()
-        paths += save_figure(figure, folder, name, formats, note=f"records {records.name}")
+        paths += save_figure(figure, folder, name, formats, note)
         plt.close(figure)
     return paths

@@ -1,6 +1,7 @@
 """Figures: what is drawn, not how it looks; that was judged by eye."""
 
 import json
+import math
 
 import matplotlib
 
@@ -10,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.patches import Circle, FancyArrowPatch
 
 from ktglite import Graph, Node, ablation, all_through, plots
 
@@ -68,31 +70,85 @@ def texts(figure):
 def test_a_graph_shows_its_nodes_gates_and_target():
     nodes = (Node(ARCH, "fractaldb1k"), Node(ARCH, "imagenet1k_standin"), Node(ARCH))
     gates = [["through", "linear", "correct"], ["cutoff", "through", "cutoff"], ["cutoff"] * 3]
-    axis = plots.draw_graph(Graph(nodes, gates), accuracy=71.2)
+    axis = plots.draw_graph(Graph(nodes, gates), title="drawn", accuracy=71.2)
     words = [text.get_text() for text in axis.texts]
     assert {"PFRN18\n71.2 %", "SIRN18", "RN18"} <= set(words)
     assert sorted(word for word in words if len(word) == 1) == ["C", "L", "T", "T"]
     assert words.count("label") == 2
-    rims = [to_hex(c.get_edgecolor()[0]) for c in axis.collections if len(c.get_edgecolor())]
-    assert rims.count(plots.TARGET_RED.lower()) == 1
+    assert axis.get_title() == "drawn"
+    assert len(arrows(axis)) == 2 * 4  # a line and a head for each open edge
 
 
-@pytest.mark.parametrize("n", [1, 2, 4, 6])
+def circles(axis):
+    return [patch for patch in axis.patches if isinstance(patch, Circle)]
+
+
+def arrows(axis):
+    return [patch for patch in axis.get_children() if isinstance(patch, FancyArrowPatch)]
+
+
+def test_the_target_alone_is_circled_in_red():
+    axis = plots.draw_graph(all_through(*(Node(ARCH, init) for init in ("scratch", "fractaldb1k", "imagenet1k"))))
+    rims = [to_hex(circle.get_edgecolor()) for circle in circles(axis)]
+    assert [rim == plots.TARGET_RED.lower() for rim in rims] == [True, False, False]
+    assert len({to_hex(circle.get_facecolor()) for circle in circles(axis)}) == 3  # a colour per initialisation
+    top = max(circles(axis), key=lambda circle: circle.center[1])
+    assert top is circles(axis)[0]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
 def test_graphs_of_other_sizes(n):
     axis = plots.draw_graph(all_through(*[Node(ARCH)] * n))
     letters = [text for text in axis.texts if text.get_text() == "T"]
     assert len(letters) == n * n
+    places = [circle.center for circle in circles(axis)]
+    radius = circles(axis)[0].radius
+    gaps = [math.dist(a, b) for i, a in enumerate(places) for b in places[:i]]
+    assert all(gap > 2.2 * radius for gap in gaps)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
+def test_names_stay_inside_their_circles(n):
+    figure, axes = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
+    for axis in axes:
+        plots.draw_graph(all_through(*[Node(ARCH, "imagenet1k_standin")] * n), ax=axis, title="a title", accuracy=99.9)
+    figure.canvas.draw()
+    for circle in circles(axes[1]):
+        inside = [text for text in axes[1].texts if tuple(text.get_position()) == tuple(circle.center)]
+        assert len(inside) == 1
+        assert inside[0].get_window_extent().width < circle.get_window_extent().width
+    assert 4.5 <= inside[0].get_fontsize() <= 9
+
+
+def test_both_directions_are_seen():
+    axis = plots.draw_graph(all_through(Node(ARCH), Node(ARCH)))
+    there, back = (t.get_position() for t in axis.texts if t.get_text() == "T" and t.get_bbox_patch())
+    assert math.dist(there, back) > 0.2
+
+
+def test_cut_edges_are_absent_or_faint():
+    graph = Graph((Node(ARCH), Node(ARCH)), [["through", "cutoff"], ["through", "through"]])
+    assert "×" not in [text.get_text() for text in plots.draw_graph(graph).texts]
+    faint = plots.draw_graph(graph, show_cutoff=True)
+    assert [text.get_alpha() for text in faint.texts if text.get_text() == "×"] == [0.35]
 
 
 def test_what_cannot_be_heard_is_dimmed():
     axis = plots.draw_graph(Graph((Node(ARCH), Node(ARCH)), [["through", "cutoff"], ["through", "through"]]))
-    alphas = [c.get_alpha() for c in axis.collections if c.get_alpha() is not None]
-    assert sorted(alphas) == [0.35, 1]
+    assert [circle.get_alpha() for circle in circles(axis)] == [1, 0.35]
+
+
+def test_the_legend_names_gates_and_the_stand_in():
+    axis = plots.draw_graph(all_through(Node(ARCH, "imagenet1k_standin"), Node(ARCH)), legend=True)
+    words = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert {"T: through", "L: linear", "C: correct", "SIRN18: ImageNet-1k stand-in"} <= set(words)
 
 
 def test_gates_differ_in_more_than_colour():
     shown = [plots.GATE_STYLES[gate] for gate in ("through", "linear", "correct")]
+    assert len({colour for colour, *_ in shown}) == 3
     assert len({line for _, line, _ in shown}) == len({letter for *_, letter in shown}) == 3
+    assert plots.gate_style("invented")[2] == "I"  # a gate of the reader's own is drawn, too
 
 
 def test_figure_2_names_conditions_numbers_and_the_stand_in():
@@ -108,38 +164,150 @@ def test_a_search_without_a_complete_trial_is_said():
     )
 
 
+def test_conditions_keep_their_letters():
+    some = {name: value for name, value in summaries().items() if name in ("fractaldb1k", "mixed")}
+    text = texts(plots.plot_best_graphs(some))
+    assert "(c) FractalDB-1k" in text
+    assert "(d) " in text
+    assert "over (a)" not in text  # there is no (a) to compare with
+
+
 def test_table_1_shows_every_run_and_the_paper():
     figure = plots.plot_table1(records())
     assert len(figure.axes) == 4
-    points = sum(len(c.get_offsets()) for c in figure.axes[0].collections)
-    assert points == 8 * 2
+    ours, theirs = figure.axes[:2], figure.axes[2:]
+    for axis in ours:
+        assert sum(len(c.get_offsets()) for c in axis.collections if len(c.get_offsets()) > 1) == 8 * 2
+        means = next(line for line in axis.lines if len(line.get_xdata()) == 8)
+        assert 38 < np.mean(means.get_xdata()) < 42
     titles = [axis.get_title() for axis in figure.axes]
     assert titles[0].startswith("ImageNet-1k stand-in\nthis run, n = 2")
-    assert titles[1].startswith("paper, ImageNet-1k")
+    assert titles[2].startswith("paper, ImageNet-1k")
+    assert theirs[0].lines[0].get_xdata()[0] == 90.45
+    assert ours[0].get_xlim() == ours[1].get_xlim()  # sources compare by eye
+    assert theirs[0].get_xlim() == theirs[1].get_xlim()
+
+
+def test_table_1_of_two_nodes_has_no_paper_beside_it():
+    found = [
+        {"label": label, "graph": graph.to_dict(), "seed": seed, "test_accuracy": [40.0 + seed]}
+        for label, graph in ablation.ablation_grid(ARCH, SOURCES, n=2).items()
+        for seed in range(2)
+    ]
+    assert len(plots.plot_table1(found).axes) == 2
+
+
+def test_a_mean_with_one_seed_has_no_interval():
+    figure = plots.plot_table1(records(seeds=1))
+    figure.canvas.draw()
+    assert "n = 1" in figure.axes[0].get_title()
+
+
+def test_learning_curves_have_a_line_per_pattern_with_node_1_in_the_dash():
+    figure = plots.plot_learning_curves(records())
+    legend = figure.axes[-1].get_legend()
+    lines = dict(zip([text.get_text() for text in legend.get_texts()], legend.get_lines(), strict=True))
+    assert len(lines) == 8
+    assert lines["– ✓ ✓"].get_color() == lines["✓ ✓ ✓"].get_color()
+    assert {line.is_dashed() for row, line in lines.items() if row.startswith("✓")} == {False}
+    assert {line.is_dashed() for row, line in lines.items() if row.startswith("–")} == {True}
+
+
+def test_main_effects_show_three_nodes_beside_the_papers():
+    figure = plots.plot_main_effects(records())
+    assert [len(axis.containers) for axis in figure.axes] == [2, 2]
+    words = [text.get_text() for axis in figure.axes for text in axis.get_legend().get_texts()]
+    assert words == ["ImageNet-1k stand-in", "FractalDB-1k", "ImageNet-1k", "FractalDB-1k"]
 
 
 def test_searches_draw_each_trial_and_rung():
     axis = plots.plot_search(summaries()["mixed"])
     assert len(axis.lines) == 2 + 2  # trials, and rungs at epochs 1 and 2
+    assert [text.get_text() for text in axis.texts] == ["2", "1", "1"]  # reached the rungs, and the end
+    widths = [line.get_linewidth() for line in axis.lines[:2]]
+    assert widths[0] > widths[1]  # the pruned one is faint
+    assert "stand-in" in axis.get_title()
 
 
-def test_the_other_figures_draw():
-    plots.plot_learning_curves(records())
-    plots.plot_main_effects(records())
-    plots.plot_optimism(summaries())
-    plots.plot_gate_curves()
-    plots.draw_method()
-    plots.plot_images(np.zeros((5, 3, 8, 8), np.uint8), list("abcde"), columns=3)
-    plots.plot_filters(np.random.default_rng(0).normal(size=(10, 3, 3, 3)))
-    plots.plot_pretraining({"source": SOURCES[0], "classes": 40, "curve": [{"images": 100, "accuracy": 5.0}]})
+def test_rungs_without_asha_are_none():
+    one = summary("none", ("scratch",))
+    assert plots.rungs(one) == [1, 2]
+    assert plots.rungs(one | {"search": one["search"] | {"pruner": "none"}}) == []
+
+
+def test_bars_count_survivors_per_rung():
+    axis = plots.plot_rungs(summaries()).axes[0]
+    assert [[bar.get_height() for bar in bars] for bars in axis.containers] == [[2, 1, 1]] * 4
+
+
+def test_optimism_sets_the_promise_beside_fresh_seeds():
+    axes = plots.plot_optimism(summaries()).axes
+    assert len(axes) == 4
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["top 1", "independent"]
+    promised = [line for line in axes[0].lines if list(line.get_xdata()) == [60.0, 60.0]]
+    assert len(promised) == 1
+    labels = ["random 2", "independent", "top 10", "random 1", "top 2", "all through"]
+    expected = ["top 2", "top 10", "all through", "independent", "random 1", "random 2"]
+    assert sorted(labels, key=plots.baselines_last) == expected
+
+
+def test_gate_curves_are_the_gates():
+    left, right = plots.plot_gate_curves().axes
+    ends = {line.get_label(): float(line.get_ydata()[-1]) for line in left.lines}
+    assert ends == {"through": 1, "cutoff": 0, "linear": 1, "correct": 0.5}
+    assert {line.get_label(): float(line.get_ydata()[-1]) for line in right.lines}["linear"] == 0.5
+
+
+def test_pretraining_shows_accuracy_and_loss():
+    card = {"source": SOURCES[0], "classes": 40, "curve": [{"images": 100, "accuracy": 5.0, "loss": 3.0}] * 2}
+    axis = plots.plot_pretraining(card)
+    assert "stand-in" in axis.get_title()
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["accuracy", "guessing", "loss (right)"]
+    card["curve"] = [{"images": 100, "accuracy": 5.0}]
+    assert len(plots.plot_pretraining(card).figure.axes) == 1
+
+
+def test_contact_sheets_take_either_order_of_axes():
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), np.uint8)
+    sheets = plots.plot_images(images, list("abcde"), columns=3), plots.plot_images(np.moveaxis(images, 1, 3))
+    assert [len(sheet.axes) for sheet in sheets] == [6, 8]
+    shown = [sheet.axes[4].images[0].get_array() for sheet in sheets]
+    assert (shown[0] == shown[1]).all()
+    assert sheets[0].axes[4].get_title() == "e"
+    filters = plots.plot_filters(np.random.default_rng(0).normal(size=(10, 3, 3, 3)))
+    assert filters.images[0].get_array().shape == (2 * 4, 8 * 4, 3)
+
+
+def test_the_method_names_three_steps():
+    figure = plots.draw_method()
+    assert [axis.get_title()[:6] for axis in figure.axes] == ["Step 1", "Step 2", "Step 3"]
+    assert {"PIRN18", "PFRN18", "RN18"} <= {text.get_text() for axis in figure.axes[:1] for text in axis.texts}
+
+
+def test_nothing_is_read_from_or_left_in_the_global_random_state():
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    plots.plot_table1(records())
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
 
 
 @pytest.mark.parametrize("kind", ["pdf", "svg", "png"])
-def test_the_same_figure_gives_the_same_bytes(tmp_path, kind):
-    first, second = (
-        plots.save_figure(plots.draw_method(), tmp_path / name, "x", [kind], note="n")[0] for name in ("a", "b")
-    )
+@pytest.mark.parametrize("draw", [plots.draw_method, lambda: plots.plot_table1(records())])
+def test_the_same_figure_gives_the_same_bytes(tmp_path, draw, kind):
+    first, second = (plots.save_figure(draw(), tmp_path / name, "x", [kind], note="from n", dpi=60)[0] for name in "ab")
     assert first.read_bytes() == second.read_bytes()
+    assert b"from n" in first.read_bytes()
+
+
+def test_fonts_are_embedded_as_fonts(tmp_path):
+    path = plots.save_figure(plots.plot_gate_curves(), tmp_path, "x", ["pdf"])[0]
+    assert b"/FontFile2" in path.read_bytes()
+
+
+def test_a_note_says_where_numbers_come_from():
+    one = {"data": {"name": "synthcars", "fingerprint": "95cd721e56302dec"}, "provenance": {"git": "a3f29c0188"}}
+    assert plots.describe_records([one, one]) == "data synthcars 95cd721e, code a3f29c01"
+    assert plots.describe_records([{"data": one["data"], "provenance": {"git": None}}]) == "data synthcars 95cd721e"
+    assert plots.describe_records([]) == ""
 
 
 def test_all_from_records_alone(tmp_path):
@@ -148,7 +316,7 @@ def test_all_from_records_alone(tmp_path):
     for name, value in summaries().items():
         (tmp_path / f"search/{name}.json").write_text(json.dumps(value))
     paths = plots.draw_all(tmp_path, tmp_path / "figures", ["png"])
-    assert len(paths) == 8
+    assert len(paths) == 9
     assert all(path.stat().st_size > 2000 for path in paths)
     with pytest.raises(FileNotFoundError, match=r"no table1\.json"):
         plots.draw_all(tmp_path / "figures", tmp_path)
