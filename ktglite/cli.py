@@ -276,7 +276,9 @@ def show_results(out: Path, done: dict[str, Path]) -> None:
     console = Console()
     if (out / "table1.json").exists():
         records = json.loads((out / "table1.json").read_text())
-        frame = table1.format_table(table1.ablation_table(records))
+        frame = table1.format_table(table1.ablation_table(records)).rename(
+            columns=lambda name: name.removeprefix("node ")
+        )
         table = Table(*map(str, frame.columns), title="Table 1: accuracy of node 1 (%), test split, mean ± std (n)")
         for row in frame.astype(str).itertuples(index=False):
             table.add_row(*row)

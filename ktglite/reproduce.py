@@ -16,6 +16,7 @@ import nbconvert
 import nbformat
 import papermill
 import yaml
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
@@ -239,6 +240,7 @@ def execute(notebook: Path, executed: Path, values: dict, mark: str, out: Path) 
             f"command again to go on."
         ) from error
     finished = nbformat.read(partial, as_version=4)
+    finished, _ = CoalesceStreamsPreprocessor().preprocess(finished, {})  # progress bars: only their last state
     seconds = time.perf_counter() - started
     finished.metadata["ktglite"] = {"fingerprint": mark, "seconds": round(seconds, 1)}
     nbformat.write(finished, partial)
