@@ -209,6 +209,7 @@ def test_learning_curves_have_a_line_per_pattern_with_node_1_in_the_dash():
     lines = dict(zip([text.get_text() for text in legend.get_texts()], legend.get_lines(), strict=True))
     assert len(lines) == 8
     assert lines["– ✓ ✓"].get_color() == lines["✓ ✓ ✓"].get_color()
+    assert len({line.get_color() for line in lines.values()}) == 4
     assert {line.is_dashed() for row, line in lines.items() if row.startswith("✓")} == {False}
     assert {line.is_dashed() for row, line in lines.items() if row.startswith("–")} == {True}
 
