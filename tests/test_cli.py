@@ -1,0 +1,81 @@
+"""The commands: what they print, and how they refuse."""
+
+import json
+import sys
+
+import pytest
+
+from ktglite import ablation, cli
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["ktglite", *map(str, arguments)])
+    cli.main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["reproduce", "--profile", "quik"], "profile is 'quik'"),
+        (["reproduce", "--profile", "smoke", "--set", "epoks=3"], "did you mean epochs"),
+        (["reproduce", "--profile", "smoke", "--set", "epochs"], "not name=value"),
+        (["reproduce", "--profile", "smoke", "--only", "07"], "--only '07'"),
+        (["fractaldb", "draw"], "allowed are verify, show, export"),
+        (["figures", "--records", "nowhere"], "no table1.json"),
+        (["search", "--condition", "best"], "condition is 'best'"),
+        (["ablation", "--profile", "smoke", "--set", "dataset=nowhere"], "neither a folder nor one of"),
+    ],
+)
+def test_errors_name_the_cause_and_exit_with_1(monkeypatch, arguments, words):
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, *arguments)
+    assert words in str(caught.value.code)
+    assert str(caught.value.code).startswith("ktglite: ")
+
+
+def test_unknown_commands_and_options_are_errors(monkeypatch, capsys):
+    for arguments in (["reprodce"], ["reproduce", "--profil", "quick"]):
+        with pytest.raises(SystemExit) as caught:
+            run(monkeypatch, *arguments)
+        assert caught.value.code not in (0, None)
+    capsys.readouterr()
+
+
+def test_doctor(monkeypatch, capsys, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/abc.ckpt").write_text("")
+    run(monkeypatch, "doctor", "--out", tmp_path)
+    text = capsys.readouterr().out
+    assert "torch" in text
+    assert "abc.ckpt" in text
+
+
+def test_figures_from_records(monkeypatch, capsys, tmp_path):
+    records = [
+        {
+            "label": label,
+            "graph": graph.to_dict(),
+            "seed": seed,
+            "test_accuracy": [50.0 + seed, 1, 1],
+            "epochs": [{"epoch": 1, "val_accuracy": [40.0 + seed]}],
+            "data": {"name": "synthcars", "fingerprint": "0" * 64},
+            "provenance": {"git": None},
+        }
+        for label, graph in ablation.ablation_grid("resnet18_tiny", ["imagenet1k_standin", "fractaldb1k"]).items()
+        for seed in (0, 1)
+    ]
+    (tmp_path / "table1.json").write_text(json.dumps(records))
+    run(monkeypatch, "figures", "--records", tmp_path, "--out", tmp_path / "figures", "--formats", "png")
+    assert str(tmp_path / "figures/table1.png") in capsys.readouterr().out
+
+
+def test_the_end_of_a_run_shows_our_table_beside_the_paper_s(capsys, tmp_path):
+    test_records = [
+        {"label": label, "graph": graph.to_dict(), "seed": 0, "test_accuracy": [50.0, 1, 1]}
+        for label, graph in ablation.ablation_grid("resnet18_tiny", ["imagenet1k_standin"]).items()
+    ]
+    (tmp_path / "table1.json").write_text(json.dumps(test_records))
+    cli.show_results(tmp_path, {})
+    text = capsys.readouterr().out
+    assert "stand-in" in text
+    assert "90.45" in text
