@@ -58,6 +58,8 @@ def test_code_follows_prose(stem):
 def test_every_profile_fits_the_notebooks(profile):
     values = work.parameters(profile, "there", {}, FOLDER)
     assert set(values) == set(work.NOTEBOOKS)
+    # a run keeps to its folder: two runs side by side must not exchange weights
+    assert {part["weights"] for part in values.values() if "weights" in part} == {"there/weights"}
 
 
 def test_the_paper_profile_is_the_paper():
