@@ -32,7 +32,7 @@ def plain(maps: np.ndarray, weight: int) -> np.ndarray:
     image = np.zeros((SIZE, SIZE), bool)
     for px, py in np.unique(pixels, axis=0):
         image[px + 1 : px + 4, py + 1 : py + 4] = True
-    return image.T[::-1]
+    return np.ascontiguousarray(image.T[::-1])
 
 
 def seconds(call) -> float:
@@ -55,7 +55,8 @@ def main() -> None:
             start = time.perf_counter()
             expected = plain(maps[category], weight)
             slow += time.perf_counter() - start
-            assert (together[weight] == expected).all(), f"orbit ({category}, {weight}) differs"
+            packed = formula.pack(expected.reshape(1, -1).view(np.uint8))[0]
+            assert (together[weight] == packed).all(), f"orbit ({category}, {weight}) differs"
     ns_slow = 1e9 * slow / (len(orbits) * POINTS)
     ns_fast = 1e9 * fast / (3 * len(formula.WEIGHTS) * POINTS)
     print(f"plain {ns_slow:.0f} ns/point, kit {ns_fast:.2f} ns/point, ratio {ns_slow / ns_fast:.0f}, results equal")
@@ -69,6 +70,8 @@ def main() -> None:
             fractals.gray(numbers[:100])
             best = min(seconds(lambda f=fractals, n=numbers: f.gray(n)) for _ in range(5))
             print(f"{size} px: {len(numbers) / best:,.0f} images/s")
+    coloured = formula.FractalDB(362, variant="patch_color")
+    print(f"362 px, patch_color: {20 / seconds(lambda: coloured.batch(np.arange(20) * 40_001)):,.0f} images/s")
     print(
         f"full search of {formula.CANDIDATES:,} candidates: {seconds(lambda: formula.search_categories(False)):.1f} s"
     )

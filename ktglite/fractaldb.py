@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import time
+from colorsys import hsv_to_rgb
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +27,7 @@ PAD = 6  # px kept free on each side
 ORBIT_SEED = 100  # of the choices of maps, the same for every orbit
 COUNTS, FLIPS = 10, 4  # patch fillings and mirrorings per orbit
 VALUE = 127  # grey of a patch
+VARIANTS = ("patch_gray", "patch_color", "point_gray", "point_color")
 BANK_SIZE = 256  # px; smaller images are averaged down from it, since a small rendering fattens the shapes
 
 # The 25 variations of a category: what a, b, c, d, e, f of every map are multiplied by.
@@ -63,21 +65,48 @@ def categories() -> tuple[np.ndarray, ...]:
     return tuple(np.ascontiguousarray(part[:, 1:]) for part in np.split(table, bounds))
 
 
+def first_categories(count: int) -> tuple[np.ndarray, ...]:
+    """The first `count` of `categories()`."""
+    return categories()[:count]
+
+
 def search_categories(progress: bool = True) -> tuple[np.ndarray, ...]:
     """Find the categories as the published set was found: draw maps at random, keep what fills the plane enough."""
-    rng, found = np.random.RandomState(1), []
+    bits = np.random.MT19937()
+    bits.state = np.random.RandomState(1).get_state(legacy=False)
+    draw, stream = np.random.RandomState(bits), np.random.Generator(bits)  # the same bits; one fills arrays in place
+    random, found = np.empty(SEARCH_POINTS), []
+    tables, choices = np.zeros((ABREAST, 7, 6)), np.empty((ABREAST, SEARCH_POINTS), np.uint8)
+    xs, ys = np.empty((2, ABREAST, SEARCH_POINTS))
     with tqdm(total=CATEGORIES, desc="FractalDB-1k categories", disable=not progress, mininterval=1) as bar:
         while len(found) < CATEGORIES:
-            maps = np.empty((rng.randint(2, 8), 7))
-            for row in maps:
-                row[:6] = rng.uniform(-1, 1, 6)
-                row[6] = abs(row[0] * row[3] - row[1] * row[2])
-            maps[:, 6] /= maps[:, 6].sum()
-            choices = choose(maps[:, 6], rng.random_sample(SEARCH_POINTS))
-            if covered_pixels(maps[:, :6], choices, SEARCH_SIZE, PAD) / SEARCH_SIZE**2 >= SEARCH_RATE:
-                found.append(maps)
-                bar.update()
-    return tuple(found)
+            candidates = []
+            for k in range(ABREAST):
+                maps = np.empty((draw.randint(2, 8), 7))
+                for row in maps:
+                    row[:6] = draw.uniform(-1, 1, 6)
+                    row[6] = abs(row[0] * row[3] - row[1] * row[2])
+                maps[:, 6] /= maps[:, 6].sum()
+                stream.random(out=random)
+                choose(maps[:, 6], random, choices[k])
+                tables[k, : len(maps)] = maps[:, :6]
+                candidates.append(maps)
+            orbits_abreast(tables, choices, xs, ys)
+            for maps, x, y in zip(candidates, xs, ys, strict=True):
+                if is_filled(x, y):
+                    found.append(maps)
+                    bar.update()
+    return tuple(found[:CATEGORIES])
+
+
+def is_filled(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether an orbit marks enough of the search's square."""
+    count, needed = points_that_count(x, y), SEARCH_RATE * SEARCH_SIZE**2
+    if count < needed:  # left the plane early
+        return False
+    marked = np.zeros(SEARCH_SIZE**2, np.uint8)
+    mark(x[:count], y[:count], SEARCH_SIZE, marked)
+    return np.count_nonzero(marked) >= needed
 
 
 def maps_hash(found: tuple[np.ndarray, ...], columns: int = 6) -> str:
@@ -109,79 +138,106 @@ def read_csv_folder(folder: str | Path) -> tuple[np.ndarray, ...]:
 
 
 @njit(cache=True, error_model="numpy")
-def choose(p, random):
-    """The map of every step: the first whose cumulative probability reaches the random number. uint8 (points,)."""
-    choices = np.empty(len(random), np.uint8)
-    for i in range(len(random)):
-        total, chosen = 0.0, len(p) - 1
-        for j in range(len(p)):
-            total += p[j]
-            if random[i] <= total:
-                chosen = j
-                break
-        choices[i] = chosen
+def choose(p, random, choices):
+    """The map of every step: the first whose cumulative probability reaches the random number; into uint8 (points,).
+
+    Counted without a branch, map by map, which is many times faster than looking for it number by number.
+    """
+    choices[:] = 0
+    total = 0.0
+    for j in range(len(p) - 1):
+        total += p[j]
+        for i in range(len(random)):
+            choices[i] += np.uint8(random[i] > total)
+
+
+def orbit_choices(maps: np.ndarray, points: int) -> np.ndarray:
+    """The maps that every orbit of a category takes, step by step."""
+    choices = np.empty(points, np.uint8)
+    choose(maps[:, 6], orbit_random(points), choices)
     return choices
+
+
+@cache
+def orbit_random(points: int) -> np.ndarray:
+    """The random numbers that all orbits share."""
+    return np.random.RandomState(ORBIT_SEED).random_sample(points)
 
 
 @njit(cache=True, error_model="numpy")
 def orbit(maps, choices, xs, ys):
-    """Fill `xs`, `ys` with the orbit of (0, 0) and return how many points count.
-
-    An orbit that leaves the plane ends in NaN; the published code then drops the NaN and the 100 points before.
-    """
+    """Fill `xs`, `ys` with the orbit of (0, 0)."""
     x, y = 0.0, 0.0
-    count = len(xs)
-    for i in range(count):
+    for i in range(len(choices)):
         xs[i], ys[i] = x, y
-        j = choices[i]
-        x, y = maps[j, 0] * x + maps[j, 1] * y + maps[j, 4], maps[j, 2] * x + maps[j, 3] * y + maps[j, 5]
-    if x == x and y == y:
-        return count
+        m = maps[np.uint64(choices[i])]
+        x, y = m[0] * x + m[1] * y + m[4], m[2] * x + m[3] * y + m[5]
+
+
+ABREAST = 4
+
+
+@njit(cache=True, error_model="numpy")
+def orbits_abreast(tables, choices, xs, ys):
+    """Four orbits at once, `tables` (4, maps, 6), `choices`, `xs`, `ys` (4, points): each waits for its own last
+    point, so the processor works on the others meanwhile."""
+    x0 = y0 = x1 = y1 = x2 = y2 = x3 = y3 = 0.0
+    for i in range(choices.shape[1]):
+        xs[0, i], xs[1, i], xs[2, i], xs[3, i] = x0, x1, x2, x3
+        ys[0, i], ys[1, i], ys[2, i], ys[3, i] = y0, y1, y2, y3
+        m = tables[0, np.uint64(choices[0, i])]
+        x0, y0 = m[0] * x0 + m[1] * y0 + m[4], m[2] * x0 + m[3] * y0 + m[5]
+        m = tables[1, np.uint64(choices[1, i])]
+        x1, y1 = m[0] * x1 + m[1] * y1 + m[4], m[2] * x1 + m[3] * y1 + m[5]
+        m = tables[2, np.uint64(choices[2, i])]
+        x2, y2 = m[0] * x2 + m[1] * y2 + m[4], m[2] * x2 + m[3] * y2 + m[5]
+        m = tables[3, np.uint64(choices[3, i])]
+        x3, y3 = m[0] * x3 + m[1] * y3 + m[4], m[2] * x3 + m[3] * y3 + m[5]
+
+
+def points_that_count(xs: np.ndarray, ys: np.ndarray) -> int:
+    """How many points of an orbit are drawn: all, unless it leaves the plane and ends in NaN.
+
+    The published code then drops every NaN and the 100 points before the first.
+    """
     for values in (xs, ys):
-        for i in range(count):
-            if values[i] != values[i]:
-                count = max(i - 100, 1)
-                break
-    return count
+        if np.isnan(values[-1]):  # once there, NaN stays
+            return max(int(np.isnan(values).argmax()) - 100, 1)
+    return len(xs)
+
+
+def mark(xs: np.ndarray, ys: np.ndarray, size: int, marked: np.ndarray) -> None:
+    """Set the pixels of an orbit to 1 in `marked`, uint8 (size * size), the rows from the top."""
+    marked[pixels(xs, ys, size)] = 1
+
+
+def pixels(xs: np.ndarray, ys: np.ndarray, size: int) -> np.ndarray:
+    """Which pixel of a flattened image every point falls on, int32 (points,), the rows from the top."""
+    at = np.empty(len(xs), np.int32)
+    locate(xs, ys, xs.min(), xs.max(), ys.min(), ys.max(), size, PAD, at)
+    return at
 
 
 @njit(cache=True, error_model="numpy")
-def pixel(value, low, high, size, pad):
-    """A coordinate in pixels, in the published order of operations; what is not finite becomes 0, as on x86."""
-    scaled = (value - low) / (high - low) * (size - 2 * pad) + pad
-    return np.int64(scaled) & 0xFFFF if scaled == scaled and abs(scaled) < 2**31 else 0
+def locate(xs, ys, left, right, low, high, size, pad, at):
+    """Fill `at` with pixel numbers, in the published order of operations; what is not finite becomes 0, as on x86."""
+    width, height, inner = right - left, high - low, float(size - 2 * pad)
+    for i in range(len(xs)):
+        x, y = (xs[i] - left) / width * inner + pad, (ys[i] - low) / height * inner + pad
+        column = np.int32(x) if abs(x) < 65536.0 else np.int32(0)
+        row = np.int32(y) if abs(y) < 65536.0 else np.int32(0)
+        at[i] = (np.int32(size - 1) - row) * np.int32(size) + column
 
 
-@njit(cache=True, error_model="numpy")
-def covered_pixels(maps, choices, size, pad):
-    """How many pixels of a square the orbit marks."""
-    xs, ys = np.empty(len(choices)), np.empty(len(choices))
-    count = orbit(maps, choices, xs, ys)
-    marked = np.zeros((size, size), np.bool_)
-    mark(xs, ys, count, size, pad, marked)
-    return marked.sum()
-
-
-@njit(cache=True, error_model="numpy")
-def mark(xs, ys, count, size, pad, marked):
-    """Set the pixels of the first `count` points in `marked`, indexed [x, y]."""
-    left, right, low, high = xs[0], xs[0], ys[0], ys[0]
-    for i in range(count):
-        left, right = min(left, xs[i]), max(right, xs[i])
-        low, high = min(low, ys[i]), max(high, ys[i])
-    for i in range(count):
-        marked[pixel(xs[i], left, right, size, pad), pixel(ys[i], low, high, size, pad)] = True
-
-
-LANES = 32  # the 25 variations of a category, padded to a whole number of vector registers
+LANES = len(WEIGHTS)  # the variations of a category make the same choices and advance side by side
 
 
 @njit(cache=True, error_model="numpy")
 def bounds(table, choices, box, last):
     """Bounding boxes of every variation, `box` (4, LANES): left, right, low, high; and where the orbits end.
 
-    `table` (maps, 6, LANES). The variations of a category make the same choices and advance side by side, so that one
-    instruction moves several of them. LLVM does not fuse the multiplications here: the bits are the published ones.
+    `table` (maps, 6, LANES). One instruction moves several variations. LLVM does not fuse the multiplications with
+    the additions here: the bits are the published ones.
     """
     x, y = np.zeros(LANES), np.zeros(LANES)
     left, right, low, high = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
@@ -198,40 +254,49 @@ def bounds(table, choices, box, last):
 
 
 @njit(cache=True, error_model="numpy")
-def mark_lanes(table, choices, box, lanes, size, pad, marked):
-    """Set the pixels of the variations `lanes` in `marked` (variations, size * size), indexed x * size + y."""
+def mark_lanes(table, choices, box, size, pad, marked):
+    """Set the pixels of all variations to 1 in `marked`, uint8 (LANES, size * size), the rows from the top."""
     x, y, left, low = np.zeros(LANES), np.zeros(LANES), box[0].copy(), box[2].copy()
     width, height, inner = box[1] - left, box[3] - low, float(size - 2 * pad)
-    at = np.zeros(LANES, np.int32)
+    at, corner = np.zeros(LANES, np.int32), np.int32((size - 1) * size)
     for i in range(len(choices)):
         m = table[np.uint64(choices[i])]
         for v in range(LANES):
             xv, yv = x[v], y[v]
-            px = np.int32((xv - left[v]) / width[v] * inner + pad)
-            at[v] = px * np.int32(size) + np.int32((yv - low[v]) / height[v] * inner + pad)
+            column = np.int32((xv - left[v]) / width[v] * inner + pad)
+            at[v] = corner + column - np.int32(size) * np.int32((yv - low[v]) / height[v] * inner + pad)
             x[v] = m[0, v] * xv + m[1, v] * yv + m[4, v]
             y[v] = m[2, v] * xv + m[3, v] * yv + m[5, v]
-        for k in range(len(lanes)):
-            marked[np.uint64(lanes[k]), np.uint64(at[lanes[k]])] = 1
+        for v in range(LANES):
+            marked[v, np.uint64(at[v])] = 1
 
 
-def dilate(marked: np.ndarray) -> np.ndarray:
-    """Pixels [.., x, y] to what 3 x 3 patches at +1..+3 cover, as the published PNG shows it: [.., row, column]."""
-    wide = np.zeros_like(marked)
-    wide[..., 1:, :] = marked[..., :-1, :]
-    wide[..., 2:, :] |= marked[..., :-2, :]
-    wide[..., 3:, :] |= marked[..., :-3, :]
-    both = np.zeros_like(marked)
-    both[..., 1:] = wide[..., :-1]
-    both[..., 2:] |= wide[..., :-2]
-    both[..., 3:] |= wide[..., :-3]
-    return np.swapaxes(both, -1, -2)[..., ::-1, :]
+def pack(marked: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, pixels) of 0 and 1 to bits, uint64 (N, words): pixel k is bit k % 64 of word k // 64."""
+    bits = np.packbits(marked, axis=1, bitorder="little")
+    words = np.zeros((len(bits), -(-marked.shape[1] // 64) * 8), np.uint8)
+    words[:, : bits.shape[1]] = bits
+    return words.view("<u8")
 
 
-def orbit_choices(maps: np.ndarray, points: int) -> np.ndarray:
-    """The maps that every orbit of a category takes, step by step."""
-    random = np.random.RandomState(ORBIT_SEED).random_sample(points)
-    return choose(maps[:, 6], random)
+@njit(cache=True, error_model="numpy")
+def dilate(marked, size, out):
+    """Points to what their 3 x 3 patches cover, 1 to 3 px to the right and 1 to 3 px up; uint64 (words,) into `out`.
+
+    On the flattened bits both are plain shifts: the padding keeps every patch inside its row.
+    """
+    n = len(marked)
+    wide = np.zeros(n, np.uint64)
+    for k in range(n):
+        word, before = marked[k], marked[k - 1] if k else np.uint64(0)
+        for shift in (np.uint64(1), np.uint64(2), np.uint64(3)):
+            wide[k] |= (word << shift) | (before >> (np.uint64(64) - shift))
+    for rows in range(1, 4):
+        skip, shift = rows * size // 64, np.uint64(rows * size % 64)
+        for k in range(n - skip):
+            out[k] |= wide[k + skip] >> shift
+            if shift and k + skip + 1 < n:
+                out[k] |= wide[k + skip + 1] << (np.uint64(64) - shift)
 
 
 def coverage(
@@ -243,25 +308,37 @@ def coverage(
 
     An orbit that leaves the plane is cut as in the published code and comes out nearly blank; see `is_divergent`.
     """
+    xs, ys = orbit_points(category, weight, points, maps)
+    check_size(size)
+    marked = np.zeros((1, size * size), np.uint8)
+    mark(xs, ys, size, marked[0])
+    bits = np.zeros((1, -(-size * size // 64)), np.uint64)
+    dilate(pack(marked)[0], size, bits[0])
+    return np.unpackbits(bits.view(np.uint8), count=size * size, bitorder="little").reshape(size, size).astype(bool)
+
+
+def orbit_points(
+    category: int, weight: int, points: int = 200_000, maps: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The points of an orbit that are drawn: x and y, float64, fewer than `points` if it leaves the plane.
+
+    Raises ValueError for a category or weight that does not exist.
+    """
     if maps is None:
         if not 0 <= category < CATEGORIES:
             raise ValueError(f"category is {category}: it must be 0..{CATEGORIES - 1}")
         maps = categories()[category]
     if not 0 <= weight < len(WEIGHTS):
         raise ValueError(f"weight is {weight}: it must be 0..{len(WEIGHTS) - 1}")
-    check_size(size)
-    xs, ys = np.empty(points), np.empty(points)
-    count = orbit(maps[:, :6] * WEIGHTS[weight], orbit_choices(maps, points), xs, ys)
-    marked = np.zeros((size, size), bool)
-    mark(xs, ys, count, size, PAD, marked)
-    return dilate(marked)
+    xs, ys = np.empty((2, points))
+    orbit(maps[:, :6] * WEIGHTS[weight], orbit_choices(maps, points), xs, ys)
+    count = points_that_count(xs, ys)
+    return xs[:count], ys[:count]
 
 
-def is_divergent(category: int, weight: int, points: int = 200_000) -> bool:
+def is_divergent(category: int, weight: int, points: int = 200_000, maps: np.ndarray | None = None) -> bool:
     """Whether an orbit leaves the plane: 1,141 of the 25,000 do, since the search has no test of contraction."""
-    maps = categories()[category]
-    xs, ys = np.empty(points), np.empty(points)
-    return orbit(maps[:, :6] * WEIGHTS[weight], orbit_choices(maps, points), xs, ys) < points
+    return len(orbit_points(category, weight, points, maps)[0]) < points
 
 
 def check_size(size: int) -> None:
@@ -270,23 +347,38 @@ def check_size(size: int) -> None:
         raise ValueError(f"size is {size}: fractal images are 16 to 4096 px wide")
 
 
+def divergent(maps: tuple[np.ndarray, ...], points: int = 200_000) -> np.ndarray:
+    """`is_divergent` for all orbits of these categories: bool (categories * 25,)."""
+    flags, box, last = [], np.zeros((4, LANES)), np.zeros((2, LANES))
+    for table in maps:
+        bounds(lanes(table), orbit_choices(table, points)[:-1], box, last)
+        flags.append(np.isnan(last).any(0))
+    return np.concatenate(flags)
+
+
+def lanes(maps: np.ndarray) -> np.ndarray:
+    """The maps of all variations of a category: (maps, 6, LANES)."""
+    return np.ascontiguousarray(maps[:, :6, None] * WEIGHTS.T)
+
+
 def coverages(maps: np.ndarray, size: int, points: int) -> np.ndarray:
-    """`coverage` for all 25 weights of one category: bool (25, size, size)."""
-    n, choices = len(WEIGHTS), orbit_choices(maps, points)
-    table, box, last = np.zeros((len(maps), 6, LANES)), np.zeros((4, LANES)), np.zeros((2, LANES))
-    table[:, :, :n] = maps[:, :6, None] * WEIGHTS.T
+    """`coverage` for all 25 weights of one category, as bits: uint64 (25, words), see `pack`."""
+    choices = orbit_choices(maps, points)
+    table, box, last = lanes(maps), np.zeros((4, LANES)), np.zeros((2, LANES))
     bounds(table, choices, box, last)
     plain = (np.abs(last) < 1e300).all(0) & (box[0] < box[1]) & (box[2] < box[3])
     box[:, ~plain] = np.array([0, 1, 0, 1])[:, None]
     table[:, :, ~plain] = 0
-    marked = np.zeros((n, size * size), np.uint8)
-    mark_lanes(table, choices, box, np.flatnonzero(plain[:n]).astype(np.uint64), size, PAD, marked)
-    marked = marked.reshape(n, size, size).view(bool)
-    for weight in np.flatnonzero(~plain[:n]):  # those that leave the plane, or stay on a line
-        xs, ys = np.empty(points), np.empty(points)
-        count = orbit(maps[:, :6] * WEIGHTS[weight], choices, xs, ys)
-        mark(xs, ys, count, size, PAD, marked[weight])
-    return dilate(marked)
+    marked = np.zeros((LANES, size * size), np.uint8)
+    mark_lanes(table, choices, box, size, PAD, marked)
+    marked[~plain] = 0
+    for weight in np.flatnonzero(~plain):  # those that leave the plane, or stay on a line
+        mark(*orbit_points(-1, int(weight), points, maps), size, marked[weight])
+    bits = pack(marked)
+    out = np.zeros_like(bits)
+    for points_of_one, patches in zip(bits, out, strict=True):
+        dilate(points_of_one, size, patches)
+    return out
 
 
 # ---- the bank: every coverage once, packed
@@ -302,7 +394,7 @@ def bank(
 ) -> np.ndarray:
     """All coverages of the first `count` categories as bits: uint64 (count * 25, words), memory-mapped from `cache`.
 
-    Pixel k of the flattened image is bit k % 64 of word k // 64. Built once; the file gets its name when it is whole.
+    Built once; the file gets its name when it is whole.
     """
     check_size(size)
     maps = categories()[:count] if maps is None else maps
@@ -314,12 +406,10 @@ def bank(
         if not path.exists():
             partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
             try:
-                shape = (len(maps) * len(WEIGHTS), words)
+                shape = (len(maps) * LANES, words)
                 out = np.lib.format.open_memmap(partial, "w+", np.uint64, shape)
                 for i, table in enumerate(tqdm(maps, f"FractalDB {size} px", disable=not progress, mininterval=2)):
-                    bits = np.packbits(coverages(table, size, points).reshape(len(WEIGHTS), -1), 1, "little")
-                    rows = out[i * len(WEIGHTS) : (i + 1) * len(WEIGHTS)].view(np.uint8)
-                    rows[:, : bits.shape[1]] = bits
+                    out[i * LANES : (i + 1) * LANES] = coverages(table, size, points)
                 out.flush()
                 os.replace(partial, path)
             finally:
@@ -361,68 +451,137 @@ def fill(covered, seed, number, out):
 
 
 @njit(cache=True, error_model="numpy")
-def count_blocks(words, side, factor, counts):
-    """Ones in every factor x factor block of a square of `side` px: counts uint8 (side/factor, side/factor)."""
-    per_row = side // 64
-    counts[:] = 0
-    if factor < 4:
-        for y in range(side):
-            line = counts[y >> (factor - 1)]  # factor is 1 or 2
-            for x in range(side):
-                k = y * side + x
-                line[x >> (factor - 1)] += (words[k >> 6] >> np.uint64(k & 63)) & np.uint64(1)
-        return
-    fives, threes, low = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
-    shrink = np.uint64(1 if factor == 8 else 0)
-    for band in range(side // 4):  # four rows at a time: 16 blocks of 4 x 4 in every word
-        line = counts[np.uint64(band) >> shrink]
-        for w in range(per_row):
-            even, odd = np.uint64(0), np.uint64(0)
-            for row in range(4):
-                v = words[(band * 4 + row) * per_row + w]
-                v = v - ((v >> np.uint64(1)) & fives)
-                v = (v & threes) + ((v >> np.uint64(2)) & threes)
-                even += v & low
-                odd += (v >> np.uint64(4)) & low
-            for byte in range(8):
-                column, shift = np.uint64(w * 16 + 2 * byte), np.uint64(8 * byte)
-                line[column >> shrink] += np.uint8(even >> shift)
-                line[(column + np.uint64(1)) >> shrink] += np.uint8(odd >> shift)
+def unpack(words, size, counts):
+    """The bits of an image of any size as `counts` uint8 (size, size) of 0 and 1."""
+    flat, whole = counts.reshape(-1), size * size // 64
+    for w in range(whole):
+        for k in range(64):
+            flat[64 * w + k] = np.uint8((words[w] >> np.uint64(k)) & np.uint64(1))
+    for k in range(64 * whole, size * size):
+        flat[k] = np.uint8((words[whole] >> np.uint64(k & 63)) & np.uint64(1))
 
 
 @njit(cache=True, error_model="numpy")
-def render(packed, numbers, seed, side, factor, size, images):
-    """Fill `images`, uint8 (B, size, size), with the images of these numbers."""
+def sum_pairs(words, side, counts):
+    """Ones in every 2 x 2 block of a square of `side` px: `counts` uint8 (side / 2, side / 2)."""
+    bits = np.empty((side, side), np.uint8)
+    unpack(words, side, bits)
+    for y in range(side // 2):
+        for x in range(side // 2):
+            counts[y, x] = (
+                bits[2 * y, 2 * x] + bits[2 * y, 2 * x + 1] + bits[2 * y + 1, 2 * x] + bits[2 * y + 1, 2 * x + 1]
+            )
+
+
+@njit(cache=True, error_model="numpy")
+def sum_fours(words, side, counts):
+    """As `sum_pairs` for 4 x 4 blocks, counted within the words: 16 sums of four neighbours at once, then four rows."""
+    fives, threes, low = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
+    per_row, two, four = side // 64, np.uint64(2), np.uint64(4)
+    even, odd = np.empty(per_row, np.uint64), np.empty(per_row, np.uint64)
+    even_bytes, odd_bytes = even.view(np.uint8), odd.view(np.uint8)
+    for band in range(side // 4):
+        even[:], odd[:] = 0, 0
+        for row in range(4 * band, 4 * band + 4):
+            for w in range(per_row):
+                v = words[row * per_row + w]
+                v = v - ((v >> np.uint64(1)) & fives)
+                v = (v & threes) + ((v >> two) & threes)
+                even[w] += v & low
+                odd[w] += (v >> four) & low
+        line = counts[band]
+        for x in range(side // 8):
+            line[2 * x], line[2 * x + 1] = even_bytes[x], odd_bytes[x]
+
+
+@njit(cache=True, error_model="numpy")
+def render(packed, rows, numbers, seed, side, factor, size, images):
+    """Fill `images`, uint8 (B, size, size), with the images of these numbers, their orbits in `rows` of `packed`."""
     filled = np.empty(packed.shape[1], np.uint64)
-    counts = np.empty((size, size), np.uint8)
-    levels = factor * factor
-    grey = np.empty(levels + 1, np.uint8)
-    for ones in range(levels + 1):
-        grey[ones] = (ones * VALUE + levels // 2) // levels
+    counts, fours = np.empty((size, size), np.uint8), np.empty((side // 4, side // 4), np.uint8)
+    shift = np.uint16(round(math.log2(factor * factor)))
+    half = np.uint16(factor * factor // 2)
     for b in range(len(numbers)):
-        number = numbers[b]
-        flip, row = number % FLIPS, number // (FLIPS * COUNTS)
-        fill(packed[row], seed, number, filled)
-        if side % 64:
-            for k in range(size * size):
-                counts[k // size, k % size] = (filled[k >> 6] >> np.uint64(k & 63)) & np.uint64(1)
+        flip = numbers[b] % FLIPS
+        fill(packed[rows[b]], seed, numbers[b], filled)
+        if factor == 1:
+            unpack(filled, size, counts)
+        elif factor == 2:
+            sum_pairs(filled, side, counts)
+        elif factor == 4:
+            sum_fours(filled, side, counts)
         else:
-            count_blocks(filled, side, factor, counts)
+            sum_fours(filled, side, fours)
+            for y in range(size):
+                for x in range(size):
+                    counts[y, x] = (
+                        fours[2 * y, 2 * x]
+                        + fours[2 * y, 2 * x + 1]
+                        + fours[2 * y + 1, 2 * x]
+                        + fours[2 * y + 1, 2 * x + 1]
+                    )
         for y in range(size):
-            line = counts[size - 1 - y if flip & 1 else y]
+            line, out = counts[size - 1 - y if flip & 1 else y], images[b, y]
             if flip & 2:
                 for x in range(size):
-                    images[b, y, x] = grey[line[size - 1 - x]]
+                    out[x] = (np.uint16(line[size - 1 - x]) * np.uint16(VALUE) + half) >> shift
             else:
                 for x in range(size):
-                    images[b, y, x] = grey[line[x]]
+                    out[x] = (np.uint16(line[x]) * np.uint16(VALUE) + half) >> shift
+
+
+# The hue runs through 128 steps along the orbit, in the published order of the channels.
+PALETTE = np.array([[int(255 * v) for v in hsv_to_rgb(i / 128, 0.75, 0.75)[::-1]] for i in range(128)], np.uint8)
+
+
+def draw(
+    category: int,
+    weight: int,
+    variant: str = "patch_color",
+    number: int = 0,
+    size: int = 362,
+    points: int = 200_000,
+    seed: int = 0,
+    maps: np.ndarray | None = None,
+) -> np.ndarray:
+    """One image of any of the published `VARIANTS`, unmirrored: uint8 (size, size, 3).
+
+    Every point of the orbit paints itself or a random 3 x 3 patch over what was there before, in grey or in the hue
+    of its step. `number` is hashed with `seed` for the patches' bits. Slow, since the orbit is run: a bank of hues
+    would be eight times that of the coverages. Raises ValueError for an unknown variant, category or weight.
+    """
+    check_variant(variant)
+    xs, ys = orbit_points(category, weight, points, maps)
+    check_size(size)
+    latest = np.full(size * size, -1, np.int32)  # the last point that painted a pixel
+    latest[pixels(xs, ys, size)] = np.arange(len(xs), dtype=np.int32)
+    if variant.startswith("patch"):
+        shifts = [right - up * size for right in (1, 2, 3) for up in (1, 2, 3)]
+        latest = np.max([np.roll(latest, shift) for shift in shifts], axis=0)
+        bits = np.empty(-(-size * size // 64), np.uint64)
+        fill(pack((latest >= 0)[None].view(np.uint8))[0], seed, number, bits)
+        kept = np.unpackbits(bits.view(np.uint8), count=size * size, bitorder="little")
+        latest[kept == 0] = -1
+    colour = PALETTE[latest % len(PALETTE)] if variant.endswith("color") else np.full(3, VALUE, np.uint8)
+    return np.where((latest >= 0)[:, None], colour, np.uint8(0)).reshape(size, size, 3)
+
+
+def check_variant(variant: str) -> None:
+    """Raise ValueError for a variant that was never published."""
+    if variant not in VARIANTS:
+        raise ValueError(f"variant is {variant!r}: allowed are {', '.join(VARIANTS)}")
 
 
 class FractalDB:
     """FractalDB-1k as a sequence: `batch(numbers)` draws images, in any order and on any number of workers the same.
 
     Image i is orbit (category, weight), patch filling and mirroring: i = ((category * 25 + weight) * 10 + filling) * 4
-    + flip. `size` 32, 64 or 128 is averaged down from 256 px; any other from 16 px is drawn directly.
+    + flip; the point variants have nothing to fill, so i = (category * 25 + weight) * 4 + flip.
+
+    - `size` in px: 32, 64 or 128 is averaged down from 256 px; any other from 16 px is drawn directly.
+    - `variant`: one of `VARIANTS`; all but "patch_gray" are drawn orbit by orbit, some hundred times slower.
+    - `clean`: leave out the orbits that leave the plane, `left_out` says how many; the numbers then count the others.
+    - `maps`: other categories than the published, see `read_csv_folder`.
     """
 
     def __init__(
@@ -432,30 +591,58 @@ class FractalDB:
         seed: int = 0,
         cache: str | Path = "data/cache",
         maps: tuple[np.ndarray, ...] | None = None,
+        variant: str = "patch_gray",
+        clean: bool = False,
     ):
         if maps is None and not 1 <= categories <= CATEGORIES:
             raise ValueError(f"categories is {categories}: it must be 1..{CATEGORIES}")
-        self.size, self.seed, self.cache = size, seed, cache
+        check_size(size)
+        check_variant(variant)
+        self.size, self.seed, self.cache, self.variant = size, seed, cache, variant
         self.side = BANK_SIZE if size in (32, 64, 128) else size
-        self.packed = bank(self.side, count=categories, cache=cache, maps=maps)
-        self.classes = tuple(f"{i:05d}" for i in range(len(self.packed) // len(WEIGHTS)))
+        self.maps = first_categories(categories) if maps is None else maps
+        self.packed = bank(self.side, cache=cache, maps=self.maps) if variant == "patch_gray" else None
+        self.orbits = np.flatnonzero(~divergent(self.maps)) if clean else np.arange(len(self.maps) * LANES)
+        self.left_out = len(self.maps) * LANES - len(self.orbits)
+        self.per_orbit = COUNTS * FLIPS if variant.startswith("patch") else FLIPS
+        self.classes = tuple(f"{i:05d}" for i in range(len(self.maps)))
 
     def __len__(self) -> int:
-        return len(self.packed) * COUNTS * FLIPS
+        return len(self.orbits) * self.per_orbit
 
-    def gray(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 (B, size, size), 0..127, and labels int64 (B,). Raises IndexError for a number out of range."""
-        numbers = np.asarray(numbers, np.int64)
+    def orbits_of(self, numbers: np.ndarray) -> np.ndarray:
+        """The orbit of every image, category * 25 + weight. Raises IndexError for a number out of range."""
         if len(numbers) and not (numbers.min() >= 0 and numbers.max() < len(self)):
             raise IndexError(f"image numbers go from 0 to {len(self) - 1}")
+        return self.orbits[numbers // self.per_orbit]
+
+    def gray(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images of the variant "patch_gray", uint8 (B, size, size), 0..127, and labels int64 (B,)."""
+        numbers = np.asarray(numbers, np.int64)
+        orbits = self.orbits_of(numbers)
         images = np.empty((len(numbers), self.size, self.size), np.uint8)
-        render(self.packed, numbers, self.seed, self.side, self.side // self.size, self.size, images)
-        return images, numbers // (len(WEIGHTS) * COUNTS * FLIPS)
+        render(self.packed, orbits, numbers, self.seed, self.side, self.side // self.size, self.size, images)
+        return images, orbits // LANES
 
     def batch(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `gray`, in three equal channels: uint8 (B, 3, size, size)."""
-        images, labels = self.gray(numbers)
-        return np.repeat(images[:, None], 3, axis=1), labels
+        """Images of any variant, uint8 (B, 3, size, size), and labels int64 (B,)."""
+        if self.variant == "patch_gray":
+            images, labels = self.gray(numbers)
+            return np.repeat(images[:, None], 3, axis=1), labels
+        numbers = np.asarray(numbers, np.int64)
+        orbits = self.orbits_of(numbers)
+        images = [self.image(int(orbit), int(number)) for orbit, number in zip(orbits, numbers, strict=True)]
+        return np.stack(images), orbits // LANES
+
+    def image(self, orbit: int, number: int) -> np.ndarray:
+        """One image, drawn from its orbit: uint8 (3, size, size)."""
+        category, weight = divmod(orbit, LANES)
+        image = draw(category, weight, self.variant, number, self.side, 200_000, self.seed, self.maps[category])
+        image = image[::-1] if number & 1 else image
+        image = image[:, ::-1] if number & 2 else image
+        factor = self.side // self.size
+        blocks = image.reshape(self.size, factor, self.size, factor, 3).sum((1, 3), dtype=np.uint16)
+        return np.moveaxis((blocks + factor**2 // 2) // factor**2, 2, 0).astype(np.uint8)
 
 
 def contact_sheet(rows: int = 8, columns: int = 16, size: int = 64, cache: str | Path = "data/cache") -> np.ndarray:
@@ -469,27 +656,32 @@ def export(
     folder: str | Path,
     size: int = 362,
     categories: int = CATEGORIES,
-    instances: int = len(WEIGHTS) * COUNTS * FLIPS,
+    instances: int | None = None,
     seed: int = 0,
     cache: str | Path = "data/cache",
+    variant: str = "patch_gray",
 ) -> int:
     """Write PNG files in the published layout, <category>/<category>_<weight>_count_<n>_flip<k>.png; returns how many.
 
+    - `instances`: how many per category; None for all, 1,000 of the patch variants and 100 of the point variants.
+
     What is there already is left alone.
     """
-    per_category = len(WEIGHTS) * COUNTS * FLIPS
+    fractals = FractalDB(size, categories, seed, cache, variant=variant)
+    fillings, per_category = fractals.per_orbit // FLIPS, LANES * fractals.per_orbit
+    instances = per_category if instances is None else instances
     if not 1 <= instances <= per_category:
         raise ValueError(f"instances is {instances}: it must be 1..{per_category}")
-    fractals = FractalDB(size, categories, seed, cache)
     for category, name in enumerate(tqdm(fractals.classes, "export", mininterval=1)):
         (Path(folder) / name).mkdir(parents=True, exist_ok=True)
-        numbers = category * per_category + np.arange(instances)
-        for number, image in zip(numbers % per_category, fractals.gray(numbers)[0], strict=True):
-            weight, rest = divmod(int(number), COUNTS * FLIPS)
-            path = Path(folder) / name / f"{name}_{weight:02d}_count_{rest // FLIPS}_flip{rest % FLIPS}.png"
+        for instance in range(instances):
+            orbit, flip = divmod(instance, FLIPS)
+            weight, filling = divmod(orbit, fillings)
+            path = Path(folder) / name / f"{name}_{weight:02d}_count_{filling}_flip{flip}.png"
             if not path.exists():
                 partial = path.with_suffix(".partial")
-                Image.fromarray(image).save(partial, "PNG")
+                image = fractals.batch([category * per_category + instance])[0][0]
+                Image.fromarray(np.moveaxis(image, 0, 2)).save(partial, "PNG")
                 os.replace(partial, path)
     return len(fractals.classes) * instances
 

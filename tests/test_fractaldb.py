@@ -76,7 +76,8 @@ def test_equal_to_the_plain_renderer():
 def test_the_bank_s_kernel_is_equal_to_single_orbits(category):
     together = formula.coverages(formula.categories()[category], 96, 4000)
     for weight in range(25):
-        assert (together[weight] == formula.coverage(category, weight, 96, 4000)).all()
+        alone = formula.coverage(category, weight, 96, 4000).reshape(1, -1).view(np.uint8)
+        assert (together[weight] == formula.pack(alone)[0]).all()
 
 
 def test_weights_in_the_published_order():
@@ -137,6 +138,77 @@ def test_batches_for_training(small):
     assert len(small) == 3000
 
 
+def plain_drawing(category, weight, variant, size, points, mask):
+    """The published drawing, patch after patch; `mask` bool (size, size) says which bits of the patches are set."""
+    xs, ys = formula.orbit_points(category, weight, points)
+    column = np.uint16((xs - xs.min()) / (xs.max() - xs.min()) * (size - 12) + 6)
+    row = np.uint16((ys - ys.min()) / (ys.max() - ys.min()) * (size - 12) + 6)
+    image = np.zeros((size, size, 3), np.uint8)
+    for i in range(len(xs)):
+        colour = published_hue(i) if variant.endswith("color") else (127, 127, 127)
+        if variant.startswith("point"):
+            image[row[i], column[i]] = colour
+        else:
+            image[row[i] + 1 : row[i] + 4, column[i] + 1 : column[i] + 4] = colour
+    if variant.startswith("patch"):
+        image[~mask[::-1]] = 0
+    return image[::-1]
+
+
+def published_hue(step):
+    """Hue, saturation and intensity of a step as the published code has them, channels in its order."""
+    hue, value = 2 * np.pi * (step % 128) / 128, 0.75
+    sector = int(np.floor(3 / np.pi * hue))
+    part = 3 / np.pi * hue - sector
+    high, low = int(value * 255), int(value * 0.25 * 255)
+    falling, rising = int(value * (1 - 0.75 * part) * 255), int(value * (1 - 0.75 * (1 - part)) * 255)
+    return [
+        (low, rising, high),
+        (low, high, falling),
+        (rising, high, low),
+        (high, falling, low),
+        (high, low, rising),
+        (falling, low, high),
+    ][sector]
+
+
+@pytest.mark.parametrize("variant", formula.VARIANTS)
+def test_every_variant_is_drawn_as_published(variant):
+    image = formula.draw(3, 7, variant, number=12, size=64, points=3000)
+    expected = plain_drawing(3, 7, variant, 64, 3000, mask=image.any(2))
+    assert (image == expected).all()
+    assert image.any()
+
+
+def test_variants_as_a_sequence(small):
+    coloured = FractalDB(64, categories=2, variant="patch_color", cache=small.cache)
+    images, labels = coloured.batch([1013])
+    assert labels.tolist() == [1]
+    assert (images.any(1) == small.batch([1013])[0].any(1)).all()
+    assert not (images[:, 0] == images[:, 2]).all()
+    points = FractalDB(128, categories=2, variant="point_gray", cache=small.cache)
+    assert len(points) == 2 * 25 * FLIPS
+    first, second = points.batch([100, 101])[0]
+    assert (first == second[:, ::-1]).all()
+    with pytest.raises(ValueError, match="allowed are patch_gray"):
+        FractalDB(64, variant="grey")
+
+
+def test_a_clean_sequence_leaves_divergent_orbits_out():
+    maps = formula.categories()[60:62]
+    clean = FractalDB(64, maps=maps, variant="point_gray", clean=True)
+    wild = [formula.is_divergent(60 + i // 25, i % 25) for i in range(50)]
+    assert clean.left_out == sum(wild) > 0
+    assert len(clean) == (50 - sum(wild)) * FLIPS
+    assert set(clean.orbits) == set(np.flatnonzero(~np.array(wild)))
+
+
+@pytest.mark.slow
+def test_so_many_orbits_diverge():
+    flags = formula.divergent(formula.categories()).reshape(1000, 25)
+    assert (flags.sum(), flags.any(1).sum()) == (1141, 531)
+
+
 def test_a_size_that_is_no_power_of_two(tmp_path):
     images, _ = FractalDB(50, 1, cache=tmp_path).gray([0, 3])
     assert images.shape == (2, 50, 50)
@@ -162,7 +234,7 @@ def test_export_writes_the_same_images(tmp_path, small):
     assert formula.export(tmp_path / "png", 64, categories=1, instances=8, cache=small.cache) == 8
     files = sorted((tmp_path / "png/00000").glob("*.png"))
     assert files[5].name == "00000_00_count_1_flip1.png"
-    assert (np.asarray(Image.open(files[5])) == small.gray([5])[0][0]).all()
+    assert (np.asarray(Image.open(files[5])) == small.gray([5])[0][0][:, :, None]).all()
 
 
 @pytest.mark.parametrize(
