@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ TORCHVISION = {
     "cifar100": (datasets.CIFAR100, "train"),
 }
 SPLITS = ("train", "val", "test")
+Fit = Callable[[int, int], tuple[float, float, float, float]]
 # Every node sees the same normalised batch; these are the constants torchvision's ImageNet weights expect.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -274,8 +276,11 @@ def image_files(root: Path) -> list[Path]:
     return files
 
 
-def read_image(path: str | Path, size: int, fit: str = "squash") -> np.ndarray:
-    """One image file as uint8 (3, size, size). Raises ValueError naming the file when it cannot be read."""
+def read_image(path: str | Path, size: int, fit: str | Fit = "squash") -> np.ndarray:
+    """One image file as uint8 (3, size, size), see `to_square`.
+
+    Raises ValueError naming the file when it cannot be read.
+    """
     if Path(path).stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); replace it, or pass skip_unreadable")
     try:
@@ -285,15 +290,20 @@ def read_image(path: str | Path, size: int, fit: str = "squash") -> np.ndarray:
         raise ValueError(f"{path} cannot be read as an image ({error}); replace it, or pass skip_unreadable") from error
 
 
-def to_square(picture: Image.Image, size: int, fit: str) -> np.ndarray:
-    """A PIL image of any mode as uint8 RGB (3, size, size): upright, on white where it is transparent."""
+def to_square(picture: Image.Image, size: int, fit: str | Fit) -> np.ndarray:
+    """A PIL image of any mode as uint8 RGB (3, size, size): upright, on white where it is transparent.
+
+    `fit`: "squash", "crop", or a function of (width, height) that gives the box to show: left, top, right, bottom.
+    """
     if picture.mode.startswith("I;16"):  # PIL would clip 16 bits to 255 instead of scaling them
         picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
     picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     picture = picture.convert("RGB")
-    if fit == "crop":
+    if callable(fit):
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR, fit(*picture.size), reducing_gap=3)
+    elif fit == "crop":
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
     else:
         picture = picture.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3)

@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ from ktglite.trainer import derive, generator, resolve_device, resolve_precision
 STANDIN = "imagenet1k_standin"
 STANDIN_MODELS, STANDIN_SEED = 40, 1  # car models that no fine-tuning set has: `synthcars` draws its own from seed 0
 SCHEMA = 1
+LOOK = 50  # batches between two looks at the clock
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,17 @@ class PretrainConfig:
     """Settings of Step 1. The defaults are the published recipe: ResNet18, 90 epochs, SGD, batches of 256.
 
     - `source`: "fractaldb1k", "imagenet1k_standin", or a name of your own for what is in `folder`.
-    - `folder`: class folders, optionally below train/ and val/; "imagenet1k" needs it.
+    - `folder`: class folders, optionally below train/ and val/; "imagenet1k" needs it. With a val/, every epoch is
+      validated on it.
     - `size`: side in px that the network sees.  `render`: side of the images themselves, cropped to `size` at
       random places; None for `size`. The published FractalDB recipe crops 224 out of 362.
     - `images_per_epoch`: None for the whole set; fewer are drawn anew, without repeats, in every epoch.
     - `lr` falls to a tenth after each third of the epochs ("step"), or along a "cosine" to 0.
     - `categories`: of FractalDB-1k, the first so many.  `standin_images`: how many cars the stand-in has.
+    - `augmentation`: "crop", "shift" or "none", see `ktglite.data.augment`; of image files, "crop" is torchvision's
+      random resized crop (area 8..100 %) and flip. "auto" is the published recipe: "crop" for files, else "none".
     - `accumulate`: gradients of so many parts of a batch are summed, for GPUs that cannot hold a whole one.
+    - `checkpoint_minutes`: within an epoch, too, training can be resumed from the last so many minutes.
 
     Raises ValueError naming the setting that is out of range.
     """
@@ -65,10 +70,11 @@ class PretrainConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: str = "step"
-    augmentation: str = "none"
+    augmentation: str = "auto"
     categories: int = 1000
     standin_images: int = 20_000
     accumulate: int = 1
+    checkpoint_minutes: float = 10.0
     precision: str = "auto"
     compile: bool = False
     seed: int = 0
@@ -78,6 +84,8 @@ class PretrainConfig:
         for name in ("size", "epochs", "batch_size", "accumulate", "categories"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.augmentation == "auto":
+            object.__setattr__(self, "augmentation", "none" if self.folder is None else "crop")
         for name, allowed in {"schedule": ("step", "cosine"), "augmentation": ("crop", "shift", "none")}.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: allowed are {', '.join(allowed)}")
@@ -141,7 +149,7 @@ def settings_key(config: PretrainConfig) -> str:
     """Hex key over all settings that decide the result; the device and the way there do not."""
     settings = dataclasses.asdict(config)
     settings["precision"] = resolve_precision(config.precision, resolve_device(settings.pop("device")))
-    settings.pop("compile")
+    del settings["compile"], settings["checkpoint_minutes"]
     if config.folder is not None:
         settings["folder"] = str(Path(config.folder).resolve())
     return hashlib.sha256(json.dumps([SCHEMA, settings], sort_keys=True).encode()).hexdigest()[:32]
@@ -155,12 +163,23 @@ def open_source(config: PretrainConfig, cache: Path):
     side = config.render or config.size
     if config.folder is not None:
         folder = Path(config.folder)
-        return ImageFiles(folder / "train" if (folder / "train").is_dir() else folder, side)
+        return ImageFiles(folder / "train" if (folder / "train").is_dir() else folder, side, config.augmentation)
     if config.source == STANDIN:
         return OtherCars(config.standin_images, side)
     from ktglite.fractaldb import FractalDB  # compiled on import: only who needs it waits for it
 
     return FractalDB(side, categories=config.categories, seed=config.seed, cache=cache)
+
+
+def open_validation(config: PretrainConfig):
+    """The val/ beside a train/ of image files; None where there is none. Raises ValueError for other classes in it."""
+    folder = Path(config.folder or "")
+    if config.folder is None or not ((folder / "train").is_dir() and (folder / "val").is_dir()):
+        return None
+    train, val = ({path.name for path in (folder / part).iterdir() if path.is_dir()} for part in ("train", "val"))
+    if train != val:
+        raise ValueError(f"{folder}: class {min(train ^ val)!r} is not in both train/ and val/")
+    return ImageFiles(folder / "val", config.size)
 
 
 class OtherCars:
@@ -182,8 +201,8 @@ class OtherCars:
 class ImageFiles:
     """Class folders, decoded as they are needed: ImageNet-1k would not fit into memory."""
 
-    def __init__(self, folder: Path, size: int):
-        self.files, self.size = image_files(folder), size
+    def __init__(self, folder: Path, size: int, augmentation: str = "none"):
+        self.files, self.size, self.augmentation = image_files(folder), size, augmentation
         self.classes = tuple(sorted({file.parent.name for file in self.files}))
         self.labels = np.array([self.classes.index(file.parent.name) for file in self.files])
         self.pool = ThreadPoolExecutor(os.cpu_count())  # PIL lets other threads run while it decodes
@@ -191,25 +210,55 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.files)
 
-    def batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pictures = self.pool.map(lambda i: read_image(self.files[i], self.size, "crop"), indices)
+    def batch(self, indices: np.ndarray, seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Central views, or random ones that are a function of (seed, image)."""
+        pictures = self.pool.map(lambda i: self.view(i, seed), indices)
         return np.stack(list(pictures)), self.labels[indices]
 
+    def view(self, i: int, seed: int | None) -> np.ndarray:
+        if seed is None or self.augmentation != "crop":
+            return read_image(self.files[i], self.size, central_box)
+        rng = np.random.default_rng([seed, i])
+        picture = read_image(self.files[i], self.size, lambda width, height: random_box(width, height, rng))
+        return picture[..., ::-1] if rng.integers(2) else picture
 
-def batches(source, config: PretrainConfig, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's share of every batch of an epoch, the next one being made while this one is trained on."""
+
+def central_box(width: int, height: int) -> tuple[float, float, float, float]:
+    """The central square that torchvision's recipe validates on, 224 / 256 of the shorter side."""
+    half = min(width, height) * 224 / 256 / 2
+    return width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half
+
+
+def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A rectangle of 8..100 % of the area with sides 3:4 to 4:3, as torchvision's RandomResizedCrop draws it.
+
+    Ours takes its random numbers from `rng`, since torchvision's takes them from one state for all threads.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(0.08, 1)
+        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.integers(width - w + 1), rng.integers(height - h + 1)
+            return left, top, left + w, top + h
+    return central_box(width, height)
+
+
+def batches(source, config: PretrainConfig, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's share of every batch of an epoch from number `first` on, the next one made meanwhile."""
     count = min(config.images_per_epoch or len(source), len(source))
     rng = np.random.default_rng(derive(config.seed, "images", epoch))
     order = rng.permutation(len(source))[:count]
     size = min(config.batch_size, count)
-    parts = [order[start : start + size][rank() :: world()] for start in range(0, count - size + 1, size)]
+    parts = [order[start : start + size][rank() :: world()] for start in range(0, count - size + 1, size)][first:]
+    views = {"seed": derive(config.seed, "files", epoch)} if isinstance(source, ImageFiles) else {}
     with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(source.batch, parts[0])
+        following = ahead.submit(source.batch, parts[0], **views) if parts else None
         for k in range(len(parts)):
             images, labels = following.result()
             if k + 1 < len(parts):
-                following = ahead.submit(source.batch, parts[k + 1])
-            yield torch.from_numpy(images), torch.from_numpy(labels)
+                following = ahead.submit(source.batch, parts[k + 1], **views)
+            yield torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels)
 
 
 def random_crop(images: Tensor, size: int, rng: torch.Generator) -> Tensor:
@@ -224,29 +273,43 @@ def random_crop(images: Tensor, size: int, rng: torch.Generator) -> Tensor:
 
 
 def train(config: PretrainConfig, path: Path, cache: Path) -> None:
-    """All epochs, then weights and card; a checkpoint after every epoch."""
+    """All epochs, then weights and card; a checkpoint after every epoch, and within one every few minutes."""
     device = resolve_device(f"cuda:{local_rank()}" if world() > 1 and torch.cuda.is_available() else config.device)
     precision = resolve_precision(config.precision, device)
-    source = open_source(config, cache)
+    source, validation = open_source(config, cache), open_validation(config)
     with runs.one_thread(dataclasses.replace(config, device=str(device))):
         model = initial_model(config, len(source.classes)).to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(
             model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
         checkpoint, key, curve = path.with_suffix(".ckpt"), settings_key(config), []
+        step, totals = 0, torch.zeros(3, device=device)
         if checkpoint.exists():
             saved = torch.load(checkpoint, map_location=device, weights_only=True)
             if saved["key"] == key:
-                curve = saved["curve"]
+                curve, step = saved["curve"], saved["step"]
+                totals += saved["totals"] * (rank() == 0)  # they are the sum over all processes
                 model.load_state_dict(saved["model"])
                 optimizer.load_state_dict(saved["optimizer"])
+
+        def save(step: int, totals: Tensor) -> None:
+            totals = totals.clone()
+            if world() > 1:
+                dist.all_reduce(totals)
+            if rank() == 0:
+                state = {"key": key, "curve": curve, "step": step, "totals": totals}
+                state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                save_atomically(state, checkpoint)
+
         net = DistributedDataParallel(model) if world() > 1 else model
         net = torch.compile(net) if config.compile else net
         for epoch in range(len(curve) + 1, config.epochs + 1):
-            curve.append(train_epoch(net, optimizer, source, config, epoch, device, precision))
-            if rank() == 0:
-                state = {"key": key, "curve": curve, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-                save_atomically(state, checkpoint)
+            row = train_epoch(net, optimizer, source, config, epoch, device, precision, step, totals, save)
+            if validation is not None:
+                row["val_accuracy"] = validate(model, validation, config, device, precision)
+            curve.append(row)
+            step, totals = 0, torch.zeros_like(totals)
+            save(step, totals)
     if rank() == 0:
         write_weights(model, source, config, curve, path)
         checkpoint.unlink(missing_ok=True)
@@ -267,21 +330,25 @@ def train_epoch(
     epoch: int,
     device: torch.device,
     precision: str,
+    first: int,
+    totals: Tensor,
+    save: Callable[[int, Tensor], None],
 ) -> dict:
-    """One pass; returns {"epoch", "lr", "loss", "accuracy" (%, on the training views), "images", "seconds", ..}."""
-    started, lr = time.perf_counter(), learning_rate(config, epoch)
-    optimizer.param_groups[0]["lr"] = lr
+    """One pass; returns {"epoch", "lr", "loss", "accuracy" (%, on the training views), "images", "seconds", ..}.
+
+    It begins at batch number `first`; `totals` holds the summed loss, right answers and images before it.
+    """
+    started = saved = time.perf_counter()
+    lr = optimizer.param_groups[0]["lr"] = learning_rate(config, epoch)
     net.train()
-    views = generator(config.seed, "views", epoch, rank())
-    totals = torch.zeros(3, device=device)  # summed loss, right answers, images
     count = min(config.images_per_epoch or len(source), len(source))
-    what = f"pretrain {config.source} epoch {epoch}/{config.epochs}"
-    steps = tqdm(batches(source, config, epoch), what, count // min(config.batch_size, count), mininterval=5)
-    for images, labels in steps if rank() == 0 else batches(source, config, epoch):
+    what, steps = f"pretrain {config.source} epoch {epoch}/{config.epochs}", count // min(config.batch_size, count)
+    bar = tqdm(total=steps, initial=first, desc=what, mininterval=5, disable=rank() > 0)
+    for step, (images, labels) in enumerate(batches(source, config, epoch, first), first + 1):
+        views = generator(config.seed, "views", epoch, step, rank())
         for part, truth in zip(images.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True):
             truth = truth.to(device)
-            view = augment(random_crop(part.to(device), config.size, views), config.augmentation, views)
-            view = view.contiguous(memory_format=torch.channels_last)
+            view = see(part.to(device), config, views).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits = net(view)
             loss = F.cross_entropy(logits.float(), truth)
@@ -290,6 +357,12 @@ def train_epoch(
             totals += torch.stack([loss.detach() * len(truth), right, torch.full_like(right, len(truth))])
         optimizer.step()
         optimizer.zero_grad()
+        bar.update()
+        look = step % LOOK == 0 and step < steps
+        if look and agreed(time.perf_counter() - saved >= 60 * config.checkpoint_minutes, device):
+            save(step, totals)
+            saved = time.perf_counter()
+    bar.close()
     if world() > 1:
         dist.all_reduce(totals)
     loss, right, images = totals.tolist()
@@ -303,8 +376,30 @@ def train_epoch(
         "accuracy": 100 * right / images,
         "images": int(images),
         "seconds": seconds,
-        "images_per_second": images / seconds,
+        "images_per_second": (steps - first) / steps * images / seconds,
     }
+
+
+def see(images: Tensor, config: PretrainConfig, views: torch.Generator) -> Tensor:
+    """A random view of a batch; files were cropped when they were read."""
+    kind = "none" if config.folder is not None and config.augmentation == "crop" else config.augmentation
+    return augment(random_crop(images, config.size, views), kind, views)
+
+
+@torch.no_grad()
+def validate(model: nn.Module, source, config: PretrainConfig, device: torch.device, precision: str) -> float:
+    """Percent of `source` that is classified correctly, every process taking its share."""
+    model.eval()
+    hits = torch.zeros((), device=device)
+    share = np.arange(len(source))[rank() :: world()]
+    for start in range(0, len(share), config.batch_size):
+        images, labels = source.batch(share[start : start + config.batch_size])
+        view = normalise(torch.from_numpy(images).to(device)).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            hits += (model(view).argmax(1) == torch.from_numpy(labels).to(device)).sum()
+    if world() > 1:
+        dist.all_reduce(hits)
+    return 100 * hits.item() / len(source)
 
 
 def learning_rate(config: PretrainConfig, epoch: int) -> float:
@@ -378,6 +473,15 @@ def rank() -> int:
 def world() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def agreed(answer: bool, device: torch.device) -> bool:
+    """The first process's answer, for all of them."""
+    if world() == 1:
+        return answer
+    told = torch.tensor(int(answer), device=device)
+    dist.broadcast(told, 0)
+    return bool(told)
 
 
 def local_rank() -> int:

@@ -73,6 +73,29 @@ def test_resuming_gives_the_same_weights(tmp_path, monkeypatch):
     assert not list((tmp_path / "b").glob("*.ckpt"))
 
 
+def test_resuming_within_an_epoch_gives_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(step1, "LOOK", 1)
+    config = dataclasses.replace(SMALL, checkpoint_minutes=0)
+    whole = pretrain(config, tmp_path / "a")
+    original, steps = step1.save_atomically, []
+
+    def killed(state, path):
+        original(state, path)
+        steps.append(state["step"])
+        if steps == [1, 2]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(step1, "save_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, tmp_path / "b")
+    resumed = pretrain(config, tmp_path / "b")
+    assert steps == [1, 2, 0, 1, 2, 0]  # three batches an epoch: the third of the first was not trained twice
+    assert runs.file_hash(whole) == runs.file_hash(resumed)
+    rows = [read_card(path)["curve"][0] for path in (whole, resumed)]
+    assert rows[0]["loss"] == rows[1]["loss"]
+    assert rows[0]["images"] == rows[1]["images"] == 96
+
+
 def test_the_stand_in_has_none_of_the_task_s_models():
     own, others = synthcars.car_models(), synthcars.car_models(step1.STANDIN_MODELS, seed=step1.STANDIN_SEED)
     assert not set(own) & set(others)
@@ -96,6 +119,56 @@ def test_a_folder_of_images(tmp_path):
     card = read_card(pretrain(dataclasses.replace(config, batch_size=4), tmp_path / "weights"))
     assert card["classes"] == 2
     assert card["images"] == 12
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Two classes below train/ and val/: wide pictures, dark on the left and bright on the right, or the reverse."""
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    for part, count in (("train", 16), ("val", 6)):
+        for name, line in (("left", ramp), ("right", ramp[::-1])):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                image = np.tile(line[None, :, None], (40, 1, 3))
+                Image.fromarray(np.clip(image + 2 * i, 0, 255).astype(np.uint8)).save(
+                    tmp_path / f"{part}/{name}/{i}.png"
+                )
+    return tmp_path
+
+
+def test_files_are_cropped_at_random_as_a_function_of_seed_and_image(photographs):
+    files = step1.ImageFiles(photographs / "train", 16, "crop")
+    first, again, other = (files.batch(np.arange(4), seed)[0] for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert (files.batch(np.array([2]), 1)[0] == first[2]).all()  # whatever else is in the batch
+    plain = files.batch(np.arange(4))[0]
+    assert (plain == step1.ImageFiles(photographs / "train", 16).batch(np.arange(4), 1)[0]).all()
+
+
+def test_random_boxes_are_torchvision_s():
+    rng = np.random.default_rng(0)
+    boxes = np.array([step1.random_box(80, 60, rng) for _ in range(2000)])
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert boxes.min() >= 0
+    assert boxes[:, 2].max() <= 80
+    assert boxes[:, 3].max() <= 60
+    share = width * height / (80 * 60)
+    assert 0.07 < share.min() < 0.1
+    assert share.max() > 0.95
+    assert 0.7 < (width / height).min() < 0.8
+    assert 1.28 < (width / height).max() < 1.4
+    assert step1.random_box(400, 10, rng) == step1.central_box(400, 10)  # nothing else fits
+
+
+def test_a_folder_s_val_is_validated_on(photographs, tmp_path):
+    config = dataclasses.replace(SMALL, source="mine", folder=str(photographs), images_per_epoch=None, batch_size=8)
+    assert dataclasses.replace(config, augmentation="auto").augmentation == "crop"
+    row = read_card(pretrain(dataclasses.replace(config, augmentation="none", epochs=4), tmp_path / "w"))["curve"][-1]
+    assert row["val_accuracy"] == 100
+    (photographs / "val/left").rename(photographs / "val/lift")
+    with pytest.raises(ValueError, match="class 'left' is not in both"):
+        pretrain(config, tmp_path / "x")
 
 
 def test_epochs_draw_each_image_once_and_in_another_order():
@@ -158,6 +231,7 @@ def test_two_processes_learn_as_one(tmp_path):
     command += ["--batch-size", "64", "--lr", "0.05", "--standin-images", "1280", "--precision", "fp32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     cards = []
+    command += ["--checkpoint-minutes", "0.01"]
     for out, launcher in [("one", []), ("two", ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"])]:
         arguments = [sys.executable, "-m", *launcher, "ktglite.pretrain", *command, "--out", str(tmp_path / out)]
         subprocess.run(arguments, check=True, env=environment)
