@@ -159,8 +159,10 @@ def fractaldb(
     action: Annotated[str, Positional],
     folder: Annotated[Path, Positional] = Path("data/raw/fractaldb1k"),
     categories: int = 1000,
-    instances: int = 1000,
+    instances: int | None = None,
     size: int = 362,
+    variant: str = "patch_gray",
+    csv: Path | None = None,
 ) -> None:
     """FractalDB-1k by formula: `verify` its hashes, `show` a contact sheet, or `export` it as PNG.
 
@@ -168,20 +170,24 @@ def fractaldb(
         action: verify, show or export.
         folder: where `export` and `show` write.
         categories: the first so many of the 1,000.
-        instances: images of each category, up to 1,000.
+        instances: images of each category (default: all, 1,000 of the patch variants, 100 of the point variants).
         size: side of the images in px.
+        variant: patch_gray, patch_color, point_gray or point_color.
+        csv: a folder of category files a,b,c,d,e,f,p, to export other categories than the published.
     """
     from ktglite import fractaldb as formula
 
+    maps = None if csv is None else formula.read_csv_folder(csv)
     if action == "verify":
-        formula.verify()
+        sys.exit(0 if formula.verify() else 1)
     elif action == "export":
-        formula.export(folder, size=size, categories=categories, instances=instances)
+        count = formula.export(folder, size, categories, instances, variant=variant, maps=maps)
+        print(f"{folder}: {count:,} images")
     elif action == "show":
         from PIL import Image
 
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(formula.contact_sheet()).save(folder / "contact_sheet.png")
+        Image.fromarray(formula.contact_sheet(variant=variant, maps=maps)).save(folder / "contact_sheet.png")
         print(folder / "contact_sheet.png")
     else:
         raise ValueError(f"action is {action!r}: allowed are verify, show, export")

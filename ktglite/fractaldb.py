@@ -14,6 +14,7 @@ from colorsys import hsv_to_rgb
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from filelock import FileLock
@@ -645,11 +646,21 @@ class FractalDB:
         return np.moveaxis((blocks + factor**2 // 2) // factor**2, 2, 0).astype(np.uint8)
 
 
-def contact_sheet(rows: int = 8, columns: int = 16, size: int = 64, cache: str | Path = "data/cache") -> np.ndarray:
-    """One image of each of rows x columns categories: uint8 (rows * size, columns * size)."""
-    fractals = FractalDB(size, cache=cache)
-    images, _ = fractals.gray(np.arange(rows * columns) * (len(fractals) // (rows * columns)) + 2 * COUNTS * FLIPS)
-    return images.reshape(rows, columns, size, size).swapaxes(1, 2).reshape(rows * size, columns * size)
+def contact_sheet(
+    rows: int = 8,
+    columns: int = 16,
+    size: int = 64,
+    cache: str | Path = "data/cache",
+    variant: str = "patch_gray",
+    maps: tuple[np.ndarray, ...] | None = None,
+) -> np.ndarray:
+    """One image of each of rows x columns categories, or of as many as there are: uint8 (height, width, 3)."""
+    fractals = FractalDB(size, cache=cache, variant=variant, maps=maps)
+    per_category = LANES * fractals.per_orbit
+    chosen = np.linspace(0, len(fractals.maps), rows * columns, endpoint=False).astype(np.int64)
+    images, _ = fractals.batch(chosen * per_category + 2 * fractals.per_orbit)  # weight 2: the category itself
+    grid = np.moveaxis(images, 1, 3).reshape(rows, columns, size, size, 3)
+    return grid.swapaxes(1, 2).reshape(rows * size, columns * size, 3)
 
 
 def export(
@@ -660,6 +671,7 @@ def export(
     seed: int = 0,
     cache: str | Path = "data/cache",
     variant: str = "patch_gray",
+    maps: tuple[np.ndarray, ...] | None = None,
 ) -> int:
     """Write PNG files in the published layout, <category>/<category>_<weight>_count_<n>_flip<k>.png; returns how many.
 
@@ -667,7 +679,7 @@ def export(
 
     What is there already is left alone.
     """
-    fractals = FractalDB(size, categories, seed, cache, variant=variant)
+    fractals = FractalDB(size, categories, seed, cache, maps, variant)
     fillings, per_category = fractals.per_orbit // FLIPS, LANES * fractals.per_orbit
     instances = per_category if instances is None else instances
     if not 1 <= instances <= per_category:
@@ -686,7 +698,7 @@ def export(
     return len(fractals.classes) * instances
 
 
-def verify(cache: str | Path = "data/cache") -> bool:
+def verify() -> bool:
     """Print the hashes of the full search and of some coverages beside the published ones, and the times they took."""
     good = True
 
@@ -705,7 +717,10 @@ def verify(cache: str | Path = "data/cache") -> bool:
     for (category, weight), wanted in COVERAGE_HASHES.items():
         digest = hashlib.sha256(coverage(category, weight).astype(np.uint8).tobytes()).hexdigest()
         line(f"coverage ({category}, {weight})", digest, wanted)
-    start = time.perf_counter()
-    size = bank(cache=cache).nbytes
-    print(f"    bank at {BANK_SIZE} px: {size / 1e6:.0f} MB, {time.perf_counter() - start:.1f} s (0 if it was there)")
+    for size, points in ((362, 200_000), (BANK_SIZE, 200_000), (64, 20_000)):
+        with TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            megabytes = bank(size, points, cache=folder).nbytes / 1e6
+            seconds = time.perf_counter() - start
+        print(f"    bank of 25,000 orbits at {size} px, {points:,} points: {megabytes:.0f} MB, {seconds:.1f} s")
     return good

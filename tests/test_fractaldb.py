@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ktglite import cli
 from ktglite import fractaldb as formula
 from ktglite.fractaldb import COUNTS, FLIPS, WEIGHTS, FractalDB
 
@@ -228,6 +229,25 @@ def test_csv_folders(tmp_path):
         formula.read_csv_folder(tmp_path)
     with pytest.raises(ValueError, match=r"no \.csv files"):
         formula.read_csv_folder(tmp_path / "nowhere")
+
+
+def test_categories_of_one_s_own_from_the_command_line(tmp_path, monkeypatch):
+    np.savetxt(tmp_path / "00000.csv", formula.categories()[3], delimiter=",", fmt="%.17g")
+    monkeypatch.chdir(tmp_path)
+    app = ["fractaldb", "export", "png", "--csv", ".", "--size", "64", "--instances", "4", "--variant", "point-color"]
+    with pytest.raises(SystemExit, match="allowed are patch_gray"):
+        command_line(monkeypatch, *app)
+    command_line(monkeypatch, *app[:-1], "point_color")
+    image = np.asarray(Image.open("png/00000/00000_00_count_0_flip0.png"))
+    own = FractalDB(64, maps=formula.categories()[3:4], variant="point_color")
+    assert (np.moveaxis(image, 2, 0) == own.batch([0])[0][0]).all()
+    command_line(monkeypatch, "fractaldb", "show", "sheet", "--csv", ".")
+    assert Image.open("sheet/contact_sheet.png").size == (16 * 64, 8 * 64)
+
+
+def command_line(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["ktglite", *arguments])
+    cli.main()
 
 
 def test_export_writes_the_same_images(tmp_path, small):
