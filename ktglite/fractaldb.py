@@ -22,6 +22,8 @@ from numba import njit
 from PIL import Image
 from tqdm import tqdm
 
+from ktglite import mersenne
+
 CATEGORIES, CANDIDATES = 1000, 42_655  # accepted, of so many that are drawn
 SEARCH_SIZE, SEARCH_POINTS, SEARCH_RATE = 512, 100_000, 0.2
 PAD = 6  # px kept free on each side
@@ -75,10 +77,12 @@ def search_categories(progress: bool = True) -> tuple[np.ndarray, ...]:
     """Find the categories as the published set was found: draw maps at random, keep what fills the plane enough."""
     bits = np.random.MT19937()
     bits.state = np.random.RandomState(1).get_state(legacy=False)
-    draw, stream = np.random.RandomState(bits), np.random.Generator(bits)  # the same bits; one fills arrays in place
+    draw = np.random.RandomState(bits)  # shares its state with `bits`
     random, found = np.empty(SEARCH_POINTS), []
     tables, choices = np.zeros((ABREAST, 7, 6)), np.empty((ABREAST, SEARCH_POINTS), np.uint8)
     xs, ys = np.empty((2, ABREAST, SEARCH_POINTS))
+    at, marked = np.empty(SEARCH_POINTS, np.int32), np.empty(SEARCH_SIZE**2, np.uint8)
+    words = mersenne.room(SEARCH_POINTS)
     with tqdm(total=CATEGORIES, desc="FractalDB-1k categories", disable=not progress, mininterval=1) as bar:
         while len(found) < CATEGORIES:
             candidates = []
@@ -88,26 +92,44 @@ def search_categories(progress: bool = True) -> tuple[np.ndarray, ...]:
                     row[:6] = draw.uniform(-1, 1, 6)
                     row[6] = abs(row[0] * row[3] - row[1] * row[2])
                 maps[:, 6] /= maps[:, 6].sum()
-                stream.random(out=random)
+                mersenne.random(bits, random, words)
                 choose(maps[:, 6], random, choices[k])
                 tables[k, : len(maps)] = maps[:, :6]
                 candidates.append(maps)
             orbits_abreast(tables, choices, xs, ys)
             for maps, x, y in zip(candidates, xs, ys, strict=True):
-                if is_filled(x, y):
+                if is_filled(x, y, at, marked):
                     found.append(maps)
                     bar.update()
     return tuple(found[:CATEGORIES])
 
 
-def is_filled(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether an orbit marks enough of the search's square."""
+def is_filled(x: np.ndarray, y: np.ndarray, at: np.ndarray, marked: np.ndarray) -> bool:
+    """Whether an orbit marks enough of the search's square; most mark so little that half of the points tell.
+
+    `at`, int32 (points,), and `marked`, uint8 (size * size), are room to work in.
+    """
     count, needed = points_that_count(x, y), SEARCH_RATE * SEARCH_SIZE**2
-    if count < needed:  # left the plane early
-        return False
-    marked = np.zeros(SEARCH_SIZE**2, np.uint8)
-    mark(x[:count], y[:count], SEARCH_SIZE, marked)
-    return np.count_nonzero(marked) >= needed
+    box, begin, found = (x[:count].min(), x[:count].max(), y[:count].min(), y[:count].max()), 0, 0
+    marked[:] = 0
+    for end in (count * 55 // 100, count):
+        locate(x[begin:end], y[begin:end], *box, SEARCH_SIZE, PAD, at[begin:end])
+        found += count_new(at[begin:end], marked)
+        if found + count - end < needed:
+            return False
+        begin = end
+    return True
+
+
+@njit(cache=True, error_model="numpy")
+def count_new(at, marked):
+    """Mark pixels; returns how many were not marked before."""
+    found = np.int64(0)
+    for pixel in at:
+        k = np.uint64(pixel)
+        found += 1 - marked[k]
+        marked[k] = 1
+    return found
 
 
 def maps_hash(found: tuple[np.ndarray, ...], columns: int = 6) -> str:

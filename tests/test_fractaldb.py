@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktglite import cli
+from ktglite import cli, mersenne
 from ktglite import fractaldb as formula
 from ktglite.fractaldb import COUNTS, FLIPS, WEIGHTS, FractalDB
 
@@ -202,6 +202,17 @@ def test_a_clean_sequence_leaves_divergent_orbits_out():
     assert clean.left_out == sum(wild) > 0
     assert len(clean) == (50 - sum(wild)) * FLIPS
     assert set(clean.orbits) == set(np.flatnonzero(~np.array(wild)))
+
+
+@pytest.mark.parametrize("before", [0, 1, 311, 624, 1000])
+def test_random_numbers_are_numpy_s(before):
+    ours, theirs = np.random.MT19937(5), np.random.MT19937(5)
+    np.random.RandomState(ours).randint(0, 7, before), np.random.RandomState(theirs).randint(0, 7, before)
+    numbers = np.empty(1500)
+    for _ in range(3):
+        mersenne.random(ours, numbers, mersenne.room(1500))
+        assert (numbers == np.random.Generator(theirs).random(1500)).all()
+    assert np.random.RandomState(ours).uniform() == np.random.RandomState(theirs).uniform()
 
 
 @pytest.mark.slow
