@@ -10,6 +10,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -125,6 +126,26 @@ def pretrain_all(
         return list(pool.map(pretrain, configs, [out] * len(configs), [cache] * len(configs)))
 
 
+def adopt(config: PretrainConfig, ready: str | Path, out: str | Path) -> bool:
+    """Copy finished weights and card from the folder `ready` to `out` if they were made with exactly these settings.
+
+    `ready` is looked for in the working folder, then in the package's checkout. Returns whether `pretrain` will find
+    its work done.
+    """
+    name = f"{config.source}-{config.arch}.safetensors"
+    if is_done(config, Path(out) / name):
+        return True
+    for folder in (Path(ready), Path(__file__).parents[1] / ready):
+        if is_done(config, folder / name):
+            Path(out).mkdir(parents=True, exist_ok=True)
+            for part in (folder / name, (folder / name).with_suffix(".json")):  # the card last, as when they are made
+                partial = Path(out) / f"{part.name}.{os.getpid()}.partial"
+                shutil.copyfile(part, partial)
+                os.replace(partial, Path(out) / part.name)
+            return True
+    return False
+
+
 def read_card(path: str | Path) -> dict:
     """The card beside a weights file. Raises ValueError naming the card when it is not one."""
     card_path = Path(path).with_suffix(".json")
@@ -146,10 +167,13 @@ def is_done(config: PretrainConfig, path: Path) -> bool:
 
 
 def settings_key(config: PretrainConfig) -> str:
-    """Hex key over all settings that decide the result; the device and the way there do not."""
+    """Hex key over the settings that decide the result; where it is trained does not.
+
+    A precision of "auto" is a key of its own, whatever it stands for on a device: finished weights keep their key when
+    they are carried to another, and a graph's record knows them by their hash.
+    """
     settings = dataclasses.asdict(config)
-    settings["precision"] = resolve_precision(config.precision, resolve_device(settings.pop("device")))
-    del settings["compile"], settings["checkpoint_minutes"]
+    del settings["device"], settings["compile"], settings["checkpoint_minutes"]
     if config.folder is not None:
         settings["folder"] = str(Path(config.folder).resolve())
     return hashlib.sha256(json.dumps([SCHEMA, settings], sort_keys=True).encode()).hexdigest()[:32]

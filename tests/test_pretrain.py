@@ -45,6 +45,17 @@ def test_weights_card_and_second_call(tmp_path, monkeypatch):
     assert pretrain(SMALL, tmp_path) == path
 
 
+def test_finished_weights_are_adopted_where_the_settings_are_the_same(tmp_path, monkeypatch):
+    ready = pretrain(SMALL, tmp_path / "ready")
+    monkeypatch.setattr(step1, "train", lambda *a: pytest.fail("trained again"))
+    assert step1.adopt(SMALL, tmp_path / "ready", tmp_path / "here")
+    assert runs.file_hash(pretrain(SMALL, tmp_path / "here")) == runs.file_hash(ready)
+    assert not step1.adopt(dataclasses.replace(SMALL, seed=1), tmp_path / "ready", tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+    ready.write_bytes(b"cut")
+    assert not step1.adopt(SMALL, tmp_path / "ready", tmp_path / "there")
+
+
 def test_other_settings_are_never_taken_for_done(tmp_path):
     path = pretrain(SMALL, tmp_path)
     before = runs.file_hash(path)
