@@ -73,8 +73,8 @@ def draw_graph(
 ) -> Axes:
     """A graph with its target circled in red, and an arrow for every open edge: T Through, L Linear, C Correct.
 
-    Cut edges are absent, or faint with `show_cutoff`; a node that cannot influence the target is dimmed. `accuracy`
-    (%) is written at node 1. Readable up to six nodes.
+    Cut edges are absent, or faint with `show_cutoff`; a node that cannot influence the target is dimmed; small grey
+    numbers count the nodes. `accuracy` (%) is written at node 1. Readable up to six nodes.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(COLUMN, COLUMN), layout="constrained")
@@ -101,6 +101,8 @@ def draw_graph(
         text = node_name(node) + (f"\n{accuracy:.1f} %" if i == 0 and accuracy is not None else "")
         small = min(1, 6 / max(map(len, text.split("\n"))))
         ax.text(*centres[i], text, ha="center", va="center", fontsize=font * small, zorder=5)
+        aside = centres[i] + (radius + 0.13) * np.array([outward[i] @ [c, d] for c, d in ((0.77, 0.64), (-0.64, 0.77))])
+        ax.text(*aside, i + 1, ha="center", va="center", fontsize=min(8, 0.9 * font), color="#777777")
     for t, row in enumerate(graph.gates):
         for s, gate in enumerate(row):
             if gate != "cutoff" or show_cutoff:
@@ -111,7 +113,7 @@ def draw_graph(
             mark = dict(fontsize=min(8, font), color="#555555", bbox=dict(fc="white", ec="none", pad=1.5))
             ax.text(*labels[t], "label", ha="center", va="center", **mark)
     if legend:
-        handles = gate_legend() + init_legend([graph])
+        handles = gate_legend(show_cutoff) + init_legend([graph])
         ax.legend(handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, frameon=False)
     return ax
 
@@ -155,9 +157,9 @@ def gate_style(gate: str) -> tuple[str, str, str]:
     return GATE_STYLES.get(gate, (PINK, "-.", gate[0].upper()))
 
 
-def gate_legend() -> list[Line2D]:
-    """Legend entries of the gates that are drawn."""
-    shown = [gate for gate in GATES if gate != "cutoff"]
+def gate_legend(cutoff: bool = False) -> list[Line2D]:
+    """Legend entries of the gates that are drawn; Cutoff only where asked for."""
+    shown = [gate for gate in GATES if gate != "cutoff" or cutoff]
     styles = {gate: gate_style(gate) for gate in shown}
     return [
         Line2D([], [], color=c, ls=line, lw=1.6, label=f"{letter}: {gate}")
@@ -509,6 +511,36 @@ def baselines_last(label: str) -> tuple:
     """Sorts "top 1", "top 2", .. before the baselines, and numbers as numbers."""
     name, _, number = label.rpartition(" ")
     return (not label.startswith("top"), name, int(number)) if number.isdigit() else (True, label, 0)
+
+
+# ---- one training
+
+
+def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None = None) -> Figure:
+    """One training, epoch by epoch: validation accuracy of every node, and the mean gated loss on every open edge.
+
+    - `records`: from `epochs(graph, ..)`, at least one.  `epochs`: how many there will be, for the axis.
+    """
+    figure = Figure(figsize=(PAGE * 1.3, 3.4), layout="constrained")  # no pyplot: may be drawn in a kernel's thread
+    axes = figure.subplots(1, 3)
+    colours, marks, done = [TARGET_RED, BLUE, ORANGE, GREEN, PINK, BLACK], "os^vDP", [r["epoch"] for r in records]
+    for t in sorted(graph.reaching_target()):
+        shape = dict(color=colours[t % 6], ms=4, lw=1.3)
+        values = [record["val_accuracy"][t] for record in records]
+        axes[0].plot(done, values, marker=marks[t % 6], label=f"node {t + 1}", **shape)
+        for s in graph.sources(t):
+            gate, line = graph.gates[t][s], gate_style(graph.gates[t][s])[1]
+            values = [record["edge_loss"][t][s] for record in records]
+            label = f"{'label' if s == t else s + 1} → {t + 1} ({gate})"
+            axes[1 if s == t else 2].plot(done, values, ls=line, marker=marks[s % 6], label=label, **shape)
+    titles = {"accuracy": "validation (%)", "label edges": "mean gated loss", "edges between nodes": "mean gated loss"}
+    for axis, (title, ylabel) in zip(axes, titles.items(), strict=True):
+        axis.set(title=title, xlabel="epoch", ylabel=ylabel, xlim=(0.8, max(epochs or 0, done[-1], 2) + 0.2))
+        axis.set_ylim(bottom=0)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+    return figure
 
 
 # ---- gates, images, pre-training

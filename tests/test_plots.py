@@ -73,7 +73,7 @@ def test_a_graph_shows_its_nodes_gates_and_target():
     axis = plots.draw_graph(Graph(nodes, gates), title="drawn", accuracy=71.2)
     words = [text.get_text() for text in axis.texts]
     assert {"PFRN18\n71.2 %", "SIRN18", "RN18"} <= set(words)
-    assert sorted(word for word in words if len(word) == 1) == ["C", "L", "T", "T"]
+    assert sorted(word for word in words if len(word) == 1) == ["1", "2", "3", "C", "L", "T", "T"]
     assert words.count("label") == 2
     assert axis.get_title() == "drawn"
     assert len(arrows(axis)) == 2 * 4  # a line and a head for each open edge
