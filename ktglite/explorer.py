@@ -76,7 +76,9 @@ def influence(graph: Graph) -> str:
     deaf = [i for i in range(1, graph.size) if i not in heard]
     far = [i for i in heard if i not in graph.sources(0)]
     fixed = [i for i in heard if not graph.learns(i)]
-    said = [f"{names(heard)} can influence node 1." if heard else "No other node can influence node 1."]
+    if not heard:
+        return "No other node can influence node 1" + (", and none is trained." if deaf else ".")
+    said = [f"{names(heard)} can influence node 1."]
     if far:
         said.append(f"{names(far)} {'does' if len(far) == 1 else 'do'} so only by way of others.")
     if deaf:
@@ -137,7 +139,7 @@ def png(figure: Figure) -> bytes:
 
 def draw(graph: Graph) -> Figure:
     """The graph with its legend. Made without pyplot, since a kernel may answer a click in another thread."""
-    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(3.7, 3.8), layout="constrained")
     plots.draw_graph(graph, ax=figure.subplots(), show_cutoff=True, legend=True)
     return figure
 
@@ -175,14 +177,15 @@ class Explorer(widgets.VBox):
         close = {"description_width": "62px"}
         self.preset = widgets.Dropdown(options=["your own", *PRESETS] if n == 3 else ["your own"], description="graph")
         self.average = widgets.Dropdown(
-            options=[("summed", 1.0), ("averaged", 1 / max(n - 1, 1))], description="transfer losses", layout=width
+            options=[("summed", 1.0), ("averaged", 1 / max(n - 1, 1))],
+            description="transfer losses",
+            layout=widgets.Layout(width="230px"),
+            style={"description_width": "110px"},
         )
-        self.average.layout.width, self.average.style.description_width = "220px", "100px"
         self.inits = [
             widgets.Dropdown(options=inits, value=node.init, description="starts as", layout=width, style=close)
             for node in graph.nodes
         ]
-        self.inits[0].layout.width = "158px"
         self.gates = [
             [
                 widgets.Dropdown(
@@ -203,10 +206,10 @@ class Explorer(widgets.VBox):
         rows = []
         for t in range(n):
             word = " (target)" if t == 0 else ""
-            head = widgets.HTML(f"<b>into node {t + 1}</b>{word}", layout=widgets.Layout(width="130px"))
+            head = widgets.HTML(f"<b>into node {t + 1}</b>{word}", layout=widgets.Layout(width="150px"))
             edges = [self.gates[t][t], *(self.gates[t][s] for s in range(n) if s != t)]
             rows.append(widgets.HBox([head, self.inits[t], *edges], layout=widgets.Layout(flex_flow="row wrap")))
-        told = widgets.VBox([self.text, self.message], layout=widgets.Layout(min_width="420px", padding="12px"))
+        told = widgets.VBox([self.text, self.message], layout=widgets.Layout(flex="1 1 380px", padding="8px"))
         super().__init__(
             [
                 widgets.HBox([self.preset, self.average]),

@@ -97,7 +97,9 @@ def set_heads(notebook, stem: str, times: dict, repository: str) -> None:
     tags = {"tags": ["head"]}
     head = [
         nbformat.v4.new_markdown_cell(prose, id="head-times", metadata=tags),
-        nbformat.v4.new_code_cell(code.rstrip(), id="head-install", metadata=tags),
+        nbformat.v4.new_code_cell(
+            code.rstrip(), id="head-install", metadata=tags | {"jupyter": {"source_hidden": True}}
+        ),
     ]
     notebook.cells = [body[0], *head, *body[1:]]
 
