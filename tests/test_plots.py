@@ -262,7 +262,7 @@ def test_optimism_sets_the_promise_beside_fresh_seeds():
 def test_gate_curves_are_the_gates():
     left, right = plots.plot_gate_curves().axes
     ends = {line.get_label(): float(line.get_ydata()[-1]) for line in left.lines}
-    assert ends == {"through": 1, "cutoff": 0, "linear": 1, "correct": 0.5}
+    assert ends.items() >= {"through": 1, "cutoff": 0, "linear": 1, "correct": 0.5}.items()
     assert {line.get_label(): float(line.get_ydata()[-1]) for line in right.lines}["linear"] == 0.5
 
 
