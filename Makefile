@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: setup reproduce test test-slow lint format lab notebooks bench clean
+.PHONY: setup reproduce test test-slow test-browser lint format lab notebooks bench clean
 
 setup: $(READY)
 
@@ -21,10 +21,14 @@ reproduce: $(READY)  ## every notebook on the quick profile; ARGS="--set seeds=5
 	$(BIN)/ktglite reproduce --profile quick $(ARGS)
 
 test: $(READY) lint  ## the fast suite, every notebook on smoke included
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not browser" $(ARGS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-browser: $(READY)  ## the notebooks in JupyterLab and Chromium; needs the packages chromium and chromium-driver
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -34,8 +38,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lab: $(READY)
-	$(BIN)/jupyter lab notebooks
+lab: $(READY)  ## the notebooks in JupyterLab, with the kernel of .venv
+	$(BIN)/jupyter lab notebooks $(ARGS)
+
+notebooks: $(READY)  ## the outputs of `make reproduce` into the committed notebooks
+	$(BIN)/python -m ktglite.notebooks $(ARGS)
 
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -25,7 +25,7 @@ LAZY = {
     "open_study": "search",
     "study_summary": "search",
 }
-MODULES = ("ablation", "fractaldb", "plots", "pretrain", "search", "stats", "synthcars")
+MODULES = ("ablation", "explorer", "fractaldb", "plots", "pretrain", "search", "stats", "synthcars")
 
 __all__ = [
     "GATES",

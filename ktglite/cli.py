@@ -137,20 +137,28 @@ def search_worker(
 
 @app.command
 def figures(
-    records: Path,
+    profile: str = "quick",
+    records: Path | None = None,
     out: Path = Path("figures"),
-    formats: tuple[str, ...] = ("pdf", "png"),
+    format: str = "pdf,png",
+    lang: str = "en",
 ) -> None:
     """Draw every figure again from the records of a run, without training.
 
     Args:
-        records: folder of a run, such as data/runs/quick or data/reference_runs/quick.
+        profile: whose records: those in data/runs/PROFILE, else the committed ones in data/reference_runs/PROFILE.
+        records: another folder of a run.
         out: where the figures go.
-        formats: any of pdf, png, svg.
+        format: any of pdf, png, svg, with commas between.
+        lang: en, or ja for Japanese (needs `pip install 'ktglite[ja]'`).
     """
     from ktglite import plots
 
-    for path in plots.draw_all(records, out, formats):
+    if records is None:
+        places = [Path("data") / kind / Path(profile).stem for kind in ("runs", "reference_runs")]
+        records = next((place for place in places if (place / "table1.json").exists()), places[0])
+    print(f"from {records}")
+    for path in plots.draw_all(records, out, format.replace(" ", "").split(","), lang):
         print(path)
 
 

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
-from ktglite import ablation, stats
+from ktglite import ablation, japanese, stats
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node
 from ktglite.models import SOURCES
@@ -73,8 +73,8 @@ def draw_graph(
 ) -> Axes:
     """A graph with its target circled in red, and an arrow for every open edge: T Through, L Linear, C Correct.
 
-    Cut edges are absent, or faint with `show_cutoff`; a node that cannot influence the target is dimmed. `accuracy`
-    (%) is written at node 1. Readable up to six nodes.
+    Cut edges are absent, or faint with `show_cutoff`; a node that cannot influence the target is dimmed; small grey
+    numbers count the nodes. `accuracy` (%) is written at node 1. Readable up to six nodes.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(COLUMN, COLUMN), layout="constrained")
@@ -101,6 +101,8 @@ def draw_graph(
         text = node_name(node) + (f"\n{accuracy:.1f} %" if i == 0 and accuracy is not None else "")
         small = min(1, 6 / max(map(len, text.split("\n"))))
         ax.text(*centres[i], text, ha="center", va="center", fontsize=font * small, zorder=5)
+        aside = centres[i] + (radius + 0.13) * np.array([outward[i] @ [c, d] for c, d in ((0.77, 0.64), (-0.64, 0.77))])
+        ax.text(*aside, i + 1, ha="center", va="center", fontsize=min(8, 0.9 * font), color="#777777")
     for t, row in enumerate(graph.gates):
         for s, gate in enumerate(row):
             if gate != "cutoff" or show_cutoff:
@@ -111,7 +113,7 @@ def draw_graph(
             mark = dict(fontsize=min(8, font), color="#555555", bbox=dict(fc="white", ec="none", pad=1.5))
             ax.text(*labels[t], "label", ha="center", va="center", **mark)
     if legend:
-        handles = gate_legend() + init_legend([graph])
+        handles = gate_legend(show_cutoff) + init_legend([graph])
         ax.legend(handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, frameon=False)
     return ax
 
@@ -155,9 +157,9 @@ def gate_style(gate: str) -> tuple[str, str, str]:
     return GATE_STYLES.get(gate, (PINK, "-.", gate[0].upper()))
 
 
-def gate_legend() -> list[Line2D]:
-    """Legend entries of the gates that are drawn."""
-    shown = [gate for gate in GATES if gate != "cutoff"]
+def gate_legend(cutoff: bool = False) -> list[Line2D]:
+    """Legend entries of the gates that are drawn; Cutoff only where asked for."""
+    shown = [gate for gate in GATES if gate != "cutoff" or cutoff]
     styles = {gate: gate_style(gate) for gate in shown}
     return [
         Line2D([], [], color=c, ls=line, lw=1.6, label=f"{letter}: {gate}")
@@ -181,23 +183,24 @@ def init_legend(graphs: Sequence[Graph]) -> list[Patch]:
 
 def draw_method() -> Figure:
     """The paper's Figure 1: Step 1 pre-training, Step 2 initialisation, Step 3 the search of the graph."""
-    figure, axes = plt.subplots(1, 3, figsize=(PAGE * 1.3, 3.1), layout="constrained", width_ratios=[1.1, 1, 1.2])
+    size = dict(figsize=(PAGE, 2.9), width_ratios=[1, 1, 1.1])
+    figure, axes = plt.subplots(1, 3, **size, layout="constrained")
     steps = {
-        "Step 1: pre-train single models": "each on a pre-training set",
-        "Step 2: initialise the nodes": "a choice for every node",
-        "Step 3: search the graph": "inits and gates, on the fine-tuning set",
+        "Step 1:\npre-train single models": "each on a pre-training set",
+        "Step 2:\ninitialise the nodes": "a choice for every node",
+        "Step 3:\nsearch the graph": "inits and gates, on the\nfine-tuning set",
     }
     for axis, (title, below) in zip(axes, steps.items(), strict=True):
         axis.axis("off")
-        axis.set_title(title, fontsize=10, fontweight="bold")
-        axis.text(0.5, 0, below, transform=axis.transAxes, ha="center", va="top", fontsize=8, color="#555555")
-    data = {"imagenet1k": "ImageNet-1k", "fractaldb1k": "FractalDB-1k", "scratch": "random\nnumbers"}
+        axis.set_title(title, fontsize=9, fontweight="bold")
+        axis.text(0.5, -0.02, below, transform=axis.transAxes, ha="center", va="top", fontsize=7.5, color="#555555")
+    data = {"imagenet1k": "ImageNet\n-1k", "fractaldb1k": "FractalDB\n-1k", "scratch": "random\nnumbers"}
     for axis in axes[:2]:
-        axis.set(xlim=(-2.0, 2.0), ylim=(-1.45, 1.45))
+        axis.set(xlim=(-1.85, 1.8), ylim=(-1.4, 1.4))
     heights = (1.0, 0.0, -1.0)
     for i, (y, init) in enumerate(zip(heights, data, strict=True)):
         name, colour = node_name(Node("resnet18", init)), INIT_COLOURS[init]
-        arrow(axes[0], (-0.59, y), (0.54, y), "no training" if init == "scratch" else "train")
+        arrow(axes[0], (-0.59, y), (0.54, y), "no\ntraining" if init == "scratch" else "train")
         box(axes[0], -1.2, y, data[init], "#EEEEEE")
         box(axes[0], 1.15, y, name, colour)
         for other in heights:  # what could have been chosen, faint, below what was
@@ -206,7 +209,7 @@ def draw_method() -> Figure:
         box(axes[1], 1.15, y, f"node {i + 1}" + ("\n(target)" if i == 0 else ""), colour, TARGET_RED if i == 0 else "")
     gates = [["through", "correct", "linear"], ["cutoff", "linear", "through"], ["through", "cutoff", "through"]]
     draw_graph(Graph([Node("resnet18", init) for init in data], gates), ax=axes[2])
-    axes[2].set_title(title, fontsize=10, fontweight="bold")
+    axes[2].set_title(title, fontsize=9, fontweight="bold")
     figure.legend(handles=gate_legend(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
@@ -511,6 +514,38 @@ def baselines_last(label: str) -> tuple:
     return (not label.startswith("top"), name, int(number)) if number.isdigit() else (True, label, 0)
 
 
+# ---- one training
+
+
+def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None = None) -> Figure:
+    """One training, epoch by epoch: validation accuracy of every node, and the mean gated loss on every open edge.
+
+    - `records`: from `epochs(graph, ..)`, at least one.  `epochs`: how many there will be, for the axis.
+    """
+    figure = Figure(figsize=(PAGE * 1.3, 3.4), layout="constrained")  # no pyplot: may be drawn in a kernel's thread
+    axes = figure.subplots(1, 3)
+    colours, marks, done = [TARGET_RED, BLUE, ORANGE, GREEN, PINK, BLACK], "os^vDP", [r["epoch"] for r in records]
+    for t in sorted(graph.reaching_target()):
+        shape = dict(color=colours[t % 6], ms=4, lw=1.3)
+        values = [record["val_accuracy"][t] for record in records]
+        axes[0].plot(done, values, marker=marks[t % 6], label=f"node {t + 1}", **shape)
+        for s in graph.sources(t):
+            gate, line = graph.gates[t][s], gate_style(graph.gates[t][s])[1]
+            values = [record["edge_loss"][t][s] for record in records]
+            label = f"{'label' if s == t else s + 1} → {t + 1} ({gate})"
+            axes[1 if s == t else 2].plot(done, values, ls=line, marker=marks[s % 6], label=label, **shape)
+    titles = {"accuracy": "validation (%)", "label edges": "mean gated loss", "edges between nodes": "mean gated loss"}
+    for axis, (title, ylabel) in zip(axes, titles.items(), strict=True):
+        axis.set(title=title, xlabel="epoch", ylabel=ylabel, xlim=(0.8, max(epochs or 0, done[-1], 2) + 0.2))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if not axis.lines:
+            axis.text(0.5, 0.5, "no open edge", ha="center", color="#777777", transform=axis.transAxes)
+        else:
+            axis.set_ylim(0, 1.08 * max(max(line.get_ydata()) for line in axis.lines) or 1)
+            axis.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+    return figure
+
+
 # ---- gates, images, pre-training
 
 
@@ -600,8 +635,13 @@ def save_figure(
 ) -> list[Path]:
     """Write a figure as `<folder>/<name>.<format>`; the same figure gives the same bytes.
 
+    A figure wider than the two columns of a paper is laid out again for their width, its letters keeping their size.
     `note`, such as `describe_records` gives, goes into the file's metadata. Raises ValueError for other formats.
     """
+    check_formats(formats)
+    if figure.get_figwidth() > PAGE:
+        figure.set_figwidth(PAGE)
+        fit_titles(figure)
     Path(folder).mkdir(parents=True, exist_ok=True)
     metadata = {
         "pdf": {"CreationDate": None, "ModDate": None, "Subject": note},
@@ -610,11 +650,24 @@ def save_figure(
     }
     paths = []
     for kind in formats:
-        if kind not in metadata:
-            raise ValueError(f"format is {kind!r}: allowed are {', '.join(metadata)}")
         paths.append(Path(folder) / f"{name}.{kind}")
-        figure.savefig(paths[-1], metadata=metadata[kind], dpi=dpi, bbox_inches="tight")
+        figure.savefig(paths[-1], metadata=metadata[kind], dpi=dpi)
     return paths
+
+
+def fit_titles(figure: Figure) -> None:
+    """Smaller letters, down to 6 points, for titles that are wider than their panel."""
+    figure.canvas.draw()
+    for axes in figure.axes:
+        share = axes.get_window_extent().width * 1.05 / max(axes.title.get_window_extent().width, 1)
+        axes.title.set_fontsize(max(6, min(1, share) * axes.title.get_fontsize()))
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise ValueError naming a format that figures are not written in."""
+    for kind in formats:
+        if kind not in ("pdf", "png", "svg"):
+            raise ValueError(f"format is {kind!r}: allowed are pdf, png, svg")
 
 
 def describe_records(records: Sequence[Mapping]) -> str:
@@ -628,15 +681,23 @@ def describe_records(records: Sequence[Mapping]) -> str:
     return ", ".join(filter(None, parts))
 
 
-def draw_all(records: str | Path, folder: str | Path, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
-    """Every figure that the records of a run give, written to `folder`. Trains nothing.
+def draw_all(
+    records: str | Path, folder: str | Path, formats: Sequence[str] = ("pdf", "png"), lang: str = "en"
+) -> list[Path]:
+    """Every figure that the records of a run give, written to `folder`, in English or Japanese ("ja"). Trains nothing.
 
-    Raises FileNotFoundError when `records` has neither `table1.json` nor a search.
+    Raises FileNotFoundError when `records` has neither `table1.json` nor a search, ValueError for another `lang` or
+    format, before anything is drawn, and for "ja" without the font of the extra `ja`.
     """
     records = Path(records)
+    if lang not in ("en", "ja"):
+        raise ValueError(f"lang is {lang!r}: allowed are en, ja")
+    check_formats(formats)
     figures = {"figure1_method": draw_method, "gates": plot_gate_curves}
     runs, summaries = [], {}
     use_style()
+    if lang == "ja":
+        japanese.use_font()
     if (records / "table1.json").exists():
         runs = json.loads((records / "table1.json").read_text())
         figures |= {
@@ -657,7 +718,7 @@ def draw_all(records: str | Path, folder: str | Path, formats: Sequence[str] = (
     note = ", ".join(filter(None, [f"records {records.name}", describe_records([*runs, *summaries.values()])]))
     paths = []
     for name, draw in figures.items():
-        figure = draw()
+        figure = draw() if lang == "en" else japanese.translate_figure(draw())
         paths += save_figure(figure, folder, name, formats, note)
         plt.close(figure)
     return paths

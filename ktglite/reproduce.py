@@ -22,15 +22,10 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 import ktglite
+from ktglite.notebooks import NOTEBOOKS, sources, static
+from ktglite.runs import provenance
 
 PROFILES = ("smoke", "quick", "lab", "paper")
-NOTEBOOKS = (
-    "00_knowledge_transfer_graph",
-    "01_pretraining",
-    "02_table1_ablation",
-    "03_asha_graph_search",
-    "04_paper_figures",
-)
 
 
 class NotebookError(Exception):
@@ -161,7 +156,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, object]:
 
 def fingerprint(notebook: Path, values: dict, upstream: str) -> str:
     """Hex over what decides an executed notebook: its cells, parameters, this package, versions, and those before."""
-    cells = [(cell.cell_type, cell.source) for cell in nbformat.read(notebook, as_version=4).cells]
+    cells = sources(nbformat.read(notebook, as_version=4))
     code = {str(path.name): path.read_text() for path in sorted(Path(ktglite.__file__).parent.glob("*.py"))}
     versions = [
         importlib.metadata.version(name) for name in ("torch", "torchvision", "optuna", "matplotlib", "seaborn")
@@ -242,7 +237,11 @@ def execute(notebook: Path, executed: Path, values: dict, mark: str, out: Path) 
     finished = nbformat.read(partial, as_version=4)
     finished, _ = CoalesceStreamsPreprocessor().preprocess(finished, {})  # progress bars: only their last state
     seconds = time.perf_counter() - started
-    finished.metadata["ktglite"] = {"fingerprint": mark, "seconds": round(seconds, 1)}
+    static(finished)
+    hardware = provenance()["hardware"]
+    machine = ", ".join([f"{hardware['cores']} cores, {hardware['cpu']}", *hardware["gpus"]])
+    facts = {"seconds": round(seconds, 1), "profile": values.get("profile", ""), "machine": machine}
+    finished.metadata["ktglite"] = {"fingerprint": mark, **facts}
     nbformat.write(finished, partial)
     page, _ = nbconvert.HTMLExporter().from_notebook_node(finished)
     executed.with_suffix(".html").write_text(page)

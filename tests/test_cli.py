@@ -65,7 +65,7 @@ def test_figures_from_records(monkeypatch, capsys, tmp_path):
         for seed in (0, 1)
     ]
     (tmp_path / "table1.json").write_text(json.dumps(records))
-    run(monkeypatch, "figures", "--records", tmp_path, "--out", tmp_path / "figures", "--formats", "png")
+    run(monkeypatch, "figures", "--records", tmp_path, "--out", tmp_path / "figures", "--format", "png")
     assert str(tmp_path / "figures/table1.png") in capsys.readouterr().out
 
 

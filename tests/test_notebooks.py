@@ -1,14 +1,21 @@
 """The notebooks: what every cell must be, and all of them on the smoke profile from a shell."""
 
 import ast
+import base64
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import yaml
+from IPython.core.inputtransformer2 import TransformerManager
+from PIL import Image
 
+from ktglite import notebooks as books
 from ktglite import reproduce as work
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -24,7 +31,7 @@ def test_a_cell_is_short_and_defines_nothing(stem):
     for cell in cells(stem):
         tagged = "parameters" in cell.metadata.get("tags", [])
         assert tagged or cell.source.count("\n") < 15, cell.source
-        for node in ast.walk(ast.parse(cell.source)):
+        for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source))):  # %pip is no Python
             assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef), cell.source
 
 
@@ -52,6 +59,140 @@ def test_code_follows_prose(stem):
     assert kinds[0] == "markdown"
     assert all("code" in kinds[i : i + 3] or i > len(kinds) - 3 for i in range(len(kinds)))
     assert kinds.count("markdown") > 0.4 * kinds.count("code")
+
+
+def read(stem):
+    return nbformat.read(FOLDER / f"{stem}.ipynb", as_version=4)
+
+
+def has_outputs(notebook):
+    return any(cell.get("outputs") for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("stem", work.NOTEBOOKS)
+def test_outputs_belong_to_the_cells(stem):
+    notebook = read(stem)
+    if has_outputs(notebook):
+        assert notebook.metadata["ktglite"]["sources"] == books.digest(notebook), "give `make reproduce notebooks`"
+    assert books.WIDGET not in (FOLDER / f"{stem}.ipynb").read_text()
+    assert (FOLDER / f"{stem}.ipynb").stat().st_size <= books.LIMIT
+
+
+@pytest.mark.skip(reason="until the committed notebooks carry the outputs of a quick run: `make reproduce notebooks`")
+@pytest.mark.parametrize("stem", work.NOTEBOOKS)
+def test_it_carries_outputs_of_a_quick_run(stem):
+    notebook = read(stem)
+    assert has_outputs(notebook)
+    assert books.pictures(notebook)
+    assert notebook.metadata["ktglite"]["profile"] == "quick"
+
+
+@pytest.mark.parametrize("stem", work.NOTEBOOKS)
+def test_head_cells_say_what_is_measured_and_where_this_is_published(stem):
+    top, notebook = FOLDER.parent, read(stem)
+    log = top / "data/run_times.json"
+    expected = books.heads(stem, json.loads(log.read_text()) if log.exists() else {}, books.address(top))
+    assert [cell.source for cell in notebook.cells if books.is_head(cell)] == [text.rstrip() for text in expected]
+    assert [i for i, cell in enumerate(notebook.cells) if books.is_head(cell)] == [1, 2]
+
+
+def test_badges_are_there_when_they_can_work():
+    times = {"quick": {"machine": "2 cores, X", "seconds": {"01_pretraining": 90.0}}}
+    prose, code = books.heads("01_pretraining", times, "https://github.com/someone/ktglite")
+    assert prose.count("[![Open in") == 2
+    assert "github/someone/ktglite/blob/main/notebooks/01_pretraining.ipynb" in prose
+    assert "`quick` 1.5 min (2 cores, X)" in prose
+    assert 'repository = "https://github.com/someone/ktglite"' in code
+    bare, code = books.heads("02_table1_ablation", times, "")
+    assert "[![" not in bare
+    assert "not yet" in bare
+    assert 'repository = ""' in code
+
+
+def mini(source="print(1)", colour=0):
+    """A notebook of a parameters cell and one more; executed, it shows a noisy picture."""
+    cells = [
+        nbformat.v4.new_markdown_cell("# one", id="a"),
+        nbformat.v4.new_code_cell("x = 1", id="b", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(source, id="c"),
+    ]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def execute(notebook, side=64):
+    done = nbformat.from_dict(json.loads(nbformat.writes(notebook)))
+    injected = {"tags": ["injected-parameters"]}
+    done.cells.insert(2, nbformat.v4.new_code_cell("x = 2", id="i", metadata=injected))
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(noise).save(file, "PNG")
+    data = {"image/png": base64.b64encode(file.getvalue()).decode(), books.WIDGET: {"model_id": "1"}}
+    text = "runs: 100%|#####| 3/3 [00:01]\nsaid\n"
+    done.cells[-1].outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text=text),
+        nbformat.v4.new_output("display_data", data=data),
+    ]
+    done.metadata["ktglite"] = {"profile": "quick", "seconds": 61.0, "machine": "2 cores, X", "fingerprint": "0"}
+    done.metadata["widgets"] = {"state": {}}
+    return done
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A small checkout with a run of its notebooks."""
+    for place in ("notebooks", "data", "run/notebooks"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "CITATION.cff").write_text(yaml.safe_dump({"title": "x"}))
+    for stem in work.NOTEBOOKS:
+        nbformat.write(mini(), tmp_path / f"notebooks/{stem}.ipynb")
+        nbformat.write(execute(mini()), tmp_path / f"run/notebooks/{stem}.ipynb")
+    return tmp_path
+
+
+def test_refresh_puts_outputs_times_and_heads(checkout):
+    books.refresh(checkout / "run", checkout)
+    for stem in work.NOTEBOOKS:
+        notebook = nbformat.read(checkout / f"notebooks/{stem}.ipynb", as_version=4)
+        assert [cell.id for cell in notebook.cells] == ["a", "head-times", "head-install", "b", "c"]
+        assert "`quick` 1.0 min (2 cores, X)" in notebook.cells[1].source
+        assert notebook.metadata["ktglite"]["sources"] == books.digest(notebook) == books.digest(mini())
+        stream, shown = notebook.cells[-1].outputs
+        assert stream.text == "said\n"
+        assert list(shown.data) == ["image/png"]
+        assert "widgets" not in notebook.metadata
+    first = [path.read_bytes() for path in sorted((checkout / "notebooks").iterdir())]
+    books.refresh(checkout / "run", checkout)
+    assert [path.read_bytes() for path in sorted((checkout / "notebooks").iterdir())] == first
+
+
+def test_refresh_refuses_outputs_of_other_cells(checkout):
+    stem = work.NOTEBOOKS[3]
+    nbformat.write(mini("print(2)"), checkout / f"notebooks/{stem}.ipynb")
+    before = [path.read_bytes() for path in sorted((checkout / "notebooks").iterdir())]
+    with pytest.raises(ValueError, match=rf"{stem}: its cells have changed"):
+        books.refresh(checkout / "run", checkout)
+    assert [path.read_bytes() for path in sorted((checkout / "notebooks").iterdir())] == before
+    assert not (checkout / "data/run_times.json").exists()
+
+
+def test_large_pictures_are_made_to_fit(checkout, monkeypatch):
+    stem = work.NOTEBOOKS[0]
+    nbformat.write(execute(mini(), side=500), checkout / f"run/notebooks/{stem}.ipynb")
+    assert (checkout / f"run/notebooks/{stem}.ipynb").stat().st_size > books.LIMIT
+    books.refresh(checkout / "run", checkout)
+    assert (checkout / f"notebooks/{stem}.ipynb").stat().st_size <= books.LIMIT
+    monkeypatch.setattr(books, "LIMIT", 1000)
+    with pytest.raises(ValueError, match="1,000 are allowed"):
+        books.refresh(checkout / "run", checkout)
+
+
+def test_head_cells_do_not_make_a_run_stale(checkout):
+    path = checkout / f"notebooks/{work.NOTEBOOKS[0]}.ipynb"
+    before = work.fingerprint(path, {}, "")
+    books.refresh(checkout / "run", checkout)
+    assert work.fingerprint(path, {}, "") == before
+    nbformat.write(mini("print(2)"), path)
+    assert work.fingerprint(path, {}, "") != before
 
 
 @pytest.mark.parametrize("profile", work.PROFILES)

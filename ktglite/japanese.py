@@ -1,0 +1,115 @@
+"""Figures in Japanese: their words are replaced after drawing, so that no plotting function knows of it.
+
+Names of networks, sources, gates and methods stay as the papers write them.
+"""
+
+import logging
+import re
+
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+PHRASES = {  # patterns, the longer ones first where one contains another
+    r"no pre-training": "事前学習なし",
+    r"(\d+) trials, (\d+) to the end": r"\1 試行，うち完走 \2",
+    r"no trial was completed": "完走した試行なし",
+    r"node 1, test, fresh seeds: mean ± std; gain with 95 % interval": (
+        "ノード1，テスト，新しいシード: 平均 ± 標準偏差; 差は95 %信頼区間つき"
+    ),
+    r"over \(a\):": "(a) との差:",
+    r"pre-train single models": "単体モデルの事前学習",
+    r"initialise the nodes": "ノードの初期化",
+    r"search the graph": "グラフの探索",
+    r"each on a pre-training set": "それぞれの事前学習データセットで",
+    r"a choice for every node": "ノードごとに選択",
+    r"inits and gates, on the\nfine-tuning set": "初期値とゲートを，\n転移先データセットで",
+    r"random\nnumbers": "乱数",
+    r"no\ntraining": "学習\nなし",
+    r"\ntarget\b|\(target\)": "(ターゲット)",
+    r"this run \(mean, 95 % interval\)": "本実験 (平均，95 %信頼区間)",
+    r"paper \(mean, 95 % interval\)": "論文 (平均，95 %信頼区間)",
+    r"mean, 95 % interval": "平均，95 %信頼区間",
+    r"paper: mean ± std": "論文: 平均 ± 標準偏差",
+    r"this run": "本実験",
+    r"paper,": "論文，",
+    r"stand-in": "代用",
+    r"pre-trained\nnodes": "事前学習\nノード",
+    r"pre-trained: nodes": "事前学習したノード:",
+    r"node that is pre-trained": "事前学習したノード",
+    r"pre-trained nodes": "事前学習したノード",
+    r"effect on node 1 \(points\)": "ノード1への効果 (ポイント)",
+    r"validation accuracy of node 1": "ノード1の検証精度",
+    r"val accuracy of node 1": "ノード1の検証精度",
+    r"test accuracy of node 1": "ノード1のテスト精度",
+    r"accuracy of node 1": "ノード1の精度",
+    r"best value in the search \(val\)": "探索中の最良値 (検証)",
+    r"best value in the search \(test\)": "探索中の最良値 (テスト)",
+    r"fresh seed \(test\)": "新しいシード (テスト)",
+    r"one seed": "1シード",
+    r"rung: trained for this many epochs at least": "rung: 少なくともこのエポック数まで学習",
+    r"half of the batch known to the source": "送り手がバッチの半分に正解",
+    r"half of the training done": "学習の半分が終了",
+    r"share of the batch known to the source": "送り手が正解したサンプルの割合",
+    r"output, every loss 1": "出力 (全損失が1のとき)",
+    r"progress k/K": "学習の進行 k/K",
+    r"training accuracy": "学習精度",
+    r"training loss": "学習損失",
+    r"images seen \(thousands\)": "学習した画像数 (千枚)",
+    r"loss \(right\)": "損失 (右軸)",
+    r"mean gated loss": "ゲート通過後の平均損失",
+    r"edges between nodes": "ノード間のエッジ",
+    r"label edges": "ラベルのエッジ",
+    r"validation \(%\)": "検証 (%)",
+    r"accuracy": "精度",
+    r"guessing": "当て推量",
+    r"all through": "全て Through",
+    r"independent": "独立",
+    r"random (\d+)": r"ランダム \1",
+    r"top (\d+)": r"上位 \1",
+    r"epoch": "エポック",
+    r"trials": "試行数",
+    r"train": "学習",
+    r"node (\d+)": r"ノード\1",
+    r"label": "ラベル",
+}
+# What stays as it is: gates, networks, data sets, single letters, and the papers' own terms.
+KEPT = re.compile(
+    r"through|Through|linear|correct|cutoff|(PI|PF|SI|P)?RN\d+|ImageNet-1k|FractalDB-1k|Step|rung|[a-dA-Zknt]\b"
+)
+
+
+def use_font() -> None:
+    """Set a font that has Japanese. Raises ValueError where the optional package with it is missing."""
+    try:
+        import matplotlib_fontja  # noqa: F401  registers IPAexGothic
+    except ImportError:
+        raise ValueError("lang is 'ja': it needs a Japanese font, `pip install 'ktglite[ja]'`") from None
+    plt.rcParams["font.family"] = ["IPAexGothic", "DejaVu Sans"]  # the second for ✓ and the like
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # bold is asked for, and there is one weight
+
+
+def translate(text: str) -> str:
+    """A text of a figure with every known phrase in Japanese."""
+    for english, japanese in PHRASES.items():
+        text = re.sub(rf"(?<![A-Za-z]){english}(?![A-Za-z])", japanese, text)
+    return text
+
+
+def translate_figure(figure: Figure) -> Figure:
+    """The same figure with its words in Japanese; call `use_font` before it is drawn."""
+    figure.canvas.draw()  # ticks get their labels
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            words = [label.get_text() for label in axis.get_ticklabels()]
+            if [translate(word) for word in words] != words:
+                axis.set_ticks(axis.get_ticklocs(), labels=[translate(word) for word in words])
+    for text in figure.findobj(Text):
+        text.set_text(translate(text.get_text()))
+    return figure
+
+
+def left_over(figure: Figure) -> list[str]:
+    """Texts of a figure that still have English words besides the names that are kept."""
+    texts = {text.get_text() for text in figure.findobj(Text)}
+    return sorted(text for text in texts if re.search("[A-Za-z]", KEPT.sub("", re.sub(r"\$.*?\$", "", text))))

@@ -1,0 +1,211 @@
+"""The committed notebooks: their head cells, and the outputs of a real run put into them (`make notebooks`).
+
+A head cell is tagged `head` and written by this module: the measured run times and the badges, and the installation
+where the package is missing. Nothing that a notebook computes depends on it, so it does not count as its source.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import yaml
+from PIL import Image
+
+NOTEBOOKS = (
+    "00_knowledge_transfer_graph",
+    "01_pretraining",
+    "02_table1_ablation",
+    "03_asha_graph_search",
+    "04_paper_figures",
+)
+LIMIT = 500_000  # bytes of a committed notebook
+WIDGET = "application/vnd.jupyter.widget-view+json"
+BAR = re.compile(r"\d+%\||\d+/\d+ \[\d")  # a tqdm bar
+INSTALL = """\
+import importlib.util
+from pathlib import Path
+
+repository = "{address}"  # `make notebooks` copies it from CITATION.cff
+if importlib.util.find_spec("ktglite") is None:  # on Colab, for one
+    assert repository, "ktglite is not installed: give `pip install -e .` in its folder, and restart the kernel"
+    %pip install --quiet "git+{{repository}}"
+if Path("../ktglite/__init__.py").exists():  # opened by hand: paths are meant from the top folder
+    %cd -q ..
+"""
+
+
+def is_head(cell) -> bool:
+    """Whether this module writes the cell."""
+    return "head" in cell.metadata.get("tags", [])
+
+
+def sources(notebook) -> list[tuple[str, str]]:
+    """Kind and text of every cell that counts: neither head cells nor the parameters that a run put in."""
+    skipped = {"head", "injected-parameters"}
+    return [(c.cell_type, c.source) for c in notebook.cells if not skipped & set(c.metadata.get("tags", []))]
+
+
+def digest(notebook) -> str:
+    """Hex over `sources`: a notebook whose outputs were made from other cells shows another one."""
+    return hashlib.sha256(json.dumps(sources(notebook)).encode()).hexdigest()[:16]
+
+
+# ---- head cells
+
+
+def address(top: Path) -> str:
+    """The repository's address, the one entry that says where this is published; empty if CITATION.cff has none."""
+    return (yaml.safe_load((top / "CITATION.cff").read_text()).get("repository-code") or "").rstrip("/")
+
+
+def heads(stem: str, times: dict, repository: str) -> tuple[str, str]:
+    """The two head cells of a notebook: run times and badges (markdown), and the installation (code).
+
+    `times`: `{profile: {"machine": .., "seconds": {stem: ..}}}`, the content of data/run_times.json.
+    """
+    found = {name: part["seconds"][stem] for name, part in times.items() if stem in part["seconds"]}
+    parts = [f"`{name}` {minutes(found[name])} ({times[name]['machine']})" for name in found]
+    told = "**Run time, measured:** " + ("; ".join(parts) + "." if parts else "not yet.")
+    if not repository:
+        return f"{told} To run it elsewhere, see CONTRIBUTING.md, *Badges*.", INSTALL.format(address="")
+    where = repository.removeprefix("https://github.com/")
+    colab = f"https://colab.research.google.com/github/{where}/blob/main/notebooks/{stem}.ipynb"
+    binder = f"https://mybinder.org/v2/gh/{where}/HEAD?urlpath=lab/tree/notebooks/{stem}.ipynb"
+    badges = (
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}) "
+        f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder})"
+    )
+    return f"{badges}\n\n{told}", INSTALL.format(address=repository)
+
+
+def minutes(seconds: float) -> str:
+    """ "40 s", "3.2 min", "5.1 h"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def set_heads(notebook, stem: str, times: dict, repository: str) -> None:
+    """Write the head cells into a notebook, after its first cell, the question."""
+    prose, code = heads(stem, times, repository)
+    body = [cell for cell in notebook.cells if not is_head(cell)]
+    tags = {"tags": ["head"]}
+    head = [
+        nbformat.v4.new_markdown_cell(prose, id="head-times", metadata=tags),
+        nbformat.v4.new_code_cell(
+            code.rstrip(), id="head-install", metadata=tags | {"jupyter": {"source_hidden": True}}
+        ),
+    ]
+    notebook.cells = [body[0], *head, *body[1:]]
+
+
+# ---- outputs
+
+
+def static(notebook) -> None:
+    """Drop what only a kernel that is alive can show: widgets, whose picture stands beside them in the same output."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET, None)
+
+
+def tidy(outputs: list) -> list:
+    """Outputs without progress bars."""
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and BAR.search(output.text):
+            output.text = "".join(line for line in output.text.splitlines(True) if not BAR.search(line))
+        if output.output_type != "stream" or output.text.strip():
+            kept.append(output)
+    return kept
+
+
+def shrink(png: str, colours: int, scale: float) -> str:
+    """A base64 PNG with so many colours, and so much of its width."""
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    if scale < 1:
+        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def fill(notebook, executed) -> None:
+    """Put the outputs of an executed notebook into its source, with the digest of the cells they were made from.
+
+    Raises ValueError if the cells differ.
+    """
+    if sources(notebook) != sources(executed):
+        raise ValueError("its cells have changed since it was executed: give `make reproduce` first")
+    static(executed)
+    outputs = {cell.id: cell for cell in executed.cells if cell.cell_type == "code"}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            done = outputs.get(cell.id)
+            cell.outputs = tidy(done.outputs) if done else []
+            cell.execution_count = done.execution_count if done else None
+    notebook.metadata["ktglite"] = {"sources": digest(notebook), "profile": executed.metadata["ktglite"]["profile"]}
+
+
+def pictures(notebook) -> list:
+    """The outputs that hold a PNG."""
+    found = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output for output in found if "image/png" in output.get("data", {})]
+
+
+def fit(notebook) -> str:
+    """The notebook as text of at most LIMIT bytes: fewer colours first, then fewer pixels. Raises ValueError."""
+    originals = [output.data["image/png"] for output in pictures(notebook)]
+    for colours, scale in ((256, 1), (128, 1), (64, 1), (64, 0.75), (48, 0.6)):
+        for output, png in zip(pictures(notebook), originals, strict=True):
+            output.data["image/png"] = min(shrink(png, colours, scale), png, key=len)
+        text = nbformat.writes(notebook) + "\n"
+        if len(text.encode()) <= LIMIT:
+            return text
+    raise ValueError(f"it has {len(text.encode()):,} bytes of outputs where {LIMIT:,} are allowed")
+
+
+def refresh(run: str | Path = "data/runs/quick", top: str | Path = ".") -> list[Path]:
+    """Put the outputs of a run into `<top>/notebooks`, and its times into `<top>/data/run_times.json`.
+
+    Cells and parameters stay as they are; head cells are written again. A notebook that the run lacks gets its head
+    only. Times are those of executing: remove the run's folder first, or what was cached counts nothing. Raises
+    ValueError, before anything is written, for a notebook whose cells have changed since.
+    """
+    run, top = Path(run), Path(top)
+    log, texts = top / "data" / "run_times.json", {}
+    times = json.loads(log.read_text()) if log.exists() else {}
+    executed = {}
+    for stem in NOTEBOOKS:
+        if (run / "notebooks" / f"{stem}.ipynb").exists():
+            executed[stem] = nbformat.read(run / "notebooks" / f"{stem}.ipynb", as_version=4)
+            told = executed[stem].metadata["ktglite"]
+            entry = times.setdefault(told["profile"], {"machine": "", "seconds": {}})
+            entry["machine"] = told["machine"]
+            entry["seconds"][stem] = told["seconds"]
+    for stem in NOTEBOOKS:
+        path = top / "notebooks" / f"{stem}.ipynb"
+        notebook = nbformat.read(path, as_version=4)
+        try:
+            if stem in executed:
+                fill(notebook, executed[stem])
+            set_heads(notebook, stem, times, address(top))
+            texts[path] = fit(notebook)
+        except ValueError as error:
+            raise ValueError(f"{stem}: {error}") from error
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    if times:
+        log.write_text(json.dumps(times, indent=1) + "\n")
+    return list(texts)
+
+
+if __name__ == "__main__":
+    for written in refresh(*sys.argv[1:]):
+        print(f"{written}: {written.stat().st_size / 1000:.0f} kB")
