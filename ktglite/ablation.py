@@ -4,6 +4,7 @@ The eight patterns are data; training them is `runs.run_all`; what follows from 
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -14,6 +15,7 @@ import pandas as pd
 
 from ktglite import stats
 from ktglite.graph import Graph, Node, all_through
+from ktglite.models import WEIGHT_SUFFIXES
 
 # How a source is called in tables and figures. The stand-in is never without that word.
 TITLES = {
@@ -26,7 +28,7 @@ TITLES = {
 
 def title(source: str) -> str:
     """The name of a source for readers; a weights file goes by its stem."""
-    return TITLES.get(source, Path(source).stem)
+    return TITLES.get(source, Path(source).stem if source.endswith(WEIGHT_SUFFIXES) else source)
 
 
 def patterns(n: int = 3) -> list[str]:
@@ -45,7 +47,13 @@ def ablation_graphs(arch: str, source: str, n: int = 3) -> dict[str, Graph]:
 
 
 def ablation_grid(arch: str, sources: Sequence[str], n: int = 3) -> dict[str, Graph]:
-    """All rows of Table 1 for several sources: "none", which they share, and "<source>/<pattern>"."""
+    """All rows of Table 1 for several sources: "none", which they share, and "<source>/<pattern>".
+
+    Raises ValueError for sources that a table could not tell apart, and what `Node` raises for an unknown one.
+    """
+    names = [title(source) for source in sources]
+    if len(set(names)) < len(names):
+        raise ValueError(f"sources {', '.join(sources)} are called {', '.join(names)} in tables: rename a file")
     grid = {"none": ablation_graphs(arch, "scratch", n)["none"]}
     for source in sources:
         grid |= {f"{source}/{p}": graph for p, graph in ablation_graphs(arch, source, n).items() if p != "none"}
@@ -64,10 +72,10 @@ def paper_source(source: str) -> str | None:
     return name if name in paper()["table1"] else None
 
 
-def paper_arms(sources: Sequence[str]) -> dict[tuple[str, str], stats.Arm]:
-    """The paper's Table 1 under the names of `sources`."""
+def paper_arms(sources: Sequence[str], n: int = 3) -> dict[tuple[str, str], stats.Arm]:
+    """The paper's Table 1 under the names of `sources`; nothing for graphs of other than its 3 nodes."""
     table, arms = paper()["table1"], {}
-    for source in sources:
+    for source in sources if n == 3 else ():
         column = paper_source(source)
         if column:
             rows = {"none": table["none"], **table[column]}
@@ -117,7 +125,7 @@ def ablation_table(records: Sequence[Mapping], sources: Sequence[str] | None = N
     """
     sources = list(sources or sources_of(records))
     n = count_nodes(records)
-    ours, theirs = run_arms(records, sources), paper_arms(sources)
+    ours, theirs = run_arms(records, sources), paper_arms(sources, n)
     rows = {}
     for pattern in patterns(n):
         row = {("", f"node {i + 1}"): "✓" if str(i + 1) in pattern.split("+") else "–" for i in range(n)}
@@ -125,7 +133,7 @@ def ablation_table(records: Sequence[Mapping], sources: Sequence[str] | None = N
             arm = ours.get((source, pattern))
             found = stats.summary(list(arm.by_seed.values()) if arm else [])
             row |= {(title(source), key): found[key] for key in ("mean", "std", "n", "low", "high")}
-            published = theirs.get((source, pattern)) if n == 3 else None
+            published = theirs.get((source, pattern))
             if published:
                 row |= {(title(source), "paper mean"): published.mean, (title(source), "paper std"): published.std}
         rows[pattern] = row
@@ -154,6 +162,7 @@ def write_table(table: pd.DataFrame, folder: str | Path) -> list[Path]:
     flat.columns = [" ".join(filter(None, column)) for column in table.columns]
     shown = format_table(table)
     latex = shown.replace({" ± ": r" $\\pm$ ", "✓": r"$\\checkmark$", "–": "--"}, regex=True)
+    latex = latex.rename(columns=lambda name: re.sub(r"([_%&#$])", r"\\\1", name))
     texts = {
         "table1.csv": flat.to_csv(index_label="pattern", float_format="%.4f"),
         "table1.tex": latex.to_latex(index=False, column_format="c" * latex.shape[1]),
@@ -183,11 +192,14 @@ def style_table(table: pd.DataFrame):
 
 
 def contrasts_beside_paper(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
-    """The declared contrasts, once from our runs and once from the paper's published summaries; column `from`."""
-    sources = list(sources or sources_of(records))
-    family = stats.contrasts(sources, patterns(count_nodes(records)))
+    """The declared contrasts, once from our runs and once from the paper's published summaries; column `from`.
+
+    `source` is a title, for readers.
+    """
+    sources, n = list(sources or sources_of(records)), count_nodes(records)
+    family = stats.contrasts(sources, patterns(n), title)
     ours = stats.contrast_table(run_arms(records, sources), family)
-    theirs = stats.contrast_table(paper_arms(sources), family)
+    theirs = stats.contrast_table(paper_arms(sources, n), family)
     both = [ours.assign(**{"from": "this run"}), theirs.assign(**{"from": "paper"})]
     return pd.concat(both, ignore_index=True)
 
@@ -215,7 +227,7 @@ def claims_table(
     for claim, text in texts.items():
         for source in sources:
             row = {"claim": claim, "says": text, "source": title(source)}
-            for name, part in every[(every.claim == claim) & (every.source == source)].groupby("from"):
+            for name, part in every[(every.claim == claim) & (every.source == title(source))].groupby("from"):
                 row[f"{name} effect"] = effect_range(part)
                 row[f"{name} verdict"] = stats.verdict(part.effect, part.p_holm)
                 row["n"] = int(part.n.min()) if name == "this run" else row.get("n", 0)
@@ -227,20 +239,22 @@ def claims_table(
 
 
 def effect_range(part: pd.DataFrame) -> str:
-    """The effects of several contrasts as "from .. to" points, each mean with its interval when there is one."""
+    """The effects of several contrasts in points: "least .. most [low, high]", from the lowest end of their 95 %
+    intervals to the highest. Without intervals, where n is too small for them, the effects alone.
+    """
     if part.effect.isna().any():
         return "–"
-    if len(part) == 1:
-        only = part.iloc[0]
-        return f"{only.effect:+.2f} [{only.low:+.2f}, {only.high:+.2f}]"
-    return f"{part.effect.min():+.2f} .. {part.effect.max():+.2f}"
+    least, most = part.effect.min(), part.effect.max()
+    text = f"{least:+.2f}" + (f" .. {most:+.2f}" if len(part) > 1 else "")
+    return text if part.low.isna().any() else f"{text} [{part.low.min():+.2f}, {part.high.max():+.2f}]"
 
 
 def largest_gain(records: Sequence[Mapping], source: str, sources: Sequence[str]) -> dict:
     """C3: the largest gain over no pre-training. The pattern is picked by its result, so Bonferroni pays for it."""
     row = {"claim": "C3", "says": "the largest gain over no pre-training", "source": title(source)}
-    for name, arms in (("this run", run_arms(records, sources)), ("paper", paper_arms(sources))):
-        rest = [p for p in patterns(count_nodes(records)) if p != "none" and (source, p) in arms]
+    n = count_nodes(records)
+    for name, arms in (("this run", run_arms(records, sources)), ("paper", paper_arms(sources, n))):
+        rest = [p for p in patterns(n) if p != "none" and (source, p) in arms]
         if not rest or (source, "none") not in arms:
             row[f"{name} verdict"] = "not measured"
             continue

@@ -47,26 +47,43 @@ def ablation(
     profile: str = "quick",
     out: Path | None = None,
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    seeds: int | None = None,
+    sources: tuple[str, ...] = (),
+    arch: str | None = None,
+    nodes: int | None = None,
     jobs: int | None = None,
+    workers_per_device: int = 1,
+    dask: str | None = None,
 ) -> None:
-    """Table 1 without the notebook: train what is missing, write the tables.
+    """Table 1 without the notebook: train what is missing, write tables and claims. The same command resumes.
 
     Args:
         profile: smoke, quick, lab, paper, or the path of a YAML file.
         out: folder of the run (default: data/runs/PROFILE).
-        set: a parameter of notebook 02 to change, NAME=VALUE.
-        jobs: processes (default: one per GPU or core).
+        set: any parameter of notebook 02 to change, NAME=VALUE, such as report=best or temperature=2.
+        seeds: how many, from 0; finished ones are kept, so that 10 after 3 trains 7.
+        sources: of pre-trained weights: fractaldb1k, imagenet1k, imagenet1k_standin, the path of a weights file,
+            or a name of torchvision's such as ResNet50_Weights.IMAGENET1K_V2.
+        arch: resnet18, resnet18_small, resnet18_narrow, resnet18_tiny, or a model of torchvision.
+        nodes: of the graphs; N nodes have 2^N patterns.
+        jobs: processes (default: workers-per-device for each GPU or core).
+        workers_per_device: processes that share a GPU or a core.
+        dask: address of a Dask scheduler, tcp://HOST:PORT, whose workers train instead; start them in this folder.
     """
     from ktglite import ablation as table1
     from ktglite import load_data, run_all, runs
 
     values, out = section("02", profile, out, set)
+    given = {"seeds": seeds, "sources": list(sources), "arch": arch, "nodes": nodes, "jobs": jobs, "dask": dask}
+    values |= {name: value for name, value in given.items() if value}
+    graphs = table1.ablation_grid(values["arch"], values["sources"], values["nodes"])
     data, config = load_data(**data_arguments(values)), train_config(values)
-    graphs = table1.ablation_grid(values["arch"], values["sources"])
-    seeds = range(values["seeds"])
-    records = run_all(graphs, data, config, seeds, out / "runs", values["weights"], jobs or values["jobs"], "Table 1")
+    where = out / "runs", values["weights"], values["jobs"], "Table 1", workers_per_device, values["dask"]
+    records = run_all(graphs, data, config, range(values["seeds"]), *where)
     runs.write_json(out / "table1.json", records)
     table1.write_table(table1.ablation_table(records, values["sources"]), out / "tables")
+    claims = table1.claims_table(records, sources=values["sources"], scale=values["profile"])
+    claims.to_csv(out / "tables" / "claims.csv", index=False)
     show_results(out, {})
 
 
@@ -329,8 +346,8 @@ def main() -> None:
         run, arguments = (lambda args: app.cli(args=args, prog="ktglite")), sys.argv[1:]
     try:
         run(arguments)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        sys.exit(f"ktglite: {error}")
+    except (ValueError, FileNotFoundError, FloatingPointError, ChildProcessError) as error:
+        sys.exit("\n".join([f"ktglite: {error}", *getattr(error, "__notes__", [])]))
     except KeyboardInterrupt:
         sys.exit("ktglite: stopped; the same command goes on")
     except Exception as error:

@@ -12,7 +12,8 @@ class Node:
     """One network: its architecture and where its weights come from (Step 2 of the paper).
 
     `arch` is one of `ktglite.models.arch_names()`; `init` is "scratch", "fractaldb1k", "imagenet1k",
-    "imagenet1k_standin" or the path of a weights file. Raises ValueError otherwise.
+    "imagenet1k_standin", the path of a weights file, or a name of torchvision's such as
+    "ResNet50_Weights.IMAGENET1K_V2". Raises ValueError otherwise.
     """
 
     arch: str
@@ -26,8 +27,8 @@ class Node:
             )
         if not models.is_init(self.init):
             raise ValueError(
-                f"unknown init {self.init!r}: allowed are {', '.join(models.SOURCES)} or a weights file "
-                f"ending in {', '.join(models.WEIGHT_SUFFIXES)}"
+                f"unknown init {self.init!r}: allowed are {', '.join(models.SOURCES)}, a weights file "
+                f"ending in {', '.join(models.WEIGHT_SUFFIXES)}, or a name such as ResNet50_Weights.IMAGENET1K_V2"
             )
 
 

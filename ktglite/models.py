@@ -28,8 +28,17 @@ def arch_names() -> tuple[str, ...]:
 
 
 def is_init(name: str) -> bool:
-    """Whether `name` says where weights come from: a source of SOURCES or the path of a weights file."""
-    return name in SOURCES or str(name).endswith(WEIGHT_SUFFIXES)
+    """Whether `name` says where weights come from: one of SOURCES, a weights file, or a name of torchvision's."""
+    return name in SOURCES or str(name).endswith(WEIGHT_SUFFIXES) or named_weights(name) is not None
+
+
+@cache
+def named_weights(name: str) -> zoo.WeightsEnum | None:
+    """torchvision's weights of a name such as "ResNet50_Weights.IMAGENET1K_V2", if there are such."""
+    try:
+        return zoo.get_weight(name)
+    except (ValueError, KeyError, TypeError):  # no such class, no such entry, no class at all
+        return None
 
 
 def build(arch: str, num_classes: int) -> nn.Module:
@@ -67,8 +76,9 @@ def small_resnet18(width: int, num_classes: int) -> ResNet:
 def find_weights(arch: str, init: str, weights: str | Path) -> Path | None:
     """The file with `init`'s weights for `arch`; None for "scratch".
 
-    Looks for `<weights>/<init>-<arch>.safetensors` (written by `ktglite pretrain`), then, for "imagenet1k", for
-    torchvision's file in its cache or on the network. Raises FileNotFoundError that says how to get the file.
+    Looks for `<weights>/<init>-<arch>.safetensors` (written by `ktglite pretrain`), then, for "imagenet1k" and
+    torchvision's own names, for its file in its cache or on the network. Raises FileNotFoundError that says how to
+    get the file.
     """
     if init == "scratch":
         return None
@@ -76,23 +86,24 @@ def find_weights(arch: str, init: str, weights: str | Path) -> Path | None:
     if path.is_file():
         return path
     if init == "imagenet1k" and arch not in SMALL_RESNETS:
-        return torchvision_weights(arch, missing=path)
+        return torchvision_weights(zoo.get_model_weights(arch).IMAGENET1K_V1, missing=path)
+    if named_weights(init) is not None:
+        return torchvision_weights(named_weights(init), missing=path)
     raise FileNotFoundError(
         f"no {init!r} weights for {arch!r}: {path} does not exist; run notebook 01 or "
         f"`ktglite pretrain --source {init} --arch {arch} --out {weights}` first"
     )
 
 
-def torchvision_weights(arch: str, missing: Path) -> Path:
-    """torchvision's first ImageNet-1k weights for `arch`, downloaded once and checked against the hash in its name."""
-    enum = zoo.get_model_weights(arch)
-    url = enum.IMAGENET1K_V1.url
+def torchvision_weights(entry: zoo.WeightsEnum, missing: Path) -> Path:
+    """The file of torchvision's weights `entry`, downloaded once and checked against the hash in its name."""
+    url = entry.url
     cached = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
     try:
         torch.hub.load_state_dict_from_url(url, check_hash=True, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
-            f"ImageNet-1k weights for {arch!r} could not be downloaded ({error}); place {os.path.basename(url)} "
+            f"{entry} could not be downloaded ({error}); place {os.path.basename(url)} "
             f"into {cached.parent}, or a safetensors file at {missing}"
         ) from error
     return cached

@@ -306,10 +306,11 @@ def plot_table1(records: Sequence[Mapping], sources: Sequence[str] | None = None
     order = [marks(pattern, n) for pattern in ablation.patterns(n)]
     table = ablation.tidy(records, sources)
     table["row"] = [marks(pattern, n) for pattern in table["pattern"]]
-    paper = ablation.paper_arms(sources) if n == 3 else {}
+    paper = ablation.paper_arms(sources, n)
     ratios = [3] * len(sources) + [2] * len({source for source, _ in paper})
+    size = PAGE * 1.2, max(3.6, 1.2 + 0.3 * len(order))
     figure, axes = plt.subplots(
-        1, len(ratios), figsize=(PAGE * 1.2, 3.6), sharey=True, squeeze=False, width_ratios=ratios, layout="constrained"
+        1, len(ratios), figsize=size, sharey=True, squeeze=False, width_ratios=ratios, layout="constrained"
     )
     ours, theirs = axes[0, : len(sources)], axes[0, len(sources) :]
     for source, axis in zip(sources, ours, strict=True):
@@ -317,7 +318,7 @@ def plot_table1(records: Sequence[Mapping], sources: Sequence[str] | None = None
         forest(axis, part, order)
         runs = part.groupby("pattern").size()
         axis.set(title=f"{ablation.title(source)}\nthis run, n = {runs.min()}", xlabel="accuracy of node 1 (%)")
-        axis.set_ylabel("pre-trained: nodes 1 2 3" if n == 3 else "pre-trained nodes")
+        axis.set_ylabel(f"pre-trained: nodes {' '.join(str(i + 1) for i in range(n))}")
         axis.sharex(ours[0])
     published = [source for source in sources if (source, "none") in paper]
     for source, axis in zip(published, theirs, strict=True):
@@ -349,7 +350,7 @@ def plot_learning_curves(records: Sequence[Mapping], sources: Sequence[str] | No
         }
         for source in sources
         for record in records
-        if record["label"] == "none" or record["label"].startswith(f"{source}/")
+        if record["label"] == "none" or record["label"].rpartition("/")[0] == source
         for epoch in record["epochs"]
     ]
     table, order = pd.DataFrame(rows), [marks(pattern, n) for pattern in ablation.patterns(n)]
@@ -380,10 +381,13 @@ def plot_learning_curves(records: Sequence[Mapping], sources: Sequence[str] | No
 def plot_main_effects(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> Figure:
     """What pre-training node 1, 2 or 3 adds on average over the states of the others, with 95 % intervals."""
     sources = list(sources or ablation.sources_of(records))
-    patterns = ablation.patterns(ablation.count_nodes(records))
-    panels = {"this run": ablation.run_arms(records, sources), "paper": ablation.paper_arms(sources)}
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.8), layout="constrained")
-    for axis, (name, arms) in zip(axes, panels.items(), strict=True):
+    n = ablation.count_nodes(records)
+    patterns = ablation.patterns(n)
+    panels = {"this run": ablation.run_arms(records, sources), "paper": ablation.paper_arms(sources, n)}
+    panels = {name: arms for name, arms in panels.items() if arms}
+    width = PAGE * (0.5 + 0.5 * (len(panels) > 1))
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, 2.8), squeeze=False, layout="constrained")
+    for axis, (name, arms) in zip(axes[0], panels.items(), strict=True):
         for i, source in enumerate(sources):
             found = stats.main_effects(arms, source, patterns)
             if found.empty:
@@ -398,7 +402,7 @@ def plot_main_effects(records: Sequence[Mapping], sources: Sequence[str] | None 
         axis.set(
             title=f"{name} (mean, 95 % interval)", xlabel="node that is pre-trained", ylabel="effect on node 1 (points)"
         )
-        axis.set_xticks(range(1, ablation.count_nodes(records) + 1))
+        axis.set_xticks(range(1, n + 1))
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False)
     return figure

@@ -10,10 +10,13 @@ import platform
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +29,7 @@ from ktglite.models import find_weights
 from ktglite.trainer import TrainConfig, epochs, resolve_device, resolve_precision
 
 SCHEMA = 1
+RESTARTS = 2  # a run whose process was killed is taken up again this often
 
 
 def run(
@@ -84,59 +88,131 @@ def run_all(
     weights: str | Path = "data/weights",
     jobs: int | None = None,
     what: str = "runs",
+    workers_per_device: int = 1,
+    dask: str | None = None,
 ) -> list[dict]:
     """`run` for every graph and seed, in `jobs` processes of one thread each; records in (graph, seed) order.
 
-    `jobs` defaults to the number of GPUs, or of cores. What is in the store already is not run again. Progress
-    goes to the terminal and to `progress.jsonl` beside the store.
+    - `jobs`: by default `workers_per_device` for each GPU, or each core where there is none.
+    - `dask`: address of a Dask scheduler, whose workers run everything instead. They must be started in the same
+      folder of a file system that they share.
+
+    What is in the store already is not run again. A process that is killed costs its own run only, which goes on
+    from its last epoch in a new one. Progress goes to the terminal and to `progress.jsonl` beside the store.
+
+    Raises FileNotFoundError for missing weights before anything is trained, ChildProcessError when the process of
+    one run keeps being killed, and what a run raises, with a note that names it.
     """
+    for node in sorted({graph.nodes[i] for graph in graphs.values() for i in graph.reaching_target()}):
+        find_weights(node.arch, node.init, weights)
+    where, source = (str(store), str(weights)), data if data.spec is None else data.spec
     tasks = [(label, graph, seed) for label, graph in graphs.items() for seed in seeds]
-    jobs = max(1, min(jobs or default_jobs(), len(tasks)))
-    source = data if data.spec is None else data.spec
-    records: dict[int, dict] = {}
-    context = multiprocessing.get_context("spawn")
-    bar = tqdm(total=len(tasks), desc=what, unit="run", mininterval=1)
-    started = time.perf_counter()
-    with bar, ProcessPoolExecutor(jobs, context, _start_worker, (source, config, context.Value("i", 0))) as pool:
-        futures = {
-            pool.submit(_run_task, graph, seed, str(store), str(weights), label): i
-            for i, (label, graph, seed) in enumerate(tasks)
-        }
-        try:
-            for future in as_completed(futures):
-                records[futures[future]] = future.result()
-                bar.update()
-                spent = time.perf_counter() - started
-                left = spent / len(records) * (len(tasks) - len(records))
-                log_progress(Path(store).parent, what=what, done=len(records), total=len(tasks), seconds_left=left)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    jobs = max(1, min(jobs or default_jobs(workers_per_device), len(tasks)))
+    records, new = {}, 0
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    with dask_executors(dask, len(tasks)) if dask else nullcontext(local_executors(jobs)) as executors:
+        calls = [(source, config, graph, seed, *where, label) for label, graph, seed in tasks]
+        for i, record in tqdm(complete(calls, executors), what, len(tasks), unit="run", mininterval=1):
+            records[i] = record
+            new += record["provenance"]["started"] >= started
+            left = (time.perf_counter() - clock) / max(1, new) * (len(tasks) - len(records))
+            log_progress(Path(store).parent, what=what, done=len(records), total=len(tasks), seconds_left=left)
     return [records[i] for i in range(len(tasks))]
 
 
-_worker: dict = {}  # what a worker process keeps between its tasks
+def complete(calls: Sequence[tuple], executors: Sequence[Callable[[], Executor]]) -> Iterator[tuple[int, dict]]:
+    """(i, record) for each of `calls` of `run_task` as it is done, one at a time on each of the executors.
+
+    An executor of one process breaks when that process is killed: it is made again, and takes the same call.
+    """
+    waiting, killed = deque(range(len(calls))), Counter()
+    open_ones = [make() for make in executors]
+    free, running = deque(range(len(executors))), {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                place, i = free.popleft(), waiting.popleft()
+                try:
+                    future = open_ones[place].submit(run_task, *calls[i])
+                except BrokenProcessPool:  # killed between two runs
+                    open_ones[place] = executors[place]()
+                    future = open_ones[place].submit(run_task, *calls[i])
+                running[future] = place, i
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                place, i = running.pop(future)
+                free.append(place)
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool) and killed[i] < RESTARTS:
+                    killed[i] += 1
+                    open_ones[place] = executors[place]()
+                    waiting.appendleft(i)
+                    continue
+                if isinstance(error, BrokenProcessPool):
+                    error = ChildProcessError("its process keeps being killed (out of memory?): try fewer jobs")
+                if error is not None:
+                    *_, seed, _, _, label = calls[i]
+                    error.add_note(f"This was run {label!r}, seed {seed}; the finished ones are kept.")
+                    raise error
+                yield i, future.result()
+    finally:
+        for executor in open_ones:
+            executor.shutdown(wait=False)
 
 
-def _start_worker(source: Data | dict, config: TrainConfig, counter) -> None:
-    parent = multiprocessing.parent_process()  # a worker must not outlive a parent that was killed
+def local_executors(jobs: int) -> list[Callable[[], Executor]]:
+    """What makes the executor in each of `jobs` places: one process each, so that a killed one breaks no other."""
+    context = multiprocessing.get_context("spawn")
+    return [partial(ProcessPoolExecutor, 1, context, start_worker, (place,)) for place in range(jobs)]
+
+
+@contextmanager
+def dask_executors(address: str, tasks: int) -> Iterator[list[Callable[[], Executor]]]:
+    """The executor of a Dask cluster in as many places as there are tasks: Dask itself knows its workers.
+
+    Raises ValueError when Dask is not installed, or there is no scheduler at `address`.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ValueError("--dask needs Dask: pip install 'ktglite[dask]', here and on the workers") from error
+    try:
+        client = Client(address)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no Dask scheduler answers at {address!r}: {error}") from error
+    with client:
+        executor = client.get_executor(pure=False)
+        yield [lambda: executor] * tasks
+
+
+def start_worker(place: int) -> None:
+    """What a worker process does first: it takes its GPU, and must not outlive a parent that was killed."""
+    parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    with counter.get_lock():
-        number, counter.value = counter.value, counter.value + 1
     torch.set_num_threads(1)
-    if config.device == "auto" and torch.cuda.device_count() > 1:
-        config = dataclasses.replace(config, device=f"cuda:{number % torch.cuda.device_count()}")
-    _worker["data"] = load_data(**source) if isinstance(source, dict) else source
-    _worker["config"] = config
+    if torch.cuda.device_count() > 1:
+        torch.cuda.set_device(place % torch.cuda.device_count())
 
 
-def _run_task(graph: Graph, seed: int, store: str, weights: str, label: str) -> dict:
-    return run(graph, _worker["data"], _worker["config"], seed, store, weights, label)
+_loaded: dict[str, Data] = {}  # what a worker process keeps between its tasks
+_one_run = threading.Lock()  # a Dask worker may have several threads, but torch has one random state per process
 
 
-def default_jobs() -> int:
-    """One process per GPU, or per core where there is none."""
-    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+def run_task(
+    source: Data | dict, config: TrainConfig, graph: Graph, seed: int, store: str, weights: str, label: str
+) -> dict:
+    """`run` in a worker process. `source`: the data, or the arguments of `load_data`, which is then called once."""
+    with _one_run:
+        if isinstance(source, dict):
+            if repr(source) not in _loaded:
+                _loaded.clear()
+                _loaded[repr(source)] = load_data(**source)
+            source = _loaded[repr(source)]
+        return run(graph, source, config, seed, store, weights, label)
+
+
+def default_jobs(workers_per_device: int = 1) -> int:
+    """So many processes per GPU, or per core where there is none."""
+    return workers_per_device * (torch.cuda.device_count() or len(os.sched_getaffinity(0)))
 
 
 @contextmanager

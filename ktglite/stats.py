@@ -4,7 +4,7 @@ Accuracies are in percent, differences in points. Our runs share seeds across ar
 paper only means, standard deviations and n are known, so its differences are Welch's. Both go through `compare`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
@@ -104,11 +104,11 @@ class Contrast:
     minus: tuple[str, str]
 
 
-def contrasts(sources: Sequence[str], patterns: Sequence[str]) -> list[Contrast]:
+def contrasts(sources: Sequence[str], patterns: Sequence[str], title: Callable[[str], str] = str) -> list[Contrast]:
     """The declared family: per source the target flipped under every state of the auxiliaries (C1), auxiliaries
     alone (C2), and each further pre-trained node; between two sources, all nodes pre-trained.
 
-    `patterns` are the row names of Table 1, as "none", "3", .., "1+2+3".
+    - `patterns`: the row names of Table 1, as "none", "3", .., "1+2+3".  `title`: of a source, for readers.
     """
     family = []
     nodes = sorted({node for pattern in patterns if pattern != "none" for node in pattern.split("+")})
@@ -117,16 +117,17 @@ def contrasts(sources: Sequence[str], patterns: Sequence[str]) -> list[Contrast]
         for others in auxiliaries:
             flipped = "1" if others == "none" else f"1+{others}"
             name = f"pre-train node 1, auxiliaries pre-trained: {others}"
-            family.append(Contrast(name, "C1", source, (source, flipped), (source, others)))
+            family.append(Contrast(name, "C1", title(source), (source, flipped), (source, others)))
         for others in auxiliaries[1:]:
             name = f"pre-train only node {others}"
-            family.append(Contrast(name, "C2", source, (source, others), (source, "none")))
+            family.append(Contrast(name, "C2", title(source), (source, others), (source, "none")))
         for fewer, more in pairwise("+".join(nodes[: i + 1]) for i in range(len(nodes))):
             name = f"{more} pre-trained instead of {fewer}"
-            family.append(Contrast(name, "", source, (source, more), (source, fewer)))
+            family.append(Contrast(name, "", title(source), (source, more), (source, fewer)))
+    every = "+".join(nodes)
     for a, b in pairwise(sources):
-        every = "+".join(nodes)
-        family.append(Contrast(f"{a} instead of {b}, all nodes", "", f"{a} - {b}", (a, every), (b, every)))
+        name = f"{title(a)} instead of {title(b)}, all nodes"
+        family.append(Contrast(name, "", f"{title(a)} - {title(b)}", (a, every), (b, every)))
     return family
 
 

@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ktglite import Data, Node, TrainConfig, all_through, independent, models, run, run_all, runs
+from ktglite import Data, Node, TrainConfig, all_through, independent, load_data, models, run, run_all, runs
 from ktglite.runs import load_records, read_record, run_key, write_json
 
 A = Node("resnet18_tiny")
@@ -71,6 +76,97 @@ def test_two_processes_give_the_numbers_of_one(tiny_data, tmp_path):
     assert [r["epochs"][0]["edge_loss"] for r in one] == [r["epochs"][0]["edge_loss"] for r in two]
     lines = [json.loads(line) for line in (tmp_path / "2" / "progress.jsonl").read_text().splitlines()]
     assert lines[-1]["done"] == lines[-1]["total"] == 4
+
+
+def kill_workers(store, how_many):
+    """A thread that kills so many worker processes, each once it has finished an epoch; its list of all it saw."""
+    seen = []
+
+    def work():
+        killed = []
+        while len(killed) < how_many:
+            time.sleep(0.02)
+            alive = [child.pid for child in multiprocessing.active_children() if child.pid not in killed]
+            seen.extend(pid for pid in alive if pid not in seen)
+            if alive and list(store.glob("*.ckpt")):
+                os.kill(alive[0], signal.SIGKILL)
+                killed.append(alive[0])
+
+    threading.Thread(target=work, daemon=True).start()
+    return seen
+
+
+def test_a_killed_process_costs_its_own_run_only(tiny_data, tmp_path, monkeypatch):
+    graphs, config = {"a": independent(A), "b": all_through(A, A)}, dataclasses.replace(CONFIG, epochs=6)
+    seen = kill_workers(tmp_path / "runs", 1)
+    made = []
+    monkeypatch.setattr(
+        runs, "ProcessPoolExecutor", lambda *a, real=runs.ProcessPoolExecutor: made.append(a) or real(*a)
+    )
+    found = run_all(graphs, tiny_data, config, [0], tmp_path / "runs", jobs=2)
+    assert len(seen) == 2
+    assert len(made) == 3  # two, and one in place of the killed: the other process went on
+    whole = [run(graph, tiny_data, config, 0, tmp_path / "whole") for graph in graphs.values()]
+    assert [r["test_accuracy"] for r in found] == [r["test_accuracy"] for r in whole]
+    assert [e["train_loss"] for r in found for e in r["epochs"]] == [
+        e["train_loss"] for r in whole for e in r["epochs"]
+    ]
+
+
+def test_a_run_that_is_killed_again_and_again_is_named(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "RESTARTS", 0)
+    kill_workers(tmp_path / "runs", 1)
+    config = dataclasses.replace(CONFIG, epochs=50)
+    with pytest.raises(ChildProcessError, match="try fewer jobs") as caught:
+        run_all({"source/1+2": all_through(A, A)}, tiny_data, config, [7], tmp_path / "runs", jobs=1)
+    assert "run 'source/1+2', seed 7" in caught.value.__notes__[0]
+
+
+def test_what_a_run_raises_names_the_run(tiny_data, tmp_path):
+    config = dataclasses.replace(CONFIG, lr=1e30, epochs=2)
+    with pytest.raises(FloatingPointError, match="lower the learning rate") as caught:
+        run_all({"a": independent(A)}, tiny_data, config, [3], tmp_path / "runs")
+    assert "run 'a', seed 3" in caught.value.__notes__[0]
+
+
+def test_missing_weights_stop_it_before_anything_is_trained(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "local_executors", lambda jobs: pytest.fail("started"))
+    graphs = {"none": independent(A), "x": independent(Node("resnet18_tiny", "fractaldb1k"))}
+    with pytest.raises(FileNotFoundError, match="ktglite pretrain"):
+        run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path)
+
+
+def test_workers_per_device(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert (runs.default_jobs(), runs.default_jobs(2)) == (3, 6)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert (runs.default_jobs(), runs.default_jobs(2)) == (4, 8)
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_numbers_of_one_process(tiny_data, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)
+    data = load_data("synthcars", 16, 60, cache="cache")
+    graphs = {"a": independent(A), "b": all_through(A, A)}
+    options = {"n_workers": 2, "threads_per_worker": 2, "host": "127.0.0.1", "dashboard_address": None}
+    with distributed.LocalCluster(processes=True, **options) as cluster:
+        for name, part in (("folder", data), ("tensors", tiny_data)):  # loaded there, or sent
+            far = run_all(graphs, part, CONFIG, [0, 1], f"{name}/dask", dask=cluster.scheduler_address)
+            near = run_all(graphs, part, CONFIG, [0, 1], f"{name}/here", jobs=1)
+            assert [(r["label"], r["seed"]) for r in far] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+            assert [r["key"] for r in far] == [r["key"] for r in near]
+            assert [r["test_accuracy"] for r in far] == [r["test_accuracy"] for r in near]
+            assert [r["epochs"][0]["edge_loss"] for r in far] == [r["epochs"][0]["edge_loss"] for r in near]
+    assert len(list((tmp_path / "folder/dask").glob("*.json"))) == 4
+
+
+def test_no_scheduler_is_an_error_that_names_the_address(tiny_data, tmp_path):
+    dask = pytest.importorskip("dask")
+    refused = pytest.raises(ValueError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'")
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), refused:
+        run_all({"a": independent(A)}, tiny_data, CONFIG, [0], tmp_path / "runs", dask="tcp://127.0.0.1:9")
 
 
 def test_a_killed_run_goes_on_from_its_last_epoch(tiny_data, tmp_path, monkeypatch):

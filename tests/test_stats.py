@@ -39,6 +39,38 @@ def test_welch_agrees_with_scipy():
     assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval()))
 
 
+SLEEP = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0], [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+
+
+def test_student_s_sleep_data():
+    # Student (1908), hours of sleep gained by ten patients under two drugs; the numbers are those of R's t.test
+    first, second = ({i: value for i, value in enumerate(values)} for values in SLEEP)
+    found = stats.paired(first, second)
+    assert (round(found["effect"], 2), round(found["p"], 6), found["n"]) == (-1.58, 0.002833, 10)
+    assert (found["low"], found["high"]) == pytest.approx((-2.4598858, -0.7001142), abs=1e-7)
+    found = stats.welch(stats.arm(first), stats.arm(second))
+    assert round(found["p"], 5) == 0.07939
+    assert (found["low"], found["high"]) == pytest.approx((-3.3654832, 0.2054832), abs=1e-7)
+
+
+@pytest.mark.parametrize("column", ["imagenet1k", "fractaldb1k"])
+def test_the_paper_s_contrasts_agree_with_scipy_from_summaries(column):
+    arms = ablation.paper_arms([column])
+    family = stats.contrasts([column], ablation.patterns(3))
+    table = stats.contrast_table(arms, family)
+    a, b = ([arms[key] for key in (getattr(c, side) for c in family)] for side in ("plus", "minus"))
+    expected = reference.ttest_ind_from_stats(
+        *([getattr(arm, key) for arm in side] for side in (a, b) for key in ("mean", "std", "n")), equal_var=False
+    )
+    assert table.p.to_numpy() == pytest.approx(expected.pvalue)
+    assert len(table) == 4 + 3 + 2
+
+
+def test_holm_as_r_does_it():
+    # R: p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm")
+    assert stats.holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+
+
 def test_holm_example():
     # the usual textbook case: 0.01, 0.04, 0.03, 0.005 become 0.03, 0.06, 0.06, 0.02
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -67,6 +99,10 @@ def test_the_family_is_declared_per_source():
     family = stats.contrasts(["x", "y"], ablation.patterns(3))
     assert sum(c.claim == "C1" and c.source == "x" for c in family) == 4
     assert sum(c.claim == "C2" and c.source == "x" for c in family) == 3
+    assert {(c.plus[1], c.minus[1]) for c in family if c.source == "x" and not c.claim} == {
+        ("1+2", "1"),
+        ("1+2+3", "1+2"),
+    }
     assert family[-1].plus == ("x", "1+2+3")
     assert family[-1].minus == ("y", "1+2+3")
     flips = {(c.plus[1], c.minus[1]) for c in family if c.claim == "C1"}
@@ -100,4 +136,7 @@ def test_main_effects_by_hand():
     found = stats.main_effects(arms, "x", list(rows)).set_index("node")
     assert found["mean"].to_dict() == {1: 10, 2: 2, 3: 1}
     published = {key: Arm(arm.mean, 0.5, 3) for key, arm in arms.items()}
-    assert stats.main_effects(published, "x", list(rows)).set_index("node")["mean"].to_dict() == {1: 10, 2: 2, 3: 1}
+    found = stats.main_effects(published, "x", list(rows)).set_index("node")
+    assert found["mean"].to_dict() == {1: 10, 2: 2, 3: 1}
+    # the error of a mean of four differences, each of two means of three: sqrt(8 x 0.25 / 3) / 4, 16 degrees of freedom
+    assert found["high"][1] - 10 == pytest.approx(2.119905 * math.sqrt(2 / 3) / 4, abs=1e-5)
