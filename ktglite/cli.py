@@ -315,7 +315,7 @@ def main() -> None:
         run, arguments = (lambda args: app.cli(args=args, prog="ktglite")), sys.argv[1:]
     try:
         run(arguments)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"ktglite: {error}")
     except KeyboardInterrupt:
         sys.exit("ktglite: stopped; the same command goes on")

@@ -22,15 +22,24 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from filelock import FileLock
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ktglite import runs, synthcars
 from ktglite.data import MEAN, STD, Data, augment, image_files, normalise, read_image
+from ktglite.files import whole
 from ktglite.models import build, head_of
-from ktglite.trainer import derive, generator, resolve_device, resolve_precision, save_atomically
+from ktglite.trainer import (
+    check_weights,
+    derive,
+    generator,
+    read_checkpoint,
+    resolve_device,
+    resolve_precision,
+    save_atomically,
+)
 
 STANDIN = "imagenet1k_standin"
 STANDIN_MODELS, STANDIN_SEED = 40, 1  # car models that no fine-tuning set has: `synthcars` draws its own from seed 0
@@ -234,12 +243,11 @@ def train(config: PretrainConfig, path: Path, cache: Path) -> None:
             model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
         checkpoint, key, curve = path.with_suffix(".ckpt"), settings_key(config), []
-        if checkpoint.exists():
-            saved = torch.load(checkpoint, map_location=device, weights_only=True)
-            if saved["key"] == key:
-                curve = saved["curve"]
-                model.load_state_dict(saved["model"])
-                optimizer.load_state_dict(saved["optimizer"])
+        saved = read_checkpoint(checkpoint, key, device)
+        if saved is not None:
+            curve = saved["curve"]
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
         net = DistributedDataParallel(model) if world() > 1 else model
         net = torch.compile(net) if config.compile else net
         for epoch in range(len(curve) + 1, config.epochs + 1):
@@ -274,6 +282,7 @@ def train_epoch(
     net.train()
     views = generator(config.seed, "views", epoch, rank())
     totals = torch.zeros(3, device=device)  # summed loss, right answers, images
+    losses = []  # of every part, looked at when the epoch is over
     count = min(config.images_per_epoch or len(source), len(source))
     what = f"pretrain {config.source} epoch {epoch}/{config.epochs}"
     steps = tqdm(batches(source, config, epoch), what, count // min(config.batch_size, count), mininterval=5)
@@ -285,6 +294,7 @@ def train_epoch(
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits = net(view)
             loss = F.cross_entropy(logits.float(), truth)
+            losses.append(loss.detach())
             (loss * len(truth) / len(labels)).backward()
             right = (logits.detach().argmax(1) == truth).sum()
             totals += torch.stack([loss.detach() * len(truth), right, torch.full_like(right, len(truth))])
@@ -294,7 +304,12 @@ def train_epoch(
         dist.all_reduce(totals)
     loss, right, images = totals.tolist()
     if not np.isfinite(loss):
-        raise FloatingPointError(f"pre-training on {config.source}: the loss is {loss} in epoch {epoch}; lower lr")
+        bad = (~torch.stack(losses).isfinite()).nonzero()
+        where = f", iteration {bad[0].item() // config.accumulate + 1}" if len(bad) else ""  # else in another process
+        raise FloatingPointError(
+            f"pre-training on {config.source}: the loss is {loss} in epoch {epoch}{where}; lower lr"
+        )
+    check_weights([net], epoch, len(losses) // config.accumulate)
     seconds = time.perf_counter() - started
     return {
         "epoch": epoch,
@@ -318,13 +333,9 @@ def learning_rate(config: PretrainConfig, epoch: int) -> float:
 def write_weights(model: nn.Module, source, config: PretrainConfig, curve: list[dict], path: Path) -> None:
     """Weights first, card second: a file without its card is not taken for done."""
     facts = {"source": config.source, "arch": config.arch, "classes": source.classes, "mean": MEAN, "std": STD}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        state = {name: value.contiguous() for name, value in model.state_dict().items()}
-        save_file(state, partial, metadata={"ktglite": json.dumps(facts)})  # one entry: several have no fixed order
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    with whole(path) as file:  # one entry of metadata: several have no fixed order
+        file.write(safetensors.save(state, metadata={"ktglite": json.dumps(facts)}))
     card = {
         "schema": SCHEMA,
         "key": settings_key(config),

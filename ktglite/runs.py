@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import logging
 import multiprocessing
 import os
 import platform
@@ -21,9 +22,12 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from ktglite.data import Data, load_data
+from ktglite.files import whole
 from ktglite.graph import Graph
 from ktglite.models import find_weights
 from ktglite.trainer import TrainConfig, epochs, resolve_device, resolve_precision
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 
@@ -41,6 +45,9 @@ def run(
 
     The record is `<store>/<key>.json`; see `run_key` for what the key hashes. A killed run goes on from its last
     finished epoch. `label` names the run in tables and is not part of the key.
+
+    Raises FloatingPointError when a loss is no longer finite. The record then says so (`status` "failed", `error`), and
+    the same call raises it again without training; deleting the record is how to try again.
     """
     hashes = weight_hashes(graph, weights)
     key = run_key(graph, data, config, seed, hashes)
@@ -48,30 +55,42 @@ def run(
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # released by the system when its process dies
         if path.exists():
-            return {**read_record(path), "label": label}
+            record = read_record(path)
+            if record["status"] == "failed":
+                raise FloatingPointError(f"{record['error']} (found before, see {path}; delete it to try again)")
+            return {**record, "label": label}
         started, checkpoint = datetime.now(UTC), path.with_suffix(".ckpt")
-        with one_thread(config):
-            history = list(epochs(graph, data, config, seed, weights, checkpoint=checkpoint))
-        last = history[-1]
+        history, failure = [], None
+        try:
+            with one_thread(config):
+                history += epochs(graph, data, config, seed, weights, checkpoint=checkpoint)
+        except FloatingPointError as error:
+            failure = error
+        last = history[-1] if history else {}
+        reported = last.get("reported_epoch")
         record = {
             "schema": SCHEMA,
             "key": key,
             "label": label,
-            "status": "complete",
+            "status": "complete" if failure is None else "failed",
+            "error": None if failure is None else str(failure),
             "graph": graph.to_dict(),
             "data": describe(data),
             "config": dataclasses.asdict(config),
             "seed": seed,
             "weights": hashes,
             "epochs": history,
-            "epoch": last["reported_epoch"],
-            "val_accuracy": history[last["reported_epoch"] - 1]["val_accuracy"],
-            "test_accuracy": last["test_accuracy"],
+            "epoch": reported,
+            "val_accuracy": None if reported is None else history[reported - 1]["val_accuracy"],
+            "test_accuracy": last.get("test_accuracy"),
             "seconds": sum(record["seconds"] for record in history),
             "provenance": provenance(config) | {"started": started.isoformat(timespec="seconds")},
         }
+        record["sha256"] = content_hash(record)
         write_json(path, record)
         checkpoint.unlink(missing_ok=True)
+        if failure is not None:
+            raise failure
         return record
 
 
@@ -87,8 +106,9 @@ def run_all(
 ) -> list[dict]:
     """`run` for every graph and seed, in `jobs` processes of one thread each; records in (graph, seed) order.
 
-    `jobs` defaults to the number of GPUs, or of cores. What is in the store already is not run again. Progress
-    goes to the terminal and to `progress.jsonl` beside the store.
+    `jobs` defaults to the number of GPUs, or of cores. What is in the store already is not run again. A run whose loss
+    is no longer finite is left out with a warning, and the others go on. Progress goes to the terminal and to
+    `progress.jsonl` beside the store.
     """
     tasks = [(label, graph, seed) for label, graph in graphs.items() for seed in seeds]
     jobs = max(1, min(jobs or default_jobs(), len(tasks)))
@@ -112,7 +132,7 @@ def run_all(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [records[i] for i in range(len(tasks))]
+    return [records[i] for i in range(len(tasks)) if records[i] is not None]
 
 
 _worker: dict = {}  # what a worker process keeps between its tasks
@@ -130,8 +150,12 @@ def _start_worker(source: Data | dict, config: TrainConfig, counter) -> None:
     _worker["config"] = config
 
 
-def _run_task(graph: Graph, seed: int, store: str, weights: str, label: str) -> dict:
-    return run(graph, _worker["data"], _worker["config"], seed, store, weights, label)
+def _run_task(graph: Graph, seed: int, store: str, weights: str, label: str) -> dict | None:
+    try:
+        return run(graph, _worker["data"], _worker["config"], seed, store, weights, label)
+    except FloatingPointError as error:
+        log.warning("%s, seed %d failed and is left out: %s", label, seed, error)
+        return None
 
 
 def default_jobs() -> int:
@@ -230,38 +254,43 @@ def git(*arguments: str) -> str | None:
         return None
 
 
+def content_hash(record: dict) -> str:
+    """SHA-256 over all that a record says, its label aside."""
+    content = {key: value for key, value in record.items() if key not in ("label", "sha256")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def read_record(path: str | Path) -> dict:
-    """One record. Raises ValueError that names the file and the way out when it is not one of this version."""
+    """One record. Raises ValueError that names the file and the way out when it is not one of this version, was cut
+    short, or was changed after it was written.
+    """
+    path = Path(path)
     try:
-        record = json.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a readable record ({error}); delete it and its run is done again") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         found = record.get("schema") if isinstance(record, dict) else None
         raise ValueError(
             f"{path} has schema {found}, this version reads {SCHEMA}; update ktglite or move the file away"
         )
+    changed = record.get("key") != path.stem or record.get("status") not in ("complete", "failed")
+    if changed or record.get("sha256", content_hash(record)) != content_hash(record):  # records of 0.1.0 have none
+        raise ValueError(f"{path} is not as it was written; restore it, or delete it and its run is done again")
     return record
 
 
-def load_records(store: str | Path) -> list[dict]:
-    """Every record of a store, sorted by key."""
-    return [read_record(path) for path in sorted(Path(store).glob("*.json"))]
+def load_records(store: str | Path, status: str = "complete") -> list[dict]:
+    """Every record of a store with this `status`, "complete" or "failed", sorted by key."""
+    records = [read_record(path) for path in sorted(Path(store).glob("*.json"))]
+    return [record for record in records if record["status"] == status]
 
 
 def write_json(path: str | Path, value: object) -> None:
     """Write JSON so that the file is either the old one or the whole new one, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w") as file:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = json.dumps(value, indent=1, allow_nan=False)
+    with whole(path) as file:
+        file.write(text.encode())
 
 
 def log_progress(out: str | Path, **fields: object) -> None:

@@ -1,11 +1,16 @@
 """Training a Knowledge Transfer Graph: the node losses and one loop, a generator of per-epoch records."""
 
 import copy
+import dataclasses
 import hashlib
+import io
+import json
+import logging
 import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktglite.data import Data, Split, augment, normalise
+from ktglite.files import whole
 from ktglite.gates import GATES
 from ktglite.graph import Graph
 from ktglite.models import initialise
+
+log = logging.getLogger(__name__)
 
 CHOICES = {
     "schedule": ("step", "cosine", "constant"),
@@ -181,9 +189,11 @@ def epochs(
 
     - `models`: networks to train in place of `initial_models(...)`, for a caller who wants to look at them.
     - `checkpoint`: a file written atomically after every epoch; if it exists, training resumes from it to the
-      same result, the records of the epochs already done being yielded again.
+      same result, the records of the epochs already done being yielded again. One of another training, or one that
+      cannot be read, is set aside with a warning.
 
-    Raises FloatingPointError naming epoch, iteration and edge when a loss is not finite.
+    Raises FloatingPointError naming epoch, iteration, node and edge when a loss, or a weight after the last iteration
+    of an epoch, is not finite.
     """
     device = resolve_device(config.device)
     bf16 = resolve_precision(config.precision, device) == "bf16"
@@ -205,8 +215,9 @@ def epochs(
     batch = min(config.batch_size, len(train))
     steps = len(train) // batch  # the last partial batch is dropped
     records, best = [], {"epoch": 0, "val": -1.0, "states": None}
-    if checkpoint is not None and Path(checkpoint).exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+    key = training_key(graph, data, config, seed)
+    saved = None if checkpoint is None else read_checkpoint(checkpoint, key, device)
+    if saved is not None:
         records, best = saved["records"], saved["best"]
         for i in run:
             nets[i].load_state_dict(saved["models"][i])
@@ -242,6 +253,7 @@ def epochs(
                     hits[i] += (logits[i].detach().argmax(1) == labels).sum()
         edge_loss = torch.stack(losses).cpu()
         check_finite(edge_loss, epoch)
+        check_weights(nets, epoch, steps)
         mean, share = edge_loss.mean(0), 100 * hits.cpu() / (steps * batch)
         record = {
             "epoch": epoch,
@@ -264,6 +276,7 @@ def epochs(
         records.append(record)
         if checkpoint is not None:
             state = {
+                "key": key,
                 "records": records,
                 "best": best,
                 "models": {i: nets[i].state_dict() for i in run},
@@ -311,18 +324,67 @@ def check_finite(edge_loss: Tensor, epoch: int) -> None:
         k, t, s = bad[0].tolist()
         edge = f"label -> node {t + 1}" if s == t else f"node {s + 1} -> node {t + 1}"
         raise FloatingPointError(
-            f"the loss on edge {edge} is {edge_loss[k, t, s].item()} in epoch {epoch}, iteration {k + 1}: "
-            f"lower the learning rate, or use precision='fp32'"
+            f"the loss of node {t + 1} on edge {edge} is {edge_loss[k, t, s].item()} in epoch {epoch}, iteration "
+            f"{k + 1}: lower the learning rate, or use precision='fp32'"
         )
 
 
-def save_atomically(state: dict, path: str | Path) -> None:
-    """torch.save that never leaves half a file under the final name."""
+def check_weights(nets: Sequence[nn.Module | None], epoch: int, steps: int) -> None:
+    """Raise FloatingPointError naming the first node with a weight that is NaN or infinite.
+
+    No later loss would tell what the last step did, and a network of NaN answers class 0 with some accuracy.
+    """
+    for i, net in enumerate(nets):
+        if net is None:
+            continue
+        for name, value in net.state_dict().items():
+            if not value.isfinite().all():
+                raise FloatingPointError(
+                    f"{name} of node {i + 1} is not finite after epoch {epoch}, iteration {steps}: "
+                    f"lower the learning rate, or use precision='fp32'"
+                )
+
+
+# ---- checkpoints
+
+
+def training_key(graph: Graph, data: Data, config: TrainConfig, seed: int) -> str:
+    """Hex key over what decides a training, the nodes' first weights and the device aside."""
+    settings = dataclasses.asdict(config)
+    settings["precision"] = resolve_precision(config.precision, resolve_device(settings.pop("device")))
+    what = json.dumps([graph.to_dict(), data.fingerprint, settings, seed], sort_keys=True)
+    return hashlib.sha256(what.encode()).hexdigest()[:32]
+
+
+def read_checkpoint(path: str | Path, key: str, device: torch.device) -> dict | None:
+    """The checkpoint at `path`; None where there is none, or none of the training `key`.
+
+    One that cannot be read or is another training's is renamed to `<path>.unused` with a warning.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    if not path.exists():
+        return None
     try:
-        torch.save(state, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() != content[:32]:  # torch does not notice a changed byte
+            raise ValueError("not as it was written")
+        saved = torch.load(io.BytesIO(content[32:]), map_location=device, weights_only=True)
+        why = None if saved["key"] == key else "belongs to another training"
+    except Exception as error:  # as many kinds as there are ways to damage a file
+        why = f"cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    if why is None:
+        return saved
+    unused = path.with_name(f"{path.name}.unused")
+    log.warning("%s %s: it is now %s, and the training begins anew", path, why, unused.name)
+    with suppress(FileNotFoundError):  # another process of the same training was faster
+        os.replace(path, unused)
+    return None
+
+
+def save_atomically(state: dict, path: str | Path) -> None:
+    """torch.save, its SHA-256 in front, that never leaves half a file under the final name."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    with whole(path) as file:
+        file.write(hashlib.sha256(content.getbuffer()).digest())
+        file.write(content.getbuffer())
