@@ -1,6 +1,7 @@
 """The command line: `ktglite reproduce`, and each step by itself."""
 
 import sys
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -319,6 +320,8 @@ def main() -> None:
         sys.exit(f"ktglite: {error}")
     except KeyboardInterrupt:
         sys.exit("ktglite: stopped; the same command goes on")
+    except BrokenExecutor:
+        sys.exit("ktglite: a worker was killed, perhaps for want of memory; the same command goes on, or fewer --jobs")
     except Exception as error:
         from ktglite.reproduce import NotebookError
 

@@ -122,7 +122,7 @@ def pretrain_all(
     jobs = max(1, min(jobs or runs.default_jobs(), len(configs)))
     if jobs == 1:
         return [pretrain(config, out, cache) for config in configs]
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), runs.end_with_parent) as pool:
         return list(pool.map(pretrain, configs, [out] * len(configs), [cache] * len(configs)))
 
 

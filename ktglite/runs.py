@@ -158,6 +158,12 @@ def _run_task(graph: Graph, seed: int, store: str, weights: str, label: str) -> 
         return None
 
 
+def end_with_parent() -> None:
+    """In a worker process: end when the process that started it is gone, killed for instance."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 def default_jobs() -> int:
     """One process per GPU, or per core where there is none."""
     return torch.cuda.device_count() or len(os.sched_getaffinity(0))

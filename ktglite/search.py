@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import random
 import socket
-import threading
 import time
 import traceback
 import uuid
@@ -672,8 +671,7 @@ def work_in_process(
     sender,
 ) -> None:
     """`work` in a process of its own, which ends with the process that started it."""
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    runs.end_with_parent()
     try:
         torch.set_num_threads(1)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
