@@ -263,6 +263,11 @@ def _folder(root: Path, size: int, fit: str, skip_unreadable: bool, cache: Path)
     return _cached(cache, "folder", [facts, size, fit, skip_unreadable], make)
 
 
+def leads_nowhere(path: Path) -> bool:
+    """Whether `path` is a link to what is not there, or to itself."""
+    return path.is_symlink() and not path.exists()
+
+
 def size_and_time(path: Path) -> tuple[int, int]:
     """By which a changed file is known; zeros for a link that leads nowhere, which reading it will name."""
     try:
@@ -277,12 +282,15 @@ def image_files(root: Path) -> list[Path]:
     nowhere or in a circle are among them: reading them says so.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for path in filter(leads_nowhere, sorted(root.iterdir())):
+        raise ValueError(f"{path} is a link that leads nowhere: mend it or remove it")
     if not folders:
         what = "is empty" if not any(root.iterdir()) else "has no class folders"
         raise ValueError(f"{root} {what}: put the images of each class into a folder named after it")
     files = []
     for folder in folders:
-        inside = sorted(path for path in folder.iterdir() if not (path.is_dir() or path.name.startswith(".")))
+        seen = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        inside = [path for path in seen if path.is_file() or leads_nowhere(path)]
         if not inside:
             raise ValueError(f"class folder {folder} holds no images: fill it or remove it")
         files += inside
@@ -301,9 +309,15 @@ def read_image(path: str | Path, size: int, fit: str = "squash") -> np.ndarray:
 
 
 def to_square(picture: Image.Image, size: int, fit: str) -> np.ndarray:
-    """A PIL image of any mode as uint8 RGB (3, size, size): upright, on white where it is transparent."""
-    if picture.mode.startswith("I;16"):  # PIL would clip 16 bits to 255 instead of scaling them
+    """A PIL image as uint8 RGB (3, size, size): upright, on white where it is transparent.
+
+    Raises ValueError for 32-bit pixels, whose range nothing tells.
+    """
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+        # PIL would clip 16 bits to 255 instead of scaling them
         picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel have no agreed white: save it with 8 or 16 bits a channel")
     picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))

@@ -720,7 +720,8 @@ def best_trials(study: optuna.Study, k: int) -> list[FrozenTrial]:
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best: dict[Graph, FrozenTrial] = {}
-    for trial in sorted(complete, key=lambda trial: -trial.value):
+    # Equal values in the order of the plan: which was finished first depends on workers, and on when they die.
+    for trial in sorted(complete, key=lambda trial: (-trial.value, trial.user_attrs.get("plan", trial.number))):
         best.setdefault(Graph.from_dict(to_graph_dict(trial.params)).canonical(), trial)
     return list(best.values())[:k]
 

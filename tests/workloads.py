@@ -24,12 +24,12 @@ from ktglite import TrainConfig, cli, data, fractaldb, models, pretrain, runs, s
 from ktglite.data import load_data
 
 ARCH = "resnet18_tiny"
-FEW = ["limit=90", "epochs=3", "batch_size=16", "seeds=1", "precision=fp32", "sources=[fractaldb1k]"]
+FEW = ["limit=60", "epochs=2", "batch_size=16", "seeds=1", "precision=fp32", "sources=[fractaldb1k]"]
 
 
 def pretraining(out: Path) -> None:
     settings = pretrain.PretrainConfig(
-        pretrain.STANDIN, ARCH, 16, epochs=5, images_per_epoch=320, batch_size=32, standin_images=320,
+        pretrain.STANDIN, ARCH, 16, epochs=5, images_per_epoch=160, batch_size=32, standin_images=160,
         augmentation="shift", precision="fp32", device="cpu",
     )  # fmt: skip
     pretrain.pretrain(settings, out / "weights", out / "cache")
@@ -43,8 +43,8 @@ def ablation_run(out: Path) -> None:
 def search_run(out: Path) -> None:
     """One worker, without pruning: which graphs ASHA stops depends on who is first, which a kill changes."""
     config = TrainConfig(epochs=3, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
-    plan = search.SearchConfig(condition="none", arch=ARCH, nodes=2, trials=5, pruner="none")
-    cars = load_data("synthcars", 16, limit=90, cache=out / "cache")
+    plan = search.SearchConfig(condition="none", arch=ARCH, nodes=2, trials=4, pruner="none")
+    cars = load_data("synthcars", 16, limit=60, cache=out / "cache")
     study = search.search(plan, cars, config, out, jobs=1, checkpoints=out / "search" / "checkpoints")
     search.write_summary(study, out)
 
@@ -55,7 +55,7 @@ def reproduction(out: Path) -> None:
     (out / "site").mkdir(exist_ok=True)
     (out / "site" / "sitecustomize.py").write_text(hook)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(out / "site"), str(Path(__file__).parent), *sys.path])
-    command("reproduce", "--profile", "smoke", "--only", "02", "--out", out, *settings(out, *FEW))
+    command("reproduce", "--profile", "smoke", "--only", "02", "--out", out, *settings(out, *FEW, "02.nodes=2"))
 
 
 def fractal_bank(out: Path) -> None:
