@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: setup reproduce test test-slow lint format lab notebooks bench clean
+.PHONY: setup reproduce test test-slow soak lint format lab notebooks bench clean
 
 setup: $(READY)
 
@@ -25,6 +25,9 @@ test: $(READY) lint  ## the fast suite, every notebook on smoke included
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+soak: $(READY)  ## a quarter of an hour and more: 100 kills, full disks, bad files, 10,000 examples; one table at the end
+	$(BIN)/python tests/soak.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import math
 import time
 import warnings
 from colorsys import hsv_to_rgb
+from contextlib import nullcontext
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -408,7 +409,7 @@ def bank(
     key = hashlib.sha256(np.concatenate(maps).tobytes()).hexdigest()[:12]
     path = Path(cache) / f"fractaldb-{size}px-{points}points-{len(maps)}-{key}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with nullcontext() if path.exists() else FileLock(f"{path}.lock"):  # a finished bank may lie in a read-only place
         if not path.exists():
             header = {"descr": "<u8", "fortran_order": False, "shape": (len(maps) * LANES, words)}
             with whole(path) as out:  # written, not mapped: a full disk is an error then, and not the end by SIGBUS

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +32,9 @@ from ktglite.data import MEAN, STD, Data, augment, image_files, normalise, read_
 from ktglite.files import whole
 from ktglite.models import build, head_of
 from ktglite.trainer import (
-    check_weights,
     derive,
     generator,
+    load_checkpoint,
     read_checkpoint,
     resolve_device,
     resolve_precision,
@@ -110,6 +110,7 @@ def pretrain(config: PretrainConfig, out: str | Path, cache: str | Path = "data/
     with FileLock(f"{path}.lock") if rank() == 0 else nullcontext():
         if not is_done(config, path):
             train(config, path, Path(cache))
+        drop_own_checkpoint(config, path.with_suffix(".ckpt"))
     if dist.is_initialized():
         dist.barrier()
     return path
@@ -144,6 +145,14 @@ def is_done(config: PretrainConfig, path: Path) -> bool:
         return False
     card = read_card(path)
     return card["key"] == settings_key(config) and card["sha256"] == runs.file_hash(path)
+
+
+def drop_own_checkpoint(config: PretrainConfig, checkpoint: Path) -> None:
+    """Delete the checkpoint of a finished training; one of other settings, which may go on, stays."""
+    if rank() == 0 and checkpoint.exists():
+        with suppress(ValueError, KeyError, OSError):
+            if load_checkpoint(checkpoint)["key"] == settings_key(config):
+                checkpoint.unlink()
 
 
 def settings_key(config: PretrainConfig) -> str:
@@ -257,7 +266,6 @@ def train(config: PretrainConfig, path: Path, cache: Path) -> None:
                 save_atomically(state, checkpoint)
     if rank() == 0:
         write_weights(model, source, config, curve, path)
-        checkpoint.unlink(missing_ok=True)
 
 
 def initial_model(config: PretrainConfig, classes: int) -> nn.Module:
@@ -309,7 +317,11 @@ def train_epoch(
         raise FloatingPointError(
             f"pre-training on {config.source}: the loss is {loss} in epoch {epoch}{where}; lower lr"
         )
-    check_weights([net], epoch, len(losses) // config.accumulate)
+    for name, value in net.state_dict().items():  # no later loss would tell what the last step did
+        if not value.isfinite().all():
+            raise FloatingPointError(
+                f"pre-training on {config.source}: {name} is not finite after epoch {epoch}; lower lr"
+            )
     seconds = time.perf_counter() - started
     return {
         "epoch": epoch,

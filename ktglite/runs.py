@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,46 +52,57 @@ def run(
     hashes = weight_hashes(graph, weights)
     key = run_key(graph, data, config, seed, hashes)
     path = Path(store) / f"{key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # released by the system when its process dies
-        if path.exists():
-            record = read_record(path)
-            if record["status"] == "failed":
-                raise FloatingPointError(f"{record['error']} (found before, see {path}; delete it to try again)")
-            return {**record, "label": label}
-        started, checkpoint = datetime.now(UTC), path.with_suffix(".ckpt")
-        history, failure = [], None
-        try:
-            with one_thread(config):
-                history += epochs(graph, data, config, seed, weights, checkpoint=checkpoint)
-        except FloatingPointError as error:
-            failure = error
-        last = history[-1] if history else {}
-        reported = last.get("reported_epoch")
-        record = {
-            "schema": SCHEMA,
-            "key": key,
-            "label": label,
-            "status": "complete" if failure is None else "failed",
-            "error": None if failure is None else str(failure),
-            "graph": graph.to_dict(),
-            "data": describe(data),
-            "config": dataclasses.asdict(config),
-            "seed": seed,
-            "weights": hashes,
-            "epochs": history,
-            "epoch": reported,
-            "val_accuracy": None if reported is None else history[reported - 1]["val_accuracy"],
-            "test_accuracy": last.get("test_accuracy"),
-            "seconds": sum(record["seconds"] for record in history),
-            "provenance": provenance(config) | {"started": started.isoformat(timespec="seconds")},
-        }
-        record["sha256"] = content_hash(record)
-        write_json(path, record)
-        checkpoint.unlink(missing_ok=True)
-        if failure is not None:
-            raise failure
-        return record
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # released by the system when its process dies
+            if not path.exists():
+                train(path, graph, data, config, seed, weights, hashes, label)
+    record = read_record(path)
+    with suppress(OSError):  # of a process that was killed after its record was written, or the folder is read-only
+        path.with_suffix(".ckpt").unlink(missing_ok=True)
+    if record["status"] == "failed":
+        raise FloatingPointError(f"{record['error']} (see {path}; delete it to try the same again)")
+    return {**record, "label": label}
+
+
+def train(
+    path: Path,
+    graph: Graph,
+    data: Data,
+    config: TrainConfig,
+    seed: int,
+    weights: str | Path,
+    hashes: dict[str, str],
+    label: str | None,
+) -> None:
+    """Train to the end, or until a loss is no longer finite, and write the record."""
+    started, history, error = datetime.now(UTC), [], None
+    try:
+        with one_thread(config):
+            history += epochs(graph, data, config, seed, weights, checkpoint=path.with_suffix(".ckpt"))
+    except FloatingPointError as failure:
+        error = str(failure)
+    last = history[-1] if history and error is None else {}
+    reported = last.get("reported_epoch")
+    record = {
+        "schema": SCHEMA,
+        "key": path.stem,
+        "label": label,
+        "status": "complete" if error is None else "failed",
+        "error": error,
+        "graph": graph.to_dict(),
+        "data": describe(data),
+        "config": dataclasses.asdict(config),
+        "seed": seed,
+        "weights": hashes,
+        "epochs": history,
+        "epoch": reported,
+        "val_accuracy": None if reported is None else history[reported - 1]["val_accuracy"],
+        "test_accuracy": last.get("test_accuracy"),
+        "seconds": sum(record["seconds"] for record in history),
+        "provenance": provenance(config) | {"started": started.isoformat(timespec="seconds")},
+    }
+    write_json(path, record | {"sha256": content_hash(record)})
 
 
 def run_all(

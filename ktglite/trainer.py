@@ -192,8 +192,8 @@ def epochs(
       same result, the records of the epochs already done being yielded again. One of another training, or one that
       cannot be read, is set aside with a warning.
 
-    Raises FloatingPointError naming epoch, iteration, node and edge when a loss, or a weight after the last iteration
-    of an epoch, is not finite.
+    Raises FloatingPointError naming epoch, iteration, node and edge when a loss is not finite, or the node whose
+    network answers with NaN or infinity after an epoch.
     """
     device = resolve_device(config.device)
     bf16 = resolve_precision(config.precision, device) == "bf16"
@@ -253,7 +253,6 @@ def epochs(
                     hits[i] += (logits[i].detach().argmax(1) == labels).sum()
         edge_loss = torch.stack(losses).cpu()
         check_finite(edge_loss, epoch)
-        check_weights(nets, epoch, steps)
         mean, share = edge_loss.mean(0), 100 * hits.cpu() / (steps * batch)
         record = {
             "epoch": epoch,
@@ -272,6 +271,7 @@ def epochs(
                     nets[i].load_state_dict(best["states"][i])
             record["reported_epoch"] = best["epoch"] or epoch
             record["test_accuracy"] = [accuracy(net, data.test, bf16) for net in nets]
+        check_answers(record)
         record["seconds"] = time.perf_counter() - start
         records.append(record)
         if checkpoint is not None:
@@ -301,7 +301,9 @@ def forward(net: nn.Module | None, images: Tensor, learns: bool) -> Tensor | Non
 
 @torch.no_grad()
 def accuracy(net: nn.Module | None, split: Split, bf16: bool = False, batch: int = 256) -> float | None:
-    """Percent of `split` that `net` classifies correctly, without augmentation; None without a network."""
+    """Percent of `split` that `net` classifies correctly, without augmentation; None without a network, NaN where an
+    answer is NaN or infinite.
+    """
     if net is None:
         return None
     device = next(net.parameters()).device
@@ -311,8 +313,9 @@ def accuracy(net: nn.Module | None, split: Split, bf16: bool = False, batch: int
     for start in range(0, len(split), batch):
         images = normalise(split.images[start : start + batch].to(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            answers = net(images).argmax(1)
-        hits += (answers == split.labels[start : start + batch].to(device)).sum()
+            logits = net(images)
+        hits += (logits.argmax(1) == split.labels[start : start + batch].to(device)).sum()
+        hits += torch.where(logits.isfinite().all(), 0.0, math.nan)
     net.train(was_training)
     return 100 * hits.item() / len(split)
 
@@ -329,19 +332,17 @@ def check_finite(edge_loss: Tensor, epoch: int) -> None:
         )
 
 
-def check_weights(nets: Sequence[nn.Module | None], epoch: int, steps: int) -> None:
-    """Raise FloatingPointError naming the first node with a weight that is NaN or infinite.
+def check_answers(record: dict) -> None:
+    """Raise FloatingPointError naming a node whose network answers NaN or infinity after an epoch.
 
-    No later loss would tell what the last step did, and a network of NaN answers class 0 with some accuracy.
+    No later loss would tell what the last step did, and such a network answers one class, with some accuracy.
     """
-    for i, net in enumerate(nets):
-        if net is None:
-            continue
-        for name, value in net.state_dict().items():
-            if not value.isfinite().all():
+    for split in ("val", "test"):
+        for i, share in enumerate(record.get(f"{split}_accuracy", ())):
+            if share is not None and math.isnan(share):
                 raise FloatingPointError(
-                    f"{name} of node {i + 1} is not finite after epoch {epoch}, iteration {steps}: "
-                    f"lower the learning rate, or use precision='fp32'"
+                    f"node {i + 1} answers the {split} images with NaN or infinity after the last iteration of epoch "
+                    f"{record['epoch']}: lower the learning rate, or use precision='fp32'"
                 )
 
 
@@ -365,20 +366,28 @@ def read_checkpoint(path: str | Path, key: str, device: torch.device) -> dict | 
     if not path.exists():
         return None
     try:
-        content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() != content[:32]:  # torch does not notice a changed byte
-            raise ValueError("not as it was written")
-        saved = torch.load(io.BytesIO(content[32:]), map_location=device, weights_only=True)
-        why = None if saved["key"] == key else "belongs to another training"
-    except Exception as error:  # as many kinds as there are ways to damage a file
-        why = f"cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-    if why is None:
-        return saved
+        saved = load_checkpoint(path, device)
+        if saved["key"] == key:
+            return saved
+        why = "belongs to another training"
+    except ValueError as error:
+        why = f"cannot be read ({error})"
     unused = path.with_name(f"{path.name}.unused")
     log.warning("%s %s: it is now %s, and the training begins anew", path, why, unused.name)
     with suppress(FileNotFoundError):  # another process of the same training was faster
         os.replace(path, unused)
     return None
+
+
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
+    """What `save_atomically` wrote, byte for byte: torch itself does not notice a changed one. Raises ValueError."""
+    content = path.read_bytes()
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        raise ValueError("it is not as it was written")
+    try:
+        return torch.load(io.BytesIO(content[32:]), map_location=device, weights_only=True)
+    except Exception as error:  # a version of torch that is too old, for instance
+        raise ValueError(str(error)) from error
 
 
 def save_atomically(state: dict, path: str | Path) -> None:

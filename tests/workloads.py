@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ktglite import TrainConfig, cli, data, fractaldb, models, pretrain, runs, search, trainer
+from ktglite import Node, TrainConfig, all_through, cli, data, fractaldb, models, pretrain, runs, search, trainer
 from ktglite.data import load_data
 
 ARCH = "resnet18_tiny"
@@ -64,6 +64,16 @@ def fractal_bank(out: Path) -> None:
 
 def data_cache(out: Path) -> None:
     load_data(str(out / "images"), 64, cache=out / "cache")
+
+
+SHARED = TrainConfig(epochs=2, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
+
+
+def shared_store(out: Path) -> None:
+    """Three runs that another process may want too."""
+    cars, two = load_data("synthcars", 16, limit=60, cache=out / "cache"), Node(ARCH)
+    for seed in range(3):
+        runs.run(all_through(two, two), cars, SHARED, seed, out / "runs")
 
 
 def command(*arguments: object) -> None:
@@ -173,6 +183,7 @@ WORKLOADS = {
     "search worker": Workload(search_run, None, EPOCH, "epochs", search.RETRIES),
     "ktglite reproduce": Workload(reproduction, with_weights, EPOCH, "epochs", 3, workers=2),
     "FractalDB bank": Workload(fractal_bank, None, (fractaldb, "coverages"), "categories", 5),
+    "shared store": Workload(shared_store, None, EPOCH, "epochs", 0),
     "data cache": Workload(data_cache, with_images, (data, "read_image"), "images", 5),
 }
 
