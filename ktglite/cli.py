@@ -190,35 +190,21 @@ def fractaldb(
 
 @app.command
 def doctor(out: Path = Path("data/runs")) -> None:
-    """Versions, devices, disk, and runs that are unfinished.
+    """Versions, devices, disk, folders, and runs that are unfinished or failed, with how to go on.
+
+    Ends with code 1 when something is wrong that would stop a run.
 
     Args:
         out: the folder of all runs.
     """
-    import shutil
+    from ktglite import health
 
-    import torch
-    import torchvision
-
-    from ktglite.runs import provenance
-
-    facts = provenance()
-    print("versions:", ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
-    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where torch and torchvision are no pair
-    print("torch and torchvision: a pair")
-    print(
-        "hardware:",
-        facts["hardware"]["cpu"],
-        facts["hardware"]["cores"],
-        "cores;",
-        facts["hardware"]["gpus"] or "no GPU",
-    )
-    print(f"free disk: {shutil.disk_usage('.').free / 1e9:.0f} GB")
-    unfinished = [*out.rglob("*.ckpt"), *out.rglob("*.partial.ipynb")]
-    for path in unfinished:
-        print(f"unfinished: {path}; the same command goes on with it")
-    if not unfinished:
-        print(f"no unfinished run below {out}")
+    troubles = 0
+    for good, line in health.examine(out):
+        troubles += not good
+        print(f"{'ok     ' if good else 'TROUBLE'} {line}")
+    if troubles:
+        sys.exit(1)
 
 
 # ---- shared by the commands
