@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: setup reproduce test test-slow test-browser lint format lab notebooks bench clean
+.PHONY: setup reproduce test test-slow test-browser soak lint format lab notebooks bench clean
 
 setup: $(READY)
 
@@ -29,6 +29,9 @@ test-slow: $(READY)
 test-browser: $(READY)  ## the notebooks in JupyterLab and Chromium; needs the packages chromium and chromium-driver
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	$(BIN)/python -m pytest -m browser $(ARGS)
+
+soak: $(READY)  ## a quarter of an hour and more: 100 kills, full disks, bad files, 10,000 examples; one table at the end
+	$(BIN)/python tests/soak.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from ktglite import stats
+from ktglite.files import whole
 from ktglite.graph import Graph, Node, all_through
 from ktglite.models import WEIGHT_SUFFIXES
 
@@ -169,7 +170,8 @@ def write_table(table: pd.DataFrame, folder: str | Path) -> list[Path]:
         "table1.md": markdown(shown),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text)
+        with whole(folder / name) as file:
+            file.write(text.encode())
     return [folder / name for name in texts]
 
 

@@ -1,6 +1,7 @@
 """The command line: `ktglite reproduce`, and each step by itself."""
 
 import sys
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -220,35 +221,21 @@ def fractaldb(
 
 @app.command
 def doctor(out: Path = Path("data/runs")) -> None:
-    """Versions, devices, disk, and runs that are unfinished.
+    """Versions, devices, disk, folders, and runs that are unfinished or failed, with how to go on.
+
+    Ends with code 1 when something is wrong that would stop a run.
 
     Args:
         out: the folder of all runs.
     """
-    import shutil
+    from ktglite import health
 
-    import torch
-    import torchvision
-
-    from ktglite.runs import provenance
-
-    facts = provenance()
-    print("versions:", ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
-    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # fails where torch and torchvision are no pair
-    print("torch and torchvision: a pair")
-    print(
-        "hardware:",
-        facts["hardware"]["cpu"],
-        facts["hardware"]["cores"],
-        "cores;",
-        facts["hardware"]["gpus"] or "no GPU",
-    )
-    print(f"free disk: {shutil.disk_usage('.').free / 1e9:.0f} GB")
-    unfinished = [*out.rglob("*.ckpt"), *out.rglob("*.partial.ipynb")]
-    for path in unfinished:
-        print(f"unfinished: {path}; the same command goes on with it")
-    if not unfinished:
-        print(f"no unfinished run below {out}")
+    troubles = 0
+    for good, line in health.examine(out):
+        troubles += not good
+        print(f"{'ok     ' if good else 'TROUBLE'} {line}")
+    if troubles:
+        sys.exit(1)
 
 
 # ---- shared by the commands
@@ -346,10 +333,12 @@ def main() -> None:
         run, arguments = (lambda args: app.cli(args=args, prog="ktglite")), sys.argv[1:]
     try:
         run(arguments)
-    except (ValueError, FileNotFoundError, FloatingPointError, ChildProcessError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit("\n".join([f"ktglite: {error}", *getattr(error, "__notes__", [])]))
     except KeyboardInterrupt:
         sys.exit("ktglite: stopped; the same command goes on")
+    except BrokenExecutor:
+        sys.exit("ktglite: a worker was killed, perhaps for want of memory; the same command goes on, or fewer --jobs")
     except Exception as error:
         from ktglite.reproduce import NotebookError
 

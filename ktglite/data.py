@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
+import struct
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import datasets
 
 from ktglite import synthcars
+from ktglite.files import whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -166,28 +168,30 @@ def _cached(cache: Path, stem: str, key: object, make) -> tuple:
     """`make()` -> (images, labels, given, classes), done once and kept under `cache` as memory-mapped arrays.
 
     The folder is renamed into place when it is complete, so that a killed build leaves nothing behind that a
-    later run would take for good.
+    later run would take for good. Processes that want the same wait for the one that makes it. Raises ValueError
+    naming the folder when it was damaged since.
     """
     digest = hashlib.sha256(json.dumps([1, stem, key]).encode()).hexdigest()[:16]
     folder = cache / f"{stem}-{digest}"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=cache, prefix=f".{stem}-partial-"))
-        try:
-            images, labels, given, classes = make()
-            np.save(partial / "images.npy", images)
-            np.savez(partial / "labels.npz", labels=labels, given=given)
-            (partial / "classes.json").write_text(json.dumps(list(classes)))
-            try:
-                os.rename(partial, folder)
-            except OSError:  # another process was faster: its copy is as good
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    arrays = np.load(folder / "labels.npz")
-    return images, arrays["labels"], arrays["given"], json.loads((folder / "classes.json").read_text())
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                images, labels, given, classes = make()
+                with whole_folder(folder) as partial:
+                    np.save(partial / "images.npy", images)
+                    np.savez(partial / "labels.npz", labels=labels, given=given)
+                    (partial / "classes.json").write_text(json.dumps(list(classes)))
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        arrays = np.load(folder / "labels.npz")
+        labels, given = arrays["labels"], arrays["given"]
+        classes = json.loads((folder / "classes.json").read_text())
+        if not len(images) == len(labels) == len(given):
+            raise ValueError(f"{len(images)} images, {len(labels)} labels")
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{folder} is damaged ({error}); delete it and it is made again") from error
+    return images, labels, given, classes
 
 
 def _synthcars(size: int, count: int, cache: Path) -> tuple:
@@ -257,19 +261,38 @@ def _folder(root: Path, size: int, fit: str, skip_unreadable: bool, cache: Path)
         given = np.array([found[i][1] for i in good], np.int8)
         return np.stack([pictures[i] for i in good]), labels, given, classes
 
-    facts = [(str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns) for path, _ in found]
+    facts = [(str(path.relative_to(root)), *size_and_time(path)) for path, _ in found]
     return _cached(cache, "folder", [facts, size, fit, skip_unreadable], make)
 
 
+def leads_nowhere(path: Path) -> bool:
+    """Whether `path` is a link to what is not there, or to itself."""
+    return path.is_symlink() and not path.exists()
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """By which a changed file is known; zeros for a link that leads nowhere, which reading it will name."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
 def image_files(root: Path) -> list[Path]:
-    """Every file in the class folders of `root`, sorted; hidden files are left out, as `ls` does."""
+    """Every file in the class folders of `root`, sorted; hidden files are left out, as `ls` does. Links that lead
+    nowhere or in a circle are among them: reading them says so.
+    """
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for path in filter(leads_nowhere, sorted(root.iterdir())):
+        raise ValueError(f"{path} is a link that leads nowhere: mend it or remove it")
     if not folders:
         what = "is empty" if not any(root.iterdir()) else "has no class folders"
         raise ValueError(f"{root} {what}: put the images of each class into a folder named after it")
     files = []
     for folder in folders:
-        inside = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        seen = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        inside = [path for path in seen if path.is_file() or leads_nowhere(path)]
         if not inside:
             raise ValueError(f"class folder {folder} holds no images: fill it or remove it")
         files += inside
@@ -281,22 +304,26 @@ def read_image(path: str | Path, size: int, fit: str | Fit = "squash") -> np.nda
 
     Raises ValueError naming the file when it cannot be read.
     """
-    if Path(path).stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes); replace it, or pass skip_unreadable")
     try:
+        if Path(path).stat().st_size == 0:
+            raise ValueError("it is empty, 0 bytes")
         with Image.open(path) as picture:
             return to_square(picture, size, fit)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}); replace it, or pass skip_unreadable") from error
 
 
 def to_square(picture: Image.Image, size: int, fit: str | Fit) -> np.ndarray:
-    """A PIL image of any mode as uint8 RGB (3, size, size): upright, on white where it is transparent.
+    """A PIL image as uint8 RGB (3, size, size): upright, on white where it is transparent.
 
     `fit`: "squash", "crop", or a function of (width, height) that gives the box to show: left, top, right, bottom.
+    Raises ValueError for 32-bit pixels, whose range nothing tells.
     """
-    if picture.mode.startswith("I;16"):  # PIL would clip 16 bits to 255 instead of scaling them
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+        # PIL would clip 16 bits to 255 instead of scaling them
         picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel have no agreed white: save it with 8 or 16 bits a channel")
     picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))

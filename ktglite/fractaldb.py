@@ -8,9 +8,10 @@ worker draws the same image in any order.
 
 import hashlib
 import math
-import os
 import time
+import warnings
 from colorsys import hsv_to_rgb
+from contextlib import nullcontext
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ktglite import mersenne
+from ktglite.files import whole
 
 CATEGORIES, CANDIDATES = 1000, 42_655  # accepted, of so many that are drawn
 SEARCH_SIZE, SEARCH_POINTS, SEARCH_RATE = 512, 100_000, 0.2
@@ -148,11 +150,15 @@ def read_csv_folder(folder: str | Path) -> tuple[np.ndarray, ...]:
     found = []
     for path in paths:
         try:
-            maps = np.loadtxt(path, delimiter=",", ndmin=2)
-        except ValueError as error:
-            raise ValueError(f"{path} is not a table of numbers ({error})") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of no rows, which are an error below
+                maps = np.loadtxt(path, delimiter=",", ndmin=2)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is not a table of numbers ({error}); get it again, or remove it") from error
         if maps.shape[1] != 7 or not np.isfinite(maps).all():
-            raise ValueError(f"{path} must have rows a,b,c,d,e,f,p of finite numbers")
+            raise ValueError(f"{path} must have rows a,b,c,d,e,f,p of finite numbers; get it again, or remove it")
+        if len(maps) > 255 or (maps[:, 6] < 0).any() or abs(maps[:, 6].sum() - 1) > 0.01:
+            raise ValueError(f"{path} must have at most 255 maps, their probabilities p summing to 1; is it cut short?")
         found.append(maps)
     return tuple(found)
 
@@ -417,7 +423,7 @@ def bank(
 ) -> np.ndarray:
     """All coverages of the first `count` categories as bits: uint64 (count * 25, words), memory-mapped from `cache`.
 
-    Built once; the file gets its name when it is whole.
+    Built once; the file gets its name when it is whole. Raises ValueError naming one that was cut short since.
     """
     check_size(size)
     maps = categories()[:count] if maps is None else maps
@@ -425,19 +431,17 @@ def bank(
     key = hashlib.sha256(np.concatenate(maps).tobytes()).hexdigest()[:12]
     path = Path(cache) / f"fractaldb-{size}px-{points}points-{len(maps)}-{key}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with nullcontext() if path.exists() else FileLock(f"{path}.lock"):  # a finished bank may lie in a read-only place
         if not path.exists():
-            partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-            try:
-                shape = (len(maps) * LANES, words)
-                out = np.lib.format.open_memmap(partial, "w+", np.uint64, shape)
-                for i, table in enumerate(tqdm(maps, f"FractalDB {size} px", disable=not progress, mininterval=2)):
-                    out[i * LANES : (i + 1) * LANES] = coverages(table, size, points)
-                out.flush()
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
-    return np.load(path, mmap_mode="r")
+            header = {"descr": "<u8", "fortran_order": False, "shape": (len(maps) * LANES, words)}
+            with whole(path) as out:  # written, not mapped: a full disk is an error then, and not the end by SIGBUS
+                np.lib.format.write_array_header_1_0(out, header)
+                for table in tqdm(maps, f"FractalDB {size} px", disable=not progress, mininterval=2):
+                    out.write(coverages(table, size, points).astype("<u8", copy=False).data)
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and it is made again") from error
 
 
 # ---- images
@@ -713,10 +717,9 @@ def export(
             weight, filling = divmod(orbit, fillings)
             path = Path(folder) / name / f"{name}_{weight:02d}_count_{filling}_flip{flip}.png"
             if not path.exists():
-                partial = path.with_suffix(".partial")
                 image = fractals.batch([category * per_category + instance])[0][0]
-                Image.fromarray(np.moveaxis(image, 0, 2)).save(partial, "PNG")
-                os.replace(partial, path)
+                with whole(path) as file:
+                    Image.fromarray(np.moveaxis(image, 0, 2)).save(file, "PNG")
     return len(fractals.classes) * instances
 
 

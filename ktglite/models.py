@@ -1,5 +1,6 @@
 """Architectures, and Step 2 of the paper: what a node's weights are before the graph is trained."""
 
+import hashlib
 import json
 import os
 from functools import cache
@@ -110,8 +111,11 @@ def torchvision_weights(entry: zoo.WeightsEnum, missing: Path) -> Path:
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """State dict and metadata of a weights file. Code in a pickle is never run: it raises ValueError."""
+    """State dict and metadata of a weights file. Raises ValueError for what is none: code in a pickle is never run, and
+    a file that is not what the card beside it was written for is not used.
+    """
     path = Path(path)
+    check_card(path)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
@@ -125,6 +129,21 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dict of tensors")
     return state, {}
+
+
+def check_card(path: Path) -> None:
+    """Raise ValueError where the card beside a weights file gives the SHA-256 of other weights."""
+    try:
+        card = json.loads(path.with_suffix(".json").read_text())
+        wanted = card["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no card of ours: nothing to hold it against
+        return
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != wanted:
+            raise ValueError(
+                f"{path} is not the file its card {path.with_suffix('.json').name} was written for: pre-train again, "
+                f"or remove the card if the weights are meant"
+            )
 
 
 def head_of(model: nn.Module) -> str:

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +23,24 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from filelock import FileLock
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ktglite import runs, synthcars
 from ktglite.data import MEAN, STD, Data, augment, image_files, normalise, read_image
+from ktglite.files import whole
 from ktglite.models import build, head_of
-from ktglite.trainer import derive, generator, resolve_device, resolve_precision, save_atomically
+from ktglite.trainer import (
+    derive,
+    generator,
+    load_checkpoint,
+    read_checkpoint,
+    resolve_device,
+    resolve_precision,
+    save_atomically,
+)
 
 STANDIN = "imagenet1k_standin"
 STANDIN_MODELS, STANDIN_SEED = 40, 1  # car models that no fine-tuning set has: `synthcars` draws its own from seed 0
@@ -110,6 +119,7 @@ def pretrain(config: PretrainConfig, out: str | Path, cache: str | Path = "data/
     with FileLock(f"{path}.lock") if rank() == 0 else nullcontext():
         if not is_done(config, path):
             train(config, path, Path(cache))
+        drop_own_checkpoint(config, path.with_suffix(".ckpt"))
     if dist.is_initialized():
         dist.barrier()
     return path
@@ -122,7 +132,7 @@ def pretrain_all(
     jobs = max(1, min(jobs or runs.default_jobs(), len(configs)))
     if jobs == 1:
         return [pretrain(config, out, cache) for config in configs]
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), runs.end_with_parent) as pool:
         return list(pool.map(pretrain, configs, [out] * len(configs), [cache] * len(configs)))
 
 
@@ -164,6 +174,14 @@ def is_done(config: PretrainConfig, path: Path) -> bool:
         return False
     card = read_card(path)
     return card["key"] == settings_key(config) and card["sha256"] == runs.file_hash(path)
+
+
+def drop_own_checkpoint(config: PretrainConfig, checkpoint: Path) -> None:
+    """Delete the checkpoint of a finished training; one of other settings, which may go on, stays."""
+    if rank() == 0 and checkpoint.exists():
+        with suppress(ValueError, KeyError, OSError):
+            if load_checkpoint(checkpoint)["key"] == settings_key(config):
+                checkpoint.unlink()
 
 
 def settings_key(config: PretrainConfig) -> str:
@@ -308,13 +326,12 @@ def train(config: PretrainConfig, path: Path, cache: Path) -> None:
         )
         checkpoint, key, curve = path.with_suffix(".ckpt"), settings_key(config), []
         step, totals = 0, torch.zeros(3, device=device)
-        if checkpoint.exists():
-            saved = torch.load(checkpoint, map_location=device, weights_only=True)
-            if saved["key"] == key:
-                curve, step = saved["curve"], saved["step"]
-                totals += saved["totals"] * (rank() == 0)  # they are the sum over all processes
-                model.load_state_dict(saved["model"])
-                optimizer.load_state_dict(saved["optimizer"])
+        saved = read_checkpoint(checkpoint, key, device)
+        if saved is not None:
+            curve, step = saved["curve"], saved["step"]
+            totals += saved["totals"] * (rank() == 0)  # they are the sum over all processes
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
 
         def save(step: int, totals: Tensor) -> None:
             totals = totals.clone()
@@ -336,7 +353,6 @@ def train(config: PretrainConfig, path: Path, cache: Path) -> None:
             save(step, totals)
     if rank() == 0:
         write_weights(model, source, config, curve, path)
-        checkpoint.unlink(missing_ok=True)
 
 
 def initial_model(config: PretrainConfig, classes: int) -> nn.Module:
@@ -365,6 +381,7 @@ def train_epoch(
     started = saved = time.perf_counter()
     lr = optimizer.param_groups[0]["lr"] = learning_rate(config, epoch)
     net.train()
+    losses = []  # of every part, looked at when the epoch is over
     count = min(config.images_per_epoch or len(source), len(source))
     what, steps = f"pretrain {config.source} epoch {epoch}/{config.epochs}", count // min(config.batch_size, count)
     bar = tqdm(total=steps, initial=first, desc=what, mininterval=5, disable=rank() > 0)
@@ -376,6 +393,7 @@ def train_epoch(
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits = net(view)
             loss = F.cross_entropy(logits.float(), truth)
+            losses.append(loss.detach())
             (loss * len(truth) / len(labels)).backward()
             right = (logits.detach().argmax(1) == truth).sum()
             totals += torch.stack([loss.detach() * len(truth), right, torch.full_like(right, len(truth))])
@@ -391,7 +409,18 @@ def train_epoch(
         dist.all_reduce(totals)
     loss, right, images = totals.tolist()
     if not np.isfinite(loss):
-        raise FloatingPointError(f"pre-training on {config.source}: the loss is {loss} in epoch {epoch}; lower lr")
+        bad = (~torch.stack(losses).isfinite()).nonzero()
+        where = (
+            f", iteration {first + bad[0].item() // config.accumulate + 1}" if len(bad) else ""
+        )  # else in another process
+        raise FloatingPointError(
+            f"pre-training on {config.source}: the loss is {loss} in epoch {epoch}{where}; lower lr"
+        )
+    for name, value in net.state_dict().items():  # no later loss would tell what the last step did
+        if not value.isfinite().all():
+            raise FloatingPointError(
+                f"pre-training on {config.source}: {name} is not finite after epoch {epoch}; lower lr"
+            )
     seconds = time.perf_counter() - started
     return {
         "epoch": epoch,
@@ -437,13 +466,9 @@ def learning_rate(config: PretrainConfig, epoch: int) -> float:
 def write_weights(model: nn.Module, source, config: PretrainConfig, curve: list[dict], path: Path) -> None:
     """Weights first, card second: a file without its card is not taken for done."""
     facts = {"source": config.source, "arch": config.arch, "classes": source.classes, "mean": MEAN, "std": STD}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        state = {name: value.contiguous() for name, value in model.state_dict().items()}
-        save_file(state, partial, metadata={"ktglite": json.dumps(facts)})  # one entry: several have no fixed order
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    with whole(path) as file:  # one entry of metadata: several have no fixed order
+        file.write(safetensors.save(state, metadata={"ktglite": json.dumps(facts)}))
     card = {
         "schema": SCHEMA,
         "key": settings_key(config),

@@ -43,21 +43,54 @@ def load_profile(name: str | Path) -> dict[str, dict]:
     if str(name) in PROFILES:
         text = files("ktglite").joinpath(f"profiles/{name}.yaml").read_text()
     elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
-        text = Path(name).read_text()
+        text = Path(name).read_bytes()
     else:
         raise ValueError(f"profile is {str(name)!r}: allowed are {', '.join(PROFILES)} and the path of a .yaml file")
     try:
-        profile = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        profile = read_yaml(text)
+    except ValueError as error:
         raise ValueError(f"profile {name} is not readable YAML: {error}") from error
     if not isinstance(profile, dict) or not all(isinstance(part or {}, dict) for part in profile.values()):
         raise ValueError(f"profile {name} must be sections of name: value")
+    plain = all(is_plain(value) for part in profile.values() for value in (part or {}).values())
+    if not plain or not all(isinstance(key, str) for part in profile.values() for key in part or {}):
+        raise ValueError(f"profile {name} has a value that is no number, text, or list of these")
     unknown = sorted(set(profile) - {"shared", *NOTEBOOKS}, key=str)
     if unknown:
         raise ValueError(
             f"profile {name} has an unknown section {unknown[0]!r}: allowed are shared, {', '.join(NOTEBOOKS)}"
         )
     return {section: dict(values or {}) for section, values in profile.items()}
+
+
+class Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-3 as a number, which YAML 1.1 takes for a word, and refuses a name given twice."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
+
+
+def read_yaml(text: str | bytes) -> object:
+    """YAML as values. Raises ValueError for what is none, code among it."""
+    try:
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value may be a parameter: nothing, a number, a text, or a list of these."""
+    if isinstance(value, list):
+        return all(entry is None or isinstance(entry, bool | int | float | str) for entry in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def find_notebooks(folder: str | Path | None = None) -> Path:
@@ -79,8 +112,8 @@ def yaml_value(text: str) -> object:
     """A Python literal, or a word of YAML, as its value."""
     words = {"None": None, "True": True, "False": False}
     try:
-        return words[text] if text in words else yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return words[text] if text in words else read_yaml(text)
+    except ValueError as error:
         raise ValueError(f"{text!r} is not a value: {error}") from error
 
 
@@ -146,8 +179,6 @@ def parse_overrides(pairs: list[str]) -> dict[str, object]:
         if not equals or not name:
             raise ValueError(f"--set {pair!r} is not name=value")
         overrides[name.strip()] = yaml_value(text.strip())
-        if isinstance(overrides[name.strip()], str) and re.fullmatch(r"[+-]?\d+(\.\d+)?[eE][+-]?\d+", text.strip()):
-            overrides[name.strip()] = float(text)  # YAML reads 1e-3 as a word
     return overrides
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import logging
 import multiprocessing
 import os
 import platform
@@ -14,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,12 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from ktglite.data import Data, load_data
+from ktglite.files import whole
 from ktglite.graph import Graph
 from ktglite.models import find_weights
 from ktglite.trainer import TrainConfig, epochs, resolve_device, resolve_precision
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 RESTARTS = 2  # a run whose process was killed is taken up again this often
@@ -45,38 +49,64 @@ def run(
 
     The record is `<store>/<key>.json`; see `run_key` for what the key hashes. A killed run goes on from its last
     finished epoch. `label` names the run in tables and is not part of the key.
+
+    Raises FloatingPointError when a loss is no longer finite. The record then says so (`status` "failed", `error`), and
+    the same call raises it again without training; deleting the record is how to try again.
     """
     hashes = weight_hashes(graph, weights)
     key = run_key(graph, data, config, seed, hashes)
     path = Path(store) / f"{key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # released by the system when its process dies
-        if path.exists():
-            return {**read_record(path), "label": label}
-        started, checkpoint = datetime.now(UTC), path.with_suffix(".ckpt")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # released by the system when its process dies
+            if not path.exists():
+                train(path, graph, data, config, seed, weights, hashes, label)
+    record = read_record(path)
+    with suppress(OSError):  # of a process that was killed after its record was written, or the folder is read-only
+        path.with_suffix(".ckpt").unlink(missing_ok=True)
+    if record["status"] == "failed":
+        raise FloatingPointError(f"{record['error']} (see {path}; delete it to try the same again)")
+    return {**record, "label": label}
+
+
+def train(
+    path: Path,
+    graph: Graph,
+    data: Data,
+    config: TrainConfig,
+    seed: int,
+    weights: str | Path,
+    hashes: dict[str, str],
+    label: str | None,
+) -> None:
+    """Train to the end, or until a loss is no longer finite, and write the record."""
+    started, history, error = datetime.now(UTC), [], None
+    try:
         with one_thread(config):
-            history = list(epochs(graph, data, config, seed, weights, checkpoint=checkpoint))
-        last = history[-1]
-        record = {
-            "schema": SCHEMA,
-            "key": key,
-            "label": label,
-            "status": "complete",
-            "graph": graph.to_dict(),
-            "data": describe(data),
-            "config": dataclasses.asdict(config),
-            "seed": seed,
-            "weights": hashes,
-            "epochs": history,
-            "epoch": last["reported_epoch"],
-            "val_accuracy": history[last["reported_epoch"] - 1]["val_accuracy"],
-            "test_accuracy": last["test_accuracy"],
-            "seconds": sum(record["seconds"] for record in history),
-            "provenance": provenance(config) | {"started": started.isoformat(timespec="seconds")},
-        }
-        write_json(path, record)
-        checkpoint.unlink(missing_ok=True)
-        return record
+            history += epochs(graph, data, config, seed, weights, checkpoint=path.with_suffix(".ckpt"))
+    except FloatingPointError as failure:
+        error = str(failure)
+    last = history[-1] if history and error is None else {}
+    reported = last.get("reported_epoch")
+    record = {
+        "schema": SCHEMA,
+        "key": path.stem,
+        "label": label,
+        "status": "complete" if error is None else "failed",
+        "error": error,
+        "graph": graph.to_dict(),
+        "data": describe(data),
+        "config": dataclasses.asdict(config),
+        "seed": seed,
+        "weights": hashes,
+        "epochs": history,
+        "epoch": reported,
+        "val_accuracy": None if reported is None else history[reported - 1]["val_accuracy"],
+        "test_accuracy": last.get("test_accuracy"),
+        "seconds": sum(record["seconds"] for record in history),
+        "provenance": provenance(config) | {"started": started.isoformat(timespec="seconds")},
+    }
+    write_json(path, record | {"sha256": content_hash(record)})
 
 
 def run_all(
@@ -98,7 +128,8 @@ def run_all(
       folder of a file system that they share.
 
     What is in the store already is not run again. A process that is killed costs its own run only, which goes on
-    from its last epoch in a new one. Progress goes to the terminal and to `progress.jsonl` beside the store.
+    from its last epoch in a new one. A run whose loss is no longer finite is left out with a warning, and the others
+    go on. Progress goes to the terminal and to `progress.jsonl` beside the store.
 
     Raises FileNotFoundError for missing weights before anything is trained, ChildProcessError when the process of
     one run keeps being killed, and what a run raises, with a note that names it.
@@ -114,13 +145,13 @@ def run_all(
         calls = [(source, config, graph, seed, *where, label) for label, graph, seed in tasks]
         for i, record in tqdm(complete(calls, executors), what, len(tasks), unit="run", mininterval=1):
             records[i] = record
-            new += record["provenance"]["started"] >= started
+            new += record is not None and record["provenance"]["started"] >= started
             left = (time.perf_counter() - clock) / max(1, new) * (len(tasks) - len(records))
             log_progress(Path(store).parent, what=what, done=len(records), total=len(tasks), seconds_left=left)
-    return [records[i] for i in range(len(tasks))]
+    return [records[i] for i in range(len(tasks)) if records[i] is not None]
 
 
-def complete(calls: Sequence[tuple], executors: Sequence[Callable[[], Executor]]) -> Iterator[tuple[int, dict]]:
+def complete(calls: Sequence[tuple], executors: Sequence[Callable[[], Executor]]) -> Iterator[tuple[int, dict | None]]:
     """(i, record) for each of `calls` of `run_task` as it is done, one at a time on each of the executors.
 
     An executor of one process breaks when that process is killed: it is made again, and takes the same call.
@@ -184,10 +215,15 @@ def dask_executors(address: str, tasks: int) -> Iterator[list[Callable[[], Execu
         yield [lambda: executor] * tasks
 
 
-def start_worker(place: int) -> None:
-    """What a worker process does first: it takes its GPU, and must not outlive a parent that was killed."""
+def end_with_parent() -> None:
+    """In a worker process: end when the process that started it is gone, killed for instance."""
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def start_worker(place: int) -> None:
+    """What a worker process does first: it takes its GPU, and must not outlive a parent that was killed."""
+    end_with_parent()
     torch.set_num_threads(1)
     if torch.cuda.device_count() > 1:
         torch.cuda.set_device(place % torch.cuda.device_count())
@@ -199,15 +235,22 @@ _one_run = threading.Lock()  # a Dask worker may have several threads, but torch
 
 def run_task(
     source: Data | dict, config: TrainConfig, graph: Graph, seed: int, store: str, weights: str, label: str
-) -> dict:
-    """`run` in a worker process. `source`: the data, or the arguments of `load_data`, which is then called once."""
+) -> dict | None:
+    """`run` in a worker process, None for one that diverges.
+
+    `source`: the data, or the arguments of `load_data`, which is then called once.
+    """
     with _one_run:
         if isinstance(source, dict):
             if repr(source) not in _loaded:
                 _loaded.clear()
                 _loaded[repr(source)] = load_data(**source)
             source = _loaded[repr(source)]
-        return run(graph, source, config, seed, store, weights, label)
+        try:
+            return run(graph, source, config, seed, store, weights, label)
+        except FloatingPointError as error:
+            log.warning("%s, seed %d failed and is left out: %s", label, seed, error)
+            return None
 
 
 def default_jobs(workers_per_device: int = 1) -> int:
@@ -306,38 +349,43 @@ def git(*arguments: str) -> str | None:
         return None
 
 
+def content_hash(record: dict) -> str:
+    """SHA-256 over all that a record says, its label aside."""
+    content = {key: value for key, value in record.items() if key not in ("label", "sha256")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def read_record(path: str | Path) -> dict:
-    """One record. Raises ValueError that names the file and the way out when it is not one of this version."""
+    """One record. Raises ValueError that names the file and the way out when it is not one of this version, was cut
+    short, or was changed after it was written.
+    """
+    path = Path(path)
     try:
-        record = json.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a readable record ({error}); delete it and its run is done again") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         found = record.get("schema") if isinstance(record, dict) else None
         raise ValueError(
             f"{path} has schema {found}, this version reads {SCHEMA}; update ktglite or move the file away"
         )
+    changed = record.get("key") != path.stem or record.get("status") not in ("complete", "failed")
+    if changed or record.get("sha256", content_hash(record)) != content_hash(record):  # records of 0.1.0 have none
+        raise ValueError(f"{path} is not as it was written; restore it, or delete it and its run is done again")
     return record
 
 
-def load_records(store: str | Path) -> list[dict]:
-    """Every record of a store, sorted by key."""
-    return [read_record(path) for path in sorted(Path(store).glob("*.json"))]
+def load_records(store: str | Path, status: str = "complete") -> list[dict]:
+    """Every record of a store with this `status`, "complete" or "failed", sorted by key."""
+    records = [read_record(path) for path in sorted(Path(store).glob("*.json"))]
+    return [record for record in records if record["status"] == status]
 
 
 def write_json(path: str | Path, value: object) -> None:
     """Write JSON so that the file is either the old one or the whole new one, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w") as file:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = json.dumps(value, indent=1, allow_nan=False)
+    with whole(path) as file:
+        file.write(text.encode())
 
 
 def log_progress(out: str | Path, **fields: object) -> None:

@@ -5,13 +5,13 @@ report the target's accuracy after every epoch, and Optuna's `SuccessiveHalvingP
 graphs are tried therefore depends on the seed alone, not on how many workers there are or when they die.
 """
 
+import json
 import logging
 import math
 import multiprocessing
 import os
 import random
 import socket
-import threading
 import time
 import traceback
 import uuid
@@ -198,7 +198,15 @@ def open_storage(storage: str | Path | None) -> BaseStorage | None:
     lock = FileLock(f"{path}.lock")  # the system releases it when its process is killed, Optuna's own would linger
     with lock:
         drop_torn_line(path)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    try:
+        if path.exists() and path.stat().st_size:
+            json.loads(path.read_bytes().splitlines()[-1])  # Optuna would only stumble over it at the next line
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    except Exception as error:  # whatever Optuna makes of lines that it has not written
+        raise ValueError(
+            f"{path} is not a readable search journal ({type(error).__name__}: {error}); restore it, or move it away "
+            f"and the search begins anew"
+        ) from error
 
 
 def drop_torn_line(path: Path) -> None:
@@ -388,6 +396,7 @@ class Objective:
             with runs.one_thread(self.config):
                 return self.train(trial, Graph.from_dict(drawn))
         except FloatingPointError as error:
+            remove(self.checkpoint_path(trial))
             trial.set_user_attr("error", str(error))
             return math.nan
 
@@ -662,8 +671,7 @@ def work_in_process(
     sender,
 ) -> None:
     """`work` in a process of its own, which ends with the process that started it."""
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    runs.end_with_parent()
     try:
         torch.set_num_threads(1)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -712,7 +720,8 @@ def best_trials(study: optuna.Study, k: int) -> list[FrozenTrial]:
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best: dict[Graph, FrozenTrial] = {}
-    for trial in sorted(complete, key=lambda trial: -trial.value):
+    # Equal values in the order of the plan: which was finished first depends on workers, and on when they die.
+    for trial in sorted(complete, key=lambda trial: (-trial.value, trial.user_attrs.get("plan", trial.number))):
         best.setdefault(Graph.from_dict(to_graph_dict(trial.params)).canonical(), trial)
     return list(best.values())[:k]
 
@@ -756,13 +765,13 @@ def reevaluate(
     what = f"re-evaluate {study.study_name}"
     records = runs.run_all(graphs, data, config, seeds, store, weights, jobs, what)
     entries = []
-    for i, (label, graph) in enumerate(graphs.items()):
-        own = records[i * len(seeds) : (i + 1) * len(seeds)]
+    for label, graph in graphs.items():
+        own = [record for record in records if record["label"] == label]  # without those that diverged
         entries.append(
             {
                 "label": label,
                 "graph": graph.to_dict(),
-                "seeds": seeds,
+                "seeds": [record["seed"] for record in own],
                 "epochs": config.epochs,
                 "records": [record["key"] for record in own],
                 "val_accuracy": [record["val_accuracy"][0] for record in own],
@@ -815,7 +824,7 @@ def study_summary(study: optuna.Study, reevaluated: Sequence[dict] = ()) -> dict
         "optimism_gap_same_split": None,
     }
     top = next((entry for entry in reevaluated if entry["label"] == "top 1"), None)
-    if top is not None and value is not None:
+    if top is not None and top["seeds"] and value is not None:
         same = top[f"{search['select_on']}_accuracy"]
         summary["optimism_gap"] = value - sum(top["test_accuracy"]) / len(top["test_accuracy"])
         summary["optimism_gap_same_split"] = value - sum(same) / len(same)

@@ -1,11 +1,16 @@
 """Training a Knowledge Transfer Graph: the node losses and one loop, a generator of per-epoch records."""
 
 import copy
+import dataclasses
 import hashlib
+import io
+import json
+import logging
 import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktglite.data import Data, Split, augment, normalise
+from ktglite.files import whole
 from ktglite.gates import GATES
 from ktglite.graph import Graph
 from ktglite.models import initialise
+
+log = logging.getLogger(__name__)
 
 CHOICES = {
     "schedule": ("step", "cosine", "constant"),
@@ -181,9 +189,11 @@ def epochs(
 
     - `models`: networks to train in place of `initial_models(...)`, for a caller who wants to look at them.
     - `checkpoint`: a file written atomically after every epoch; if it exists, training resumes from it to the
-      same result, the records of the epochs already done being yielded again.
+      same result, the records of the epochs already done being yielded again. One of another training, or one that
+      cannot be read, is set aside with a warning.
 
-    Raises FloatingPointError naming epoch, iteration and edge when a loss is not finite.
+    Raises FloatingPointError naming epoch, iteration, node and edge when a loss is not finite, or the node whose
+    network answers with NaN or infinity after an epoch.
     """
     device = resolve_device(config.device)
     bf16 = resolve_precision(config.precision, device) == "bf16"
@@ -205,8 +215,9 @@ def epochs(
     batch = min(config.batch_size, len(train))
     steps = len(train) // batch  # the last partial batch is dropped
     records, best = [], {"epoch": 0, "val": -1.0, "states": None}
-    if checkpoint is not None and Path(checkpoint).exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+    key = training_key(graph, data, config, seed)
+    saved = None if checkpoint is None else read_checkpoint(checkpoint, key, device)
+    if saved is not None:
         records, best = saved["records"], saved["best"]
         for i in run:
             nets[i].load_state_dict(saved["models"][i])
@@ -260,10 +271,12 @@ def epochs(
                     nets[i].load_state_dict(best["states"][i])
             record["reported_epoch"] = best["epoch"] or epoch
             record["test_accuracy"] = [accuracy(net, data.test, bf16) for net in nets]
+        check_answers(record)
         record["seconds"] = time.perf_counter() - start
         records.append(record)
         if checkpoint is not None:
             state = {
+                "key": key,
                 "records": records,
                 "best": best,
                 "models": {i: nets[i].state_dict() for i in run},
@@ -288,7 +301,9 @@ def forward(net: nn.Module | None, images: Tensor, learns: bool) -> Tensor | Non
 
 @torch.no_grad()
 def accuracy(net: nn.Module | None, split: Split, bf16: bool = False, batch: int = 256) -> float | None:
-    """Percent of `split` that `net` classifies correctly, without augmentation; None without a network."""
+    """Percent of `split` that `net` classifies correctly, without augmentation; None without a network, NaN where an
+    answer is NaN or infinite.
+    """
     if net is None:
         return None
     device = next(net.parameters()).device
@@ -298,8 +313,9 @@ def accuracy(net: nn.Module | None, split: Split, bf16: bool = False, batch: int
     for start in range(0, len(split), batch):
         images = normalise(split.images[start : start + batch].to(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            answers = net(images).argmax(1)
-        hits += (answers == split.labels[start : start + batch].to(device)).sum()
+            logits = net(images)
+        hits += (logits.argmax(1) == split.labels[start : start + batch].to(device)).sum()
+        hits += torch.where(logits.isfinite().all(), 0.0, math.nan)
     net.train(was_training)
     return 100 * hits.item() / len(split)
 
@@ -311,18 +327,73 @@ def check_finite(edge_loss: Tensor, epoch: int) -> None:
         k, t, s = bad[0].tolist()
         edge = f"label -> node {t + 1}" if s == t else f"node {s + 1} -> node {t + 1}"
         raise FloatingPointError(
-            f"the loss on edge {edge} is {edge_loss[k, t, s].item()} in epoch {epoch}, iteration {k + 1}: "
-            f"lower the learning rate, or use precision='fp32'"
+            f"the loss of node {t + 1} on edge {edge} is {edge_loss[k, t, s].item()} in epoch {epoch}, iteration "
+            f"{k + 1}: lower the learning rate, or use precision='fp32'"
         )
 
 
-def save_atomically(state: dict, path: str | Path) -> None:
-    """torch.save that never leaves half a file under the final name."""
+def check_answers(record: dict) -> None:
+    """Raise FloatingPointError naming a node whose network answers NaN or infinity after an epoch.
+
+    No later loss would tell what the last step did, and such a network answers one class, with some accuracy.
+    """
+    for split in ("val", "test"):
+        for i, share in enumerate(record.get(f"{split}_accuracy", ())):
+            if share is not None and math.isnan(share):
+                raise FloatingPointError(
+                    f"node {i + 1} answers the {split} images with NaN or infinity after the last iteration of epoch "
+                    f"{record['epoch']}: lower the learning rate, or use precision='fp32'"
+                )
+
+
+# ---- checkpoints
+
+
+def training_key(graph: Graph, data: Data, config: TrainConfig, seed: int) -> str:
+    """Hex key over what decides a training, the nodes' first weights and the device aside."""
+    settings = dataclasses.asdict(config)
+    settings["precision"] = resolve_precision(config.precision, resolve_device(settings.pop("device")))
+    what = json.dumps([graph.to_dict(), data.fingerprint, settings, seed], sort_keys=True)
+    return hashlib.sha256(what.encode()).hexdigest()[:32]
+
+
+def read_checkpoint(path: str | Path, key: str, device: torch.device) -> dict | None:
+    """The checkpoint at `path`; None where there is none, or none of the training `key`.
+
+    One that cannot be read or is another training's is renamed to `<path>.unused` with a warning.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    if not path.exists():
+        return None
     try:
-        torch.save(state, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        saved = load_checkpoint(path, device)
+        if saved["key"] == key:
+            return saved
+        why = "belongs to another training"
+    except ValueError as error:
+        why = f"cannot be read ({error})"
+    unused = path.with_name(f"{path.name}.unused")
+    log.warning("%s %s: it is now %s, and the training begins anew", path, why, unused.name)
+    with suppress(FileNotFoundError):  # another process of the same training was faster
+        os.replace(path, unused)
+    return None
+
+
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
+    """What `save_atomically` wrote, byte for byte: torch itself does not notice a changed one. Raises ValueError."""
+    content = path.read_bytes()
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        raise ValueError("it is not as it was written")
+    try:
+        return torch.load(io.BytesIO(content[32:]), map_location=device, weights_only=True)
+    except Exception as error:  # a version of torch that is too old, for instance
+        raise ValueError(str(error)) from error
+
+
+def save_atomically(state: dict, path: str | Path) -> None:
+    """torch.save, its SHA-256 in front, that never leaves half a file under the final name."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    with whole(path) as file:
+        file.write(hashlib.sha256(content.getbuffer()).digest())
+        file.write(content.getbuffer())

@@ -1,9 +1,16 @@
 """Small data that every test may share: random 16 px images of three classes that a mean colour tells apart."""
 
+import os
+
+import hypothesis
 import pytest
 import torch
 
 from ktglite.data import Data, Split
+
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=25, derandomize=True, database=None)
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=1000, database=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 def random_split(n: int, seed: int, size: int = 16) -> Split:

@@ -1,0 +1,210 @@
+"""What holds for every graph, gate, split and setting. A few examples here, thousands in `make soak`."""
+
+import dataclasses
+import json
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from test_graph import graphs
+
+from ktglite import GATES, Graph, TrainConfig, epochs, initial_models, models
+from ktglite import pretrain as step1
+from ktglite import reproduce as work
+from ktglite.data import Data, Split, assign_splits
+from ktglite.trainer import CHOICES
+
+# ---- graphs
+
+
+@given(graphs())
+def test_json_round_trip(graph):
+    again = Graph.from_dict(json.loads(json.dumps(graph.to_dict())))
+    assert again == graph
+    assert again.canonical() == graph.canonical()
+
+
+@given(graphs())
+def test_canonical_is_idempotent_and_keeps_what_matters(graph):
+    form = graph.canonical()
+    assert form.canonical() == form
+    assert form.size == len(graph.reaching_target()) == len(form.reaching_target())
+    assert form.nodes[0] == graph.nodes[0]
+
+
+@given(st.data())
+def test_canonical_ignores_the_order_of_auxiliary_nodes(data):
+    graph = data.draw(graphs())
+    order = [0, *data.draw(st.permutations(range(1, graph.size)))]
+    assert reordered(graph, order).canonical() == graph.canonical()
+
+
+def reordered(graph: Graph, order: list[int]) -> Graph:
+    gates = [[graph.gates[t][s] for s in order] for t in order]
+    return Graph([graph.nodes[i] for i in order], gates, graph.transfer_weight)
+
+
+def tiny() -> Data:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (16, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    split = Split(images, torch.arange(16) % 2)
+    return Data("tiny", 8, ("a", "b"), split, split, split)
+
+
+TINY = tiny()
+ONE_EPOCH = TrainConfig(epochs=1, batch_size=8, lr=0.01, augmentation="none", precision="fp32", device="cpu")
+
+
+@given(graphs(max_nodes=3))
+@settings(max_examples=max(settings().max_examples // 5, 5))
+def test_a_graph_and_its_canonical_form_train_the_same_target(graph):
+    """With the same first weights on the same nodes. Bit for bit where no node changes its place, since random numbers
+    go by place; up to the order of a sum, which rounding sees, where auxiliary nodes do."""
+    graph = plain(graph)
+    form, kept = graph.canonical(), sorted(graph.reaching_target())
+    renamed = {(i, i): "through" for i in kept if graph.gates[i][i] == "correct"}
+    gates = [[renamed.get((t, s), graph.gates[t][s]) for s in range(graph.size)] for t in range(graph.size)]
+    even = dataclasses.replace(graph, gates=gates)
+    order = next(
+        [0, *rest]
+        for rest in permutations(kept[1:])
+        if [reordered(even, [0, *rest]).nodes, reordered(even, [0, *rest]).gates] == [form.nodes, form.gates]
+    )
+    first, again = initial_models(graph, TINY, ONE_EPOCH, 0), initial_models(graph, TINY, ONE_EPOCH, 0)
+    (one,) = epochs(graph, TINY, ONE_EPOCH, 0, models=first)
+    (two,) = epochs(form, TINY, ONE_EPOCH, 0, models=[again[i] for i in order])
+    weights, others = first[0].state_dict(), again[0].state_dict()
+    if order == list(range(len(order))):
+        assert one["train_loss"][0] == two["train_loss"][0]
+        assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert one["train_loss"][0] == pytest.approx(two["train_loss"][0], rel=1e-4)
+    for name in weights:
+        torch.testing.assert_close(weights[name], others[name], rtol=1e-2, atol=1e-3)
+
+
+def plain(graph: Graph) -> Graph:
+    """With nodes that need no weights file."""
+    nodes = [dataclasses.replace(node, init="scratch", arch="resnet18_tiny") for node in graph.nodes]
+    return Graph(nodes, graph.gates, min(graph.transfer_weight, 1.0))
+
+
+# ---- gates
+
+losses = st.lists(st.floats(0, 1e4, width=32), min_size=1, max_size=32)
+progress = st.floats(0, 1, exclude_min=True)
+
+
+@given(losses, st.randoms(use_true_random=False), progress)
+def test_gates_stay_between_nothing_and_the_mean_in_any_order(values, rng, done):
+    known = [rng.random() < 0.5 for _ in values]
+    order = rng.sample(range(len(values)), len(values))
+    value, right = torch.tensor(values), torch.tensor(known)
+    for gate in GATES.values():
+        out = gate(value, right, done)
+        assert out.shape == ()
+        assert -1e-6 <= out <= value.mean() * (1 + 1e-5) + 1e-6
+        torch.testing.assert_close(gate(value[order], right[order], done), out, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(GATES["correct"](value, torch.ones_like(right), done), GATES["through"](value, right, 1))
+    torch.testing.assert_close(GATES["linear"](value, right, 1.0), GATES["through"](value, right, done))
+
+
+# ---- splits
+
+
+@given(
+    st.lists(st.integers(5, 60), min_size=2, max_size=6),
+    st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(1, 8)),
+    st.integers(0, 1000),
+)
+def test_splits_are_complete_stratified_and_seeded(counts, shares, seed):
+    shares = tuple(share / sum(shares) for share in shares)
+    labels, given_ = np.repeat(np.arange(len(counts)), counts), np.full(sum(counts), -1, np.int8)
+    names = [str(i) for i in range(len(counts))]
+    try:
+        part = assign_splits(labels, given_, names, shares, seed)
+    except ValueError:  # a share too small for a class: said, not guessed
+        assume(False)
+    assert (part == assign_splits(labels, given_, names, shares, seed)).all()
+    assert set(part) == {0, 1, 2}  # every image in exactly one split
+    for label, count in enumerate(counts):
+        found = np.bincount(part[labels == label], minlength=3)
+        assert found.sum() == count
+        assert (found > 0).all()
+        assert abs(found[2] - shares[2] * count) <= 1
+        assert abs(found[1] - shares[1] * count) <= 1
+    shuffled = assign_splits(labels, given_, names, shares, seed + 1)
+    assert (np.bincount(shuffled, minlength=3) == np.bincount(part, minlength=3)).all()
+
+
+# ---- configuration
+
+numbers = st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none()
+names = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
+
+
+@given(names, numbers)
+def test_a_number_survives_the_command_line(name, value):
+    (found,) = work.parse_overrides([f"{name}={value}"]).values()
+    assert found == value
+    assert type(found) is type(value)
+
+
+@given(names, st.text() | st.lists(numbers | st.text()))
+def test_texts_and_lists_survive_the_command_line_in_quotes(name, value):
+    assert work.parse_overrides([f"{name}={json.dumps(value)}"]) == {name: value}
+
+
+@given(st.dictionaries(names, numbers | st.text() | st.lists(numbers | st.text()), max_size=5))
+def test_any_value_survives_a_profile(tmp_path_factory, values):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(yaml.safe_dump({"shared": values}, allow_unicode=True), encoding="utf-8")
+    assert work.load_profile(path) == {"shared": values}
+
+
+configs = st.builds(
+    TrainConfig,
+    epochs=st.integers(1, 1000),
+    batch_size=st.integers(2, 4096),
+    lr=st.floats(0, 10),
+    momentum=st.floats(0, 1),
+    nesterov=st.booleans(),
+    weight_decay=st.floats(0, 1),
+    temperature=st.floats(1e-6, 100),
+    **{name: st.sampled_from(allowed) for name, allowed in CHOICES.items()},
+)
+
+
+@given(configs)
+def test_a_training_survives_yaml_and_the_command_line(config):
+    values = dataclasses.asdict(config)
+    assert TrainConfig(**yaml.safe_load(yaml.safe_dump(values))) == config
+    assert TrainConfig(**work.parse_overrides([f"{name}={value}" for name, value in values.items()])) == config
+
+
+@given(
+    st.integers(1, 10**6), st.floats(0, 100), st.booleans(), st.none() | st.integers(1, 10**9),
+    st.sampled_from(models.SOURCES[1:2] + models.SOURCES[3:]),
+)  # fmt: skip
+@settings(max_examples=max(settings().max_examples // 10, 5))
+def test_pre_training_settings_survive_their_command_line(monkeypatch_once, epochs, lr, compiled, images, source):
+    options = ["--epochs", epochs, "--lr", lr, "--images-per-epoch", images, "--source", source]
+    options.append("--compile" if compiled else "--no-compile")
+    step1.main(list(map(str, options)))
+    config = monkeypatch_once[-1]
+    assert (config.epochs, config.lr, config.compile, config.images_per_epoch) == (epochs, lr, compiled, images)
+    assert config.source == source
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_once():
+    """The settings that `ktglite pretrain` would train with."""
+    seen, patch = [], pytest.MonkeyPatch()
+    patch.setattr(step1, "pretrain", lambda config, out, cache: seen.append(config) or out)
+    row = {"epoch": 1, "loss": 0.0, "accuracy": 0.0}
+    patch.setattr(step1, "read_card", lambda path: {"curve": [row]})
+    yield seen
+    patch.undo()

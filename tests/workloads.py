@@ -1,0 +1,311 @@
+"""What the crash tests kill: six commands on little data, each a function of its folder; called again, it goes on."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from ktglite import Node, TrainConfig, all_through, cli, data, fractaldb, models, pretrain, runs, search, trainer
+from ktglite.data import load_data
+
+ARCH = "resnet18_tiny"
+FEW = ["limit=60", "epochs=2", "batch_size=16", "seeds=1", "precision=fp32", "sources=[fractaldb1k]"]
+
+
+def pretraining(out: Path) -> None:
+    settings = pretrain.PretrainConfig(
+        pretrain.STANDIN, ARCH, 16, epochs=5, images_per_epoch=160, batch_size=32, standin_images=160,
+        augmentation="shift", precision="fp32", device="cpu",
+    )  # fmt: skip
+    pretrain.pretrain(settings, out / "weights", out / "cache")
+
+
+def ablation_run(out: Path) -> None:
+    """`ktglite ablation`: eight graphs of three networks in two processes, then the tables."""
+    command("ablation", "--profile", "smoke", "--out", out, *settings(out, *FEW))
+
+
+def search_run(out: Path) -> None:
+    """One worker, without pruning: which graphs ASHA stops depends on who is first, which a kill changes."""
+    config = TrainConfig(epochs=3, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
+    plan = search.SearchConfig(condition="none", arch=ARCH, nodes=2, trials=4, pruner="none")
+    cars = load_data("synthcars", 16, limit=60, cache=out / "cache")
+    study = search.search(plan, cars, config, out, jobs=1, checkpoints=out / "search" / "checkpoints")
+    search.write_summary(study, out)
+
+
+def reproduction(out: Path) -> None:
+    """`ktglite reproduce` on the smoke profile: the notebook of Table 1 with its tables and figures."""
+    hook = "import workloads; workloads.count_calls(*workloads.EPOCH)"  # for the kernel and what it starts
+    (out / "site").mkdir(exist_ok=True)
+    (out / "site" / "sitecustomize.py").write_text(hook)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(out / "site"), str(Path(__file__).parent), *sys.path])
+    command("reproduce", "--profile", "smoke", "--only", "02", "--out", out, *settings(out, *FEW, "02.nodes=2"))
+
+
+def fractal_bank(out: Path) -> None:
+    fractaldb.bank(128, 200_000, 24, out / "cache", progress=False)
+
+
+def data_cache(out: Path) -> None:
+    load_data(str(out / "images"), 64, cache=out / "cache")
+
+
+SHARED = TrainConfig(epochs=2, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
+
+
+def shared_store(out: Path) -> None:
+    """Three runs that another process may want too."""
+    cars, two = load_data("synthcars", 16, limit=60, cache=out / "cache"), Node(ARCH)
+    for seed in range(3):
+        runs.run(all_through(two, two), cars, SHARED, seed, out / "runs")
+
+
+def command(*arguments: object) -> None:
+    sys.argv = ["ktglite", *map(str, arguments)]
+    cli.main()
+
+
+def settings(out: Path, *pairs: str) -> list[str]:
+    return [word for pair in (*pairs, f"cache={out / 'cache'}") for word in ("--set", pair)]
+
+
+# ---- what a folder holds before, and what of it must be the same in the end
+
+
+def with_weights(out: Path) -> None:
+    (out / "weights").mkdir(parents=True)
+    state = models.initialise(ARCH, "scratch", 5, seed=1).state_dict()
+    save_file(state, out / "weights" / f"fractaldb1k-{ARCH}.safetensors")
+
+
+def with_images(out: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("audi", "bmw", "citroën"):
+        (out / "images" / name).mkdir(parents=True)
+        for i in range(60):
+            pixels = rng.integers(0, 256, (300, 400, 3), np.uint8)
+            path = out / "images" / name / f"{i}.jpg"
+            Image.fromarray(pixels).save(path)
+            os.utime(path, (0, 0))  # the name of the cache holds the time
+
+
+def outcome(out: Path) -> dict[str, object]:
+    """The final files: hashes of weights, banks, caches and tables; records without times and places."""
+    found = {}
+    for path in sorted(out.rglob("*")):
+        name = str(path.relative_to(out))
+        if path.suffix == ".json":
+            found[name] = without_times(json.loads(path.read_text()))
+        elif path.suffix in (".safetensors", ".npy", ".npz", ".csv", ".tex", ".md"):
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def without_times(value: object) -> object:
+    if isinstance(value, dict):
+        times = [
+            "seconds",
+            "provenance",
+            "images_per_second",
+            "number",
+            "epochs_lost",
+        ]  # the last two tell of the kills
+        times += ["sha256"] if "seconds" in value else []  # of a record, over its times too
+        return {key: without_times(entry) for key, entry in value.items() if key not in times}
+    return [without_times(entry) for entry in value] if isinstance(value, list) else value
+
+
+def torn(out: Path, whole: dict[str, object]) -> list[str]:
+    """Files under a final name that are not what they claim: unreadable, cut short, or unlike those of `whole`."""
+    bad = []
+    for path in sorted(out.rglob("*")):
+        name = str(path.relative_to(out))
+        if any(part.endswith(".partial") for part in path.relative_to(out).parts) or path.is_dir():
+            continue
+        try:
+            if path.suffix == ".json" and path.parent.name == "runs":
+                good = without_times(runs.read_record(path)) == whole[name]
+            elif path.suffix == ".json":
+                good = name not in whole or without_times(json.loads(path.read_text())) == whole[name]
+            elif path.suffix == ".ckpt":
+                text = path.read_bytes()
+                good = hashlib.sha256(text[32:]).digest() == text[:32]
+            elif name in whole:
+                good = hashlib.sha256(path.read_bytes()).hexdigest() == whole[name]
+            else:
+                good = path.suffix not in (".npy", ".npz", ".safetensors", ".unused")
+        except (OSError, ValueError, KeyError) as error:
+            bad.append(f"{name}: {error}")
+        else:
+            bad += [] if good else [name]
+    return bad
+
+
+def leftovers(out: Path) -> list[str]:
+    """What only an unfinished command may leave."""
+    return [
+        str(path.relative_to(out))
+        for path in out.rglob("*")
+        if path.name.endswith((".partial", ".ckpt", ".unused", ".partial.ipynb"))
+    ]
+
+
+@dataclass(frozen=True)
+class Workload:
+    run: Callable[[Path], None]
+    prepare: Callable[[Path], None] | None
+    count: tuple[object, str]  # a module's function that is called once per unit of work
+    unit: str
+    kills: int  # that one command survives in a row, at most: a search gives up a graph after three
+    workers: int = 1
+
+
+EPOCH = (trainer, "learning_rate")
+WORKLOADS = {
+    "pre-training": Workload(pretraining, None, (pretrain, "learning_rate"), "epochs", 5),
+    "ablation run": Workload(ablation_run, with_weights, EPOCH, "epochs", 5, workers=2),
+    "search worker": Workload(search_run, None, EPOCH, "epochs", search.RETRIES),
+    "ktglite reproduce": Workload(reproduction, with_weights, EPOCH, "epochs", 3, workers=2),
+    "FractalDB bank": Workload(fractal_bank, None, (fractaldb, "coverages"), "categories", 5),
+    "shared store": Workload(shared_store, None, EPOCH, "epochs", 0),
+    "data cache": Workload(data_cache, with_images, (data, "read_image"), "images", 5),
+}
+
+
+# ---- one process that runs a workload, forked from a warm server: a kill costs no import
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["workloads"])
+
+
+def warm_up() -> None:
+    """Start the server, so that the first workload is not timed with its imports."""
+    process = SERVER.Process(target=os.getpid)
+    process.start()
+    process.join()
+
+
+def start(name: str, out: Path):
+    """The workload in a process of its own."""
+    process = SERVER.Process(target=child, args=(name, str(out)))
+    process.start()
+    return process
+
+
+def child(name: str, out: str) -> None:
+    log = open(f"{out}/output.txt", "a")  # noqa: SIM115 (open until the end, whichever it is)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    tqdm.monitor_interval = 0  # no thread that a fork could catch with a lock in its hands
+    torch.set_num_threads(1)
+    logging.basicConfig()
+    multiprocessing.get_context = lambda method: FORK  # the workers of `run_all` are as warm as this process
+    os.environ["KTGLITE_COUNT"] = f"{out}/count.txt"
+    count_calls(*WORKLOADS[name].count)
+    WORKLOADS[name].run(Path(out))
+
+
+FORK = multiprocessing.get_context("fork")
+
+
+def count_calls(module: object, function: str) -> None:
+    """Let every call of a function write one byte, which a kill does not take back."""
+    original, log = getattr(module, function), os.environ["KTGLITE_COUNT"]
+
+    def counted(*arguments, **named):
+        with open(log, "ab", buffering=0) as file:
+            file.write(b".")
+        return original(*arguments, **named)
+
+    setattr(module, function, counted)
+
+
+def counted(out: Path) -> int:
+    """Units of work begun in this folder, in all processes."""
+    log = out / "count.txt"
+    return log.stat().st_size if log.exists() else 0
+
+
+@dataclass
+class Crashes:
+    """What `crash` saw: kills of a workload, units of work done twice, and everything that was wrong."""
+
+    kills: int = 0
+    units: int = 0
+    lost: int = 0
+    most: int = 0  # lost by one kill, on the average of the worst command
+    wrong: list[str] = field(default_factory=list)
+
+
+def uninterrupted(name: str, out: Path) -> tuple[dict[str, object], float, int]:
+    """What the workload leaves when nothing happens to it, the seconds and the units of work it takes."""
+    folder(name, out)
+    warm_up()
+    started = time.monotonic()
+    process = start(name, out)
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{name} does not even run undisturbed:\n{(out / 'output.txt').read_text()}")
+    return outcome(out), time.monotonic() - started, counted(out)
+
+
+def folder(name: str, out: Path) -> None:
+    out.mkdir(parents=True)
+    if WORKLOADS[name].prepare:
+        WORKLOADS[name].prepare(out)
+
+
+def crash(name: str, out: Path, undisturbed: tuple, kills: int, rng: random.Random) -> Crashes:
+    """One command killed at random moments up to `kills` times, given again each time, and at last left to end."""
+    whole, seconds, units = undisturbed
+    folder(name, out)
+    seen, everyone = Crashes(units=units), []
+    while True:
+        process = start(name, out)
+        last = seen.kills >= kills
+        process.join(None if last else rng.uniform(0, seconds))
+        if process.is_alive():
+            everyone += family(process.pid)
+            victims = family(process.pid)
+            victim = rng.choice(victims) if rng.random() < 1 / 3 else victims[0]  # mostly the command itself
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
+                seen.kills += 1
+            process.join()
+            seen.wrong += [f"torn: {file}" for file in torn(out, whole)]
+        elif process.exitcode == 0 or last:
+            break
+    if process.exitcode:
+        seen.wrong.append(f"does not go on:\n{(out / 'output.txt').read_text()[-3000:]}")
+    final = outcome(out)
+    seen.wrong += [f"differs: {file}" for file in sorted({*final, *whole}) if final.get(file) != whole.get(file)]
+    seen.wrong += [f"left over: {file}" for file in leftovers(out)]
+    _, alive = psutil.wait_procs(everyone, timeout=60)
+    seen.wrong += [f"outlives its parent: {process}" for process in alive]
+    seen.lost = max(counted(out) - units, 0)
+    seen.most = seen.lost / max(seen.kills, 1)
+    return seen
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that it started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        return [top, *top.children(recursive=True)]
+    return []
