@@ -79,6 +79,7 @@ def search(
     storage: str | None = None,
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     jobs: int | None = None,
+    workers_per_device: int = 1,
 ) -> None:
     """Step 3 for one condition: none, imagenet1k, fractaldb1k or mixed. Other machines join with search-worker.
 
@@ -89,7 +90,8 @@ def search(
         out: folder of the run (default: data/runs/PROFILE).
         storage: postgresql+psycopg://... for several machines (default: a journal file in the run's folder).
         set: a parameter of notebook 03 to change, NAME=VALUE.
-        jobs: processes (default: one per GPU or core).
+        jobs: processes (default: workers-per-device for each GPU or core).
+        workers_per_device: small networks leave a GPU idle between kernels; several trials at once fill it.
     """
     from ktglite import load_data
     from ktglite import search as step3
@@ -100,9 +102,13 @@ def search(
     settings = search_config(values, condition)
     checkpoints = out / "search" / "checkpoints"
     jobs = jobs or values["jobs"]
-    study = step3.search(settings, data, config, out, storage, values["weights"], jobs, checkpoints=checkpoints)
+    study = step3.search(
+        settings, data, config, out, storage, values["weights"], jobs, None, checkpoints, workers_per_device
+    )
     summary = step3.write_summary(study, out)
-    print(f"{condition}: {summary['states']}, best {summary['select_on']} accuracy {summary['selection_value']:.2f} %")
+    value = summary["selection_value"]
+    best = "no graph was trained to the end" if value is None else f"best {summary['select_on']} accuracy {value:.2f} %"
+    print(f"{condition}: {summary['states']}, {best}")
 
 
 @app.command
@@ -113,6 +119,7 @@ def search_worker(
     out: Path | None = None,
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     device: str = "auto",
+    workers_per_device: int = 1,
 ) -> None:
     """Join a search that `ktglite search` has begun, from this or another machine, until it is done.
 
@@ -122,9 +129,12 @@ def search_worker(
         profile: the same as given to `ktglite search`.
         out: folder of the run, for weights and checkpoints (default: data/runs/PROFILE).
         set: the same as given to `ktglite search`.
-        device: auto, cpu, cuda:1, ...
+        device: auto (a worker for every GPU), cpu, cuda:1, ...
+        workers_per_device: so many processes on each device.
     """
     from dataclasses import replace
+
+    import torch
 
     from ktglite import search as step3
 
@@ -132,7 +142,8 @@ def search_worker(
     config = replace(train_config(values, values["search_epochs"]), device=device)
     settings = search_config(values, study)
     checkpoints = out / "search" / "checkpoints"
-    step3.search_worker(study, storage, settings, data_arguments(values), config, values["weights"], checkpoints)
+    jobs = workers_per_device * (max(1, torch.cuda.device_count()) if device == "auto" else 1)
+    step3.search_workers(jobs, study, storage, settings, data_arguments(values), config, values["weights"], checkpoints)
 
 
 @app.command
