@@ -147,6 +147,40 @@ def search_worker(
 
 
 @app.command
+def plan(
+    profile: str = "paper",
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    images_per_second: float | None = None,
+    devices: int | None = None,
+) -> None:
+    """What a profile will cost: epochs, device-hours, wall time, disk and memory of every notebook; trains nothing.
+
+    Args:
+        profile: smoke, quick, lab, paper, or the path of a YAML file.
+        set: a parameter to change, NAME=VALUE.
+        images_per_second: of one device training a graph of the profile (default: measured here, for a few batches).
+        devices: how many GPUs, or CPU cores, work at once (default: those of this machine).
+    """
+    from ktglite import plan as planning
+    from ktglite import reproduce as work
+    from ktglite.runs import default_jobs
+
+    out = Path(f"data/runs/{Path(profile).stem}")
+    chosen = work.parameters(profile, out, work.parse_overrides(list(set)), work.find_notebooks())
+    devices = devices or default_jobs()
+    rows, speed = planning.plan(chosen, devices, images_per_second)
+    images = speed.train / chosen["02_table1_ablation"]["nodes"]
+    origin = "as given" if images_per_second else "measured here"
+    title = f"Profile {profile} on {devices} device(s) of {images:.1f} images/s of a whole graph ({origin})"
+    table = Table("notebook", "epochs", "device-hours", "wall hours", "disk GB", "memory GB / process", title=title)
+    for row in rows:
+        memory = f"{row['memory'] / 1e9:.1f}" if speed.memory else "not measured"
+        cells = [f"{row['device_hours']:.3g}", f"{row['wall_hours']:.3g}", f"{row['disk'] / 1e9:.2g}", memory]
+        table.add_row(row["notebook"], f"{row['epochs']:,.0f}", *cells, end_section=row is rows[-2])
+    Console().print(table)
+
+
+@app.command
 def figures(
     records: Path,
     out: Path = Path("figures"),

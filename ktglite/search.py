@@ -34,7 +34,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from ktglite import runs
+from ktglite import runs, stats
 from ktglite.data import Data, load_data
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, all_through, independent
@@ -406,6 +406,44 @@ def asha_epochs(
                 stopped[i] = rung
                 break
     return stopped
+
+
+def early_rungs(summary: dict, first: Sequence[int] = (1, 2, 4), orders: int = 200, seed: int = 0):
+    """What a first rung at these epochs would do to graphs that were all trained to the end, by the target's start.
+
+    `summary` is `study_summary` of a search with `pruner="none"`. ASHA's decisions depend on who came before, so they
+    are replayed (`asha_epochs`) over `orders` random orders of the same graphs. A DataFrame with a row per `rung` and
+    `target` (its initialisation), all in percent: `passed`, the chance to pass the first rung, mean over the `n`
+    graphs with its 95 % interval `low` to `high`; `deserved`, who of them end among the best 1/reduction_factor of
+    all; `bias`, the paired difference passed - deserved with its interval `bias_low` to `bias_high`; `best_kept`, the
+    chance that the very best graph is trained to the end; `epochs`, what is spent of the whole. Raises ValueError
+    when a graph was pruned.
+    """
+    import pandas as pd
+
+    if summary["search"]["pruner"] != "none":
+        raise ValueError(f"study {summary['study']!r} was pruned: search with pruner='none' to see whole curves")
+    trials = [trial for trial in summary["trials"] if trial["state"] == "COMPLETE"]
+    curves = np.array([trial["values"] for trial in trials])
+    target = np.array([trial["graph"]["nodes"][0]["init"] for trial in trials])
+    final, factor = curves[:, -1], summary["search"]["reduction_factor"]
+    deserved = final >= np.sort(final)[-max(1, len(final) // factor)]
+    rng, rows = np.random.default_rng(seed), []
+    permutations = [rng.permutation(len(curves)) for _ in range(orders)]
+    for rung in [rung for rung in first if rung < curves.shape[1]]:
+        stopped = np.empty((orders, len(curves)), int)
+        for k, order in enumerate(permutations):
+            stopped[k, order] = asha_epochs(curves[order], rung, factor)
+        passed = (stopped > rung).mean(0)
+        kept = (stopped[:, final.argmax()] == curves.shape[1]).mean()
+        for init in summary["choices"]:
+            own = target == init
+            mean, bias = stats.summary(100 * passed[own]), stats.summary(100 * (passed - deserved)[own])
+            row = {"rung": rung, "target": init, "n": mean["n"], "passed": mean["mean"]}
+            row |= {"low": mean["low"], "high": mean["high"], "deserved": 100 * deserved[own].mean()}
+            row |= {"bias": bias["mean"], "bias_low": bias["low"], "bias_high": bias["high"]}
+            rows.append(row | {"best_kept": 100 * kept, "epochs": 100 * stopped.mean() / curves.shape[1]})
+    return pd.DataFrame(rows)
 
 
 def load_study(name: str, storage: str | Path) -> optuna.Study:

@@ -150,6 +150,27 @@ def test_replayed_asha_decides_as_optunas_does(rungs):
     assert search.asha_epochs(curves, *rungs).tolist() == [len(t.intermediate_values) for t in study.trials]
 
 
+def test_early_rungs_tell_a_slow_start_from_a_bad_graph():
+    """Slow targets start below all others and end above them: the first rung stops them, a later one does not."""
+    trials = []
+    for i in range(40):
+        slow = i % 2
+        values = [1 + i / 100, 50 + i, 60 + i, 70 + i] if slow else [10 + i / 100, 11, 12, 13]
+        nodes = [{"init": "scratch" if slow else "fractaldb1k"}]
+        trials.append({"state": "COMPLETE", "values": values, "graph": {"nodes": nodes}})
+    summary = {"study": "s", "choices": ["scratch", "fractaldb1k"], "trials": trials}
+    summary["search"] = {"pruner": "none", "reduction_factor": 2}
+    table = search.early_rungs(summary, (1, 2, 4)).set_index(["rung", "target"])
+    assert list(table.index) == [(r, t) for r in (1, 2) for t in ("scratch", "fractaldb1k")]  # 4 is the end
+    assert (table.n == 20).all()
+    assert table.deserved.to_dict() == {key: 100.0 * (key[1] == "scratch") for key in table.index}
+    assert table.passed[1, "scratch"] < 25 < 70 < table.passed[2, "scratch"]
+    assert table.bias_high[1, "scratch"] < 0
+    assert table.best_kept[1, "scratch"] < table.best_kept[2, "scratch"]
+    with pytest.raises(ValueError, match="was pruned"):
+        search.early_rungs(summary | {"search": {"pruner": "asha"}})
+
+
 # ---- storage
 
 
