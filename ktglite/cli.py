@@ -97,6 +97,7 @@ def search(
     storage: str | None = None,
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     jobs: int | None = None,
+    workers_per_device: int = 1,
 ) -> None:
     """Step 3 for one condition: none, imagenet1k, fractaldb1k or mixed. Other machines join with search-worker.
 
@@ -107,7 +108,8 @@ def search(
         out: folder of the run (default: data/runs/PROFILE).
         storage: postgresql+psycopg://... for several machines (default: a journal file in the run's folder).
         set: a parameter of notebook 03 to change, NAME=VALUE.
-        jobs: processes (default: one per GPU or core).
+        jobs: processes (default: workers-per-device for each GPU or core).
+        workers_per_device: small networks leave a GPU idle between kernels; several trials at once fill it.
     """
     from ktglite import load_data
     from ktglite import search as step3
@@ -118,9 +120,13 @@ def search(
     settings = search_config(values, condition)
     checkpoints = out / "search" / "checkpoints"
     jobs = jobs or values["jobs"]
-    study = step3.search(settings, data, config, out, storage, values["weights"], jobs, checkpoints=checkpoints)
+    study = step3.search(
+        settings, data, config, out, storage, values["weights"], jobs, None, checkpoints, workers_per_device
+    )
     summary = step3.write_summary(study, out)
-    print(f"{condition}: {summary['states']}, best {summary['select_on']} accuracy {summary['selection_value']:.2f} %")
+    value = summary["selection_value"]
+    best = "no graph was trained to the end" if value is None else f"best {summary['select_on']} accuracy {value:.2f} %"
+    print(f"{condition}: {summary['states']}, {best}")
 
 
 @app.command
@@ -131,6 +137,7 @@ def search_worker(
     out: Path | None = None,
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     device: str = "auto",
+    workers_per_device: int = 1,
 ) -> None:
     """Join a search that `ktglite search` has begun, from this or another machine, until it is done.
 
@@ -140,9 +147,12 @@ def search_worker(
         profile: the same as given to `ktglite search`.
         out: folder of the run, for weights and checkpoints (default: data/runs/PROFILE).
         set: the same as given to `ktglite search`.
-        device: auto, cpu, cuda:1, ...
+        device: auto (a worker for every GPU), cpu, cuda:1, ...
+        workers_per_device: so many processes on each device.
     """
     from dataclasses import replace
+
+    import torch
 
     from ktglite import search as step3
 
@@ -150,7 +160,42 @@ def search_worker(
     config = replace(train_config(values, values["search_epochs"]), device=device)
     settings = search_config(values, study)
     checkpoints = out / "search" / "checkpoints"
-    step3.search_worker(study, storage, settings, data_arguments(values), config, values["weights"], checkpoints)
+    jobs = workers_per_device * (max(1, torch.cuda.device_count()) if device == "auto" else 1)
+    step3.search_workers(jobs, study, storage, settings, data_arguments(values), config, values["weights"], checkpoints)
+
+
+@app.command
+def plan(
+    profile: str = "paper",
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    images_per_second: float | None = None,
+    devices: int | None = None,
+) -> None:
+    """What a profile will cost: epochs, device-hours, wall time, disk and memory of every notebook; trains nothing.
+
+    Args:
+        profile: smoke, quick, lab, paper, or the path of a YAML file.
+        set: a parameter to change, NAME=VALUE.
+        images_per_second: of one device training a graph of the profile (default: measured here, for a few batches).
+        devices: how many GPUs, or CPU cores, work at once (default: those of this machine).
+    """
+    from ktglite import plan as planning
+    from ktglite import reproduce as work
+    from ktglite.runs import default_jobs
+
+    out = Path(f"data/runs/{Path(profile).stem}")
+    chosen = work.parameters(profile, out, work.parse_overrides(list(set)), work.find_notebooks())
+    devices = devices or default_jobs()
+    rows, speed = planning.plan(chosen, devices, images_per_second)
+    images = speed.train / chosen["02_table1_ablation"]["nodes"]
+    origin = "as given" if images_per_second else "measured here"
+    title = f"Profile {profile} on {devices} device(s) of {images:.1f} images/s of a whole graph ({origin})"
+    table = Table("notebook", "epochs", "device-hours", "wall hours", "disk GB", "memory GB / process", title=title)
+    for row in rows:
+        memory = f"{row['memory'] / 1e9:.1f}" if speed.memory else "not measured"
+        cells = [f"{row['device_hours']:.3g}", f"{row['wall_hours']:.3g}", f"{row['disk'] / 1e9:.2g}", memory]
+        table.add_row(row["notebook"], f"{row['epochs']:,.0f}", *cells, end_section=row is rows[-2])
+    Console().print(table)
 
 
 @app.command

@@ -15,6 +15,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
@@ -427,27 +428,55 @@ def reached(summary: Mapping, epoch: int) -> int:
     return sum(len(trial["values"]) >= epoch for trial in summary["trials"])
 
 
-def plot_search(summary: Mapping, ax: Axes | None = None) -> Axes:
-    """Every trial as a line over its epochs: those stopped early thin and grey, those trained to the end coloured.
+FATES = {  # of a trial: colour, width, opacity with few trials
+    "trained to the end": (BLUE, 1.4, 1.0),
+    "stopped at a later rung": (ORANGE, 0.9, 0.7),
+    "stopped at the first rung": ("#888888", 0.7, 0.6),
+}
 
-    Dotted lines are the rungs, with the number of trials that reached each.
+
+def fate(trial: Mapping, summary: Mapping) -> str:
+    """What became of a trial, in the words of `FATES`."""
+    done, late, early = FATES
+    if trial["state"] == "COMPLETE":
+        return done
+    return late if len(trial["values"]) > (rungs(summary) or [0])[0] else early
+
+
+def plot_search(summary: Mapping, ax: Axes | None = None) -> Axes:
+    """Every trial as a line over its epochs, coloured by its fate; a trial of one epoch is a dot.
+
+    Dotted lines are the rungs, with the number of trials that reached each. Epochs are on a logarithmic scale where
+    there are many, as the rungs are; thousands of lines fade so that the few that went on stay visible.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(COLUMN * 1.2, 3), layout="constrained")
-    for trial in summary["trials"]:
-        steps, done = range(1, len(trial["values"]) + 1), trial["state"] == "COMPLETE"
-        shape = dict(color=BLUE, lw=1.4, zorder=3) if done else dict(color="#888888", lw=0.7, alpha=0.6)
-        ax.plot(steps, trial["values"], marker="o" if len(trial["values"]) == 1 else None, ms=2, **shape)
+    trials, epochs = [trial for trial in summary["trials"] if trial["values"]], summary["training"]["epochs"]
+    crowd = min(1, (60 / max(1, len(trials))) ** 0.5)
+    for order, (name, (colour, width, alpha)) in enumerate(reversed(FATES.items())):
+        group = [trial["values"] for trial in trials if fate(trial, summary) == name]
+        lines = [np.column_stack([np.arange(1, len(values) + 1), values]) for values in group]
+        alpha = alpha if name == "trained to the end" else alpha * crowd
+        shape = dict(colors=colour, linewidths=width * max(crowd, 0.6), alpha=alpha, zorder=2 + order)
+        ax.add_collection(LineCollection(lines, label=f"{name} ({len(group)})", rasterized=len(trials) > 300, **shape))
+        dots = [(1, values[0]) for values in group if len(values) == 1]
+        if dots:
+            ax.plot(*zip(*dots, strict=True), ls="none", marker="o", ms=2, color=colour, alpha=alpha, mec="none")
     for rung in rungs(summary):
-        ax.axvline(rung, color=ORANGE, ls=":", lw=1.2, zorder=0)
-    for epoch in (*rungs(summary), summary["training"]["epochs"]):
-        shape = dict(ha="center", va="bottom", fontsize=7, color="#8A5A00")
+        ax.axvline(rung, color=RED, ls=":", lw=0.9, zorder=0)
+    for epoch in (*rungs(summary), epochs):
+        shape = dict(ha="center", va="bottom", fontsize=7, color="#8A2A00")
         ax.text(epoch, 1.0, reached(summary, epoch), transform=ax.get_xaxis_transform(), **shape)
     done, name = summary["states"].get("COMPLETE", 0), summary["condition"]
     label = condition_label(name, {name: summary}).replace(" + ", "\n+ ")
     ax.set_title(f"{label}\n{len(summary['trials'])} trials, {done} to the end", pad=14)
     ax.set(xlabel="epoch", ylabel=f"{summary['select_on']} accuracy of node 1 (%)")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.autoscale_view()
+    if epochs > 16:
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter("{x:g}")
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
 
@@ -460,7 +489,101 @@ def plot_searches(summaries: Mapping[str, Mapping]) -> Figure:
     for axis, name in zip(axes[0], order, strict=True):
         plot_search(summaries[name], ax=axis)
         axis.label_outer()
+    handles = [Line2D([], [], color=colour, lw=1.6, label=name) for name, (colour, *_) in FATES.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
+
+
+def plot_best_so_far(summaries: Mapping[str, Mapping], ax: Axes | None = None) -> Axes:
+    """The best value among the graphs trained to the end, over the epochs that the search had spent by then.
+
+    Trials count in the order of the plan; epochs taken over from an equal graph cost nothing.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(COLUMN * 1.4, 2.8), layout="constrained")
+    for name, colour, line in zip(CONDITIONS, (BLACK, ORANGE, SKY, GREEN), ("-", "--", "-.", ":"), strict=True):
+        trials = summaries[name]["trials"] if name in summaries else []
+        if not any(trial["state"] == "COMPLETE" for trial in trials):
+            continue
+        spent = np.cumsum([len(trial["values"]) - trial.get("reused", 0) for trial in trials])
+        values = [trial["value"] if trial["state"] == "COMPLETE" else np.nan for trial in trials]
+        best = np.fmax.accumulate(values)
+        shape = dict(where="post", color=colour, ls=line, lw=1.6)
+        ax.step(spent, best, label=condition_label(name, summaries), **shape)
+    split = "/".join(sorted({summary["select_on"] for summary in summaries.values()}))
+    ax.set(xlabel="epochs spent", ylabel=f"best so far, {split} (%)")
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def choice_shares(summary: Mapping, top: float = 0.1) -> tuple[dict[str, np.ndarray], int]:
+    """How often each choice occurs among the best `top` of the graphs and among all: `gates` (2, targets, sources,
+    gates) and `inits` (2, nodes, choices), shares that sum to 1 over the last axis; and how many graphs are the best.
+
+    Graphs rank by how far they came, then by their last value: whom ASHA stopped later was better at the rung before.
+    """
+    trials = [trial for trial in summary["trials"] if trial["values"] and trial["graph"]]
+    ranked = sorted(trials, key=lambda trial: (len(trial["values"]), trial["values"][-1]), reverse=True)
+    n = max(1, round(top * len(ranked)))
+    names, shares = list(GATES), {}
+    for key, choices in (("gates", names), ("inits", summary["choices"])):
+        pick = {
+            "gates": lambda graph: graph["gates"],
+            "inits": lambda graph: [node["init"] for node in graph["nodes"]],
+        }[key]
+        drawn = np.array([pick(trial["graph"]) for trial in ranked])
+        counts = np.stack([(drawn[:m][..., None] == np.array(choices)).mean(0) for m in (n, len(ranked))])
+        shares[key] = counts
+    return shares, n
+
+
+def plot_choices(summary: Mapping, top: float = 0.1) -> Figure:
+    """Which gates and initialisations good graphs have: per edge and node, the share of every choice among the best
+    `top` of the graphs, coloured by how it differs from all graphs of the search.
+    """
+    shares, n = choice_shares(summary, top)
+    nodes = len(shares["inits"][0])
+    edges = [(t, s) for t in range(nodes) for s in range(nodes)]
+    rows = [f"label → {t + 1}" if s == t else f"{s + 1} → {t + 1}" for t, s in edges]
+    panels = {
+        "gate on the edge": (rows, list(GATES), shares["gates"].reshape(2, len(edges), len(GATES))),
+        "start of the node": ([f"node {i + 1}" for i in range(nodes)], summary["choices"], shares["inits"]),
+    }
+    size = (PAGE, 0.6 + 0.3 * len(rows) + 0.5)
+    figure, axes = plt.subplots(1, 2, figsize=size, layout="constrained", width_ratios=[4, len(summary["choices"])])
+    for axis, (title, (lines, columns, share)) in zip(axes, panels.items(), strict=True):
+        labels = np.array(
+            [[f"{a:.0%}\n({b:.0%})" for a, b in zip(*pair, strict=True)] for pair in zip(*share, strict=True)]
+        )
+        frame = pd.DataFrame(100 * (share[0] - share[1]), index=lines, columns=columns)
+        sns.heatmap(
+            frame, ax=axis, annot=labels, fmt="", cmap="PuOr_r", center=0, vmin=-50, vmax=50, linewidths=0.5,
+            annot_kws={"fontsize": 6.5}, cbar=axis is axes[-1], cbar_kws={"label": "difference (points)"},
+        )  # fmt: skip
+        axis.set(title=title, ylabel="")
+        axis.set_xticklabels([column.replace("_", "\n") for column in columns], rotation=0, fontsize=7)
+        axis.tick_params(axis="y", rotation=0)
+    total = len([trial for trial in summary["trials"] if trial["values"]])
+    name = condition_label(summary["condition"], {summary["condition"]: summary})
+    figure.suptitle(f"{name}: the best {n} graphs (all {total} in brackets)", fontsize=9)
+    return figure
+
+
+def plot_early_rungs(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """From `search.early_rungs`: what share of graphs a first rung lets pass, by what their target starts from."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(COLUMN * 1.4, 2.8), layout="constrained")
+    for i, (init, rows) in enumerate(table.groupby("target", sort=False)):
+        error = [rows["passed"] - rows["low"], rows["high"] - rows["passed"]]
+        x = np.arange(len(rows)) + 0.12 * i
+        label = f"node 1: {ablation.title(init)} (n = {rows['n'].iloc[0]})"
+        ax.errorbar(
+            x, rows["passed"], yerr=error, fmt="os^v"[i % 4], color=[BLUE, RED, GREEN, PINK][i % 4], label=label
+        )
+    ax.set_xticks(range(len(table["rung"].unique())), [f"epoch {rung}" for rung in table["rung"].unique()])
+    ax.set(xlabel="first rung", ylabel="pass it (%)", ylim=(-3, 103))
+    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    return ax
 
 
 def plot_rungs(summaries: Mapping[str, Mapping]) -> Figure:
@@ -715,6 +838,8 @@ def draw_all(
             "figure2_best_graphs": lambda: plot_best_graphs(summaries),
             "search_curves": lambda: plot_searches(summaries),
             "search_rungs": lambda: plot_rungs(summaries),
+            "search_best_so_far": lambda: plot_best_so_far(summaries).figure,
+            "search_choices": lambda: plot_choices(summaries[in_order(summaries)[-1]]),
             "search_optimism": lambda: plot_optimism(summaries),
         }
     if len(figures) == 2:

@@ -5,6 +5,7 @@ report the target's accuracy after every epoch, and Optuna's `SuccessiveHalvingP
 graphs are tried therefore depends on the seed alone, not on how many workers there are or when they die.
 """
 
+import bisect
 import json
 import logging
 import math
@@ -19,19 +20,21 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import optuna
+import sqlalchemy
 import torch
 from filelock import FileLock, Timeout
 from optuna.distributions import CategoricalDistribution
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from ktglite import runs
+from ktglite import runs, stats
 from ktglite.data import Data, load_data
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, all_through, independent
@@ -51,9 +54,10 @@ PRUNERS = ("asha", "none")
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 RETRIES = 2  # a graph whose worker was killed is tried again this often
-GRACE = timedelta(seconds=10)  # a worker signs a trial right after taking it; an older one without a name is lost
+GRACE = 10  # seconds: a worker signs a trial right after taking it; one that stays without a name is lost
 POLL = 0.5  # seconds between two looks at the storage
-HEARTBEAT = 60  # seconds, on a database only
+AHEAD = 8  # trials enqueued at a time in a database: Optuna reads each unfinished one again at every step
+HEARTBEAT = 60  # seconds, on a database only; a worker that misses two is taken for dead
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class SearchConfig:
       "none".
     - `select_on`: prune and select by accuracy on "val", or on "test" as the released code does; then the best
       value is no estimate of anything, and everything written says so.
+    - `reuse`: take over the curve of a finished graph that trains the target bit for bit alike, see `same_training`.
 
     Raises ValueError naming the setting that is out of range.
     """
@@ -86,6 +91,7 @@ class SearchConfig:
     reduction_factor: int = 2
     min_early_stopping_rate: int = 0
     select_on: str = "val"
+    reuse: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "sources", tuple(self.sources))
@@ -158,6 +164,11 @@ def to_graph_dict(params: dict[str, str]) -> dict:
     return {"nodes": nodes, "gates": gates, "transfer_weight": 1.0}
 
 
+def to_graph(trial: FrozenTrial) -> Graph:
+    """The graph of a trial. Raises ValueError where it is no valid one."""
+    return Graph.from_dict(to_graph_dict(trial.params))
+
+
 def sample_graphs(
     choices: Sequence[str], arch: str | Sequence[str], n_nodes: int, trials: int, seed: int
 ) -> list[Graph]:
@@ -181,18 +192,50 @@ def sample_graphs(
     return list(graphs)
 
 
+def same_training(graph: Graph) -> tuple:
+    """A key: graphs that share it give the target the same result to the last bit, from the same seed.
+
+    Nodes that the target cannot hear are left out, and Correct on a label edge is Through. The others keep their
+    places, unlike in `Graph.canonical`: every node draws its weights from its own number, so that a graph with nodes
+    2 and 3 exchanged is equal in effect, and yet another draw.
+    """
+    rows = []
+    for i in sorted(graph.reaching_target()):
+        gates = ["through" if (s, gate) == (i, "correct") else gate for s, gate in enumerate(graph.gates[i])]
+        rows.append((i, graph.nodes[i], tuple(gates)))
+    return graph.transfer_weight, *rows
+
+
+def expected_share_run(n_nodes: int) -> float:
+    """The share of all nodes that the target can hear, exactly, over every assignment of the gates in which it learns.
+
+    Only open or cut matters: 2^(n^2) patterns, each standing for (gates - 1)^(its open edges) assignments.
+    """
+    edges = n_nodes**2
+    if edges > 16:
+        raise ValueError(f"nodes is {n_nodes}: the exact sum over 2^{edges} patterns is for at most 4")
+    patterns = np.arange(2**edges)[:, None] >> np.arange(edges) & 1
+    opened = patterns.astype(bool).reshape(-1, n_nodes, n_nodes)  # [target, source]
+    weights = (len(GATES) - 1.0) ** patterns.sum(1) * opened[:, 0].any(1)
+    heard = np.zeros((len(opened), n_nodes), bool)
+    heard[:, 0] = True
+    for _ in range(n_nodes - 1):
+        heard |= (heard[:, :, None] & opened).any(1)
+    return float((weights * heard.mean(1)).sum() / weights.sum())
+
+
 # ---- storage and study
 
 
 def open_storage(storage: str | Path | None) -> BaseStorage | None:
-    """None: in memory. A URL: that database, with heartbeat. Anything else: the path of a journal file."""
+    """None: in memory. A URL: that database, with heartbeat. Anything else: the path of a journal file.
+
+    Raises ValueError when the database cannot be reached or its driver is not installed.
+    """
     if storage is None:
         return None
-    if "://" in str(storage):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            retry = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
-            return RDBStorage(str(storage), heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=retry)
+    if is_database(storage):
+        return open_database(str(storage))
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.lock")  # the system releases it when its process is killed, Optuna's own would linger
@@ -207,6 +250,32 @@ def open_storage(storage: str | Path | None) -> BaseStorage | None:
             f"{path} is not a readable search journal ({type(error).__name__}: {error}); restore it, or move it away "
             f"and the search begins anew"
         ) from error
+
+
+def open_database(url: str) -> RDBStorage:
+    """Optuna's storage with a heartbeat, by which any worker notices another's death and fails its trial."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            return RDBStorage(
+                url,
+                engine_kwargs={"pool_pre_ping": True},  # a connection that broke over hours of training is renewed
+                heartbeat_interval=HEARTBEAT,
+            )
+        except ImportError as error:
+            hint = "PostgreSQL needs pip install 'ktglite[postgres]' and a URL that begins with postgresql+psycopg://"
+            raise ValueError(f"{shown(url)}: its driver is not installed; {hint}") from error
+        except sqlalchemy.exc.OperationalError as error:
+            raise ValueError(f"{shown(url)} cannot be reached: {str(error.orig).strip()}") from error
+        except sqlalchemy.exc.ArgumentError as error:
+            raise ValueError("the storage is no valid URL: write postgresql+psycopg://USER@HOST/DATABASE") from error
+
+
+def shown(storage: str | Path | None) -> str:
+    """A storage as it may be printed: without its password."""
+    if not is_database(storage):
+        return str(storage)
+    return sqlalchemy.make_url(str(storage)).render_as_string(hide_password=True)
 
 
 def drop_torn_line(path: Path) -> None:
@@ -224,7 +293,7 @@ def check_workers(storage: str | Path | None, jobs: int) -> None:
     """Raise ValueError for a storage that cannot serve several workers."""
     if jobs > 1 and str(storage).startswith("sqlite"):
         raise ValueError(
-            f"{storage} with {jobs} workers: SQLite hands one trial to two of them; use jobs=1, a journal file "
+            f"{shown(storage)} with {jobs} workers: SQLite hands one trial to two of them; use jobs=1, a journal file "
             f"(storage='search.log') on one machine, or PostgreSQL across machines"
         )
     if jobs > 1 and storage is None:
@@ -261,11 +330,12 @@ def open_study(
         check_facts(study, facts, storage)
         if settings.trials < study.user_attrs.get("trials", 0):
             planned = study.user_attrs["trials"]
-            raise ValueError(f"study {name!r} in {storage} has {planned} planned trials: {settings.trials} is fewer")
+            where = f"study {name!r} in {shown(storage)}"
+            raise ValueError(f"{where} has {planned} planned trials: {settings.trials} is fewer")
         for key, value in (facts | {"trials": settings.trials}).items():
             if study.user_attrs.get(key) != value:
                 study.set_user_attr(key, value)
-        enqueue_plan(study, settings)
+        enqueue_plan(study, storage, again=True)
     if settings.select_on == "test":
         log.warning("study %r prunes and selects on the test split: its best value is not a test result", name)
     return study
@@ -275,7 +345,9 @@ def study_facts(settings: SearchConfig, data: Data, config: TrainConfig, weights
     """All that decides a study's results, fit for JSON."""
     search = asdict(settings) | {"choices": settings.choices, "arch": settings.archs}
     search = {
-        key: list(v) if isinstance(v, tuple) else v for key, v in search.items() if key not in ("sources", "trials")
+        key: list(v) if isinstance(v, tuple) else v
+        for key, v in search.items()
+        if key not in ("sources", "trials", "reuse")
     }
     training = asdict(config)
     training["precision"] = resolve_precision(config.precision, resolve_device(training.pop("device")))
@@ -292,8 +364,8 @@ def check_facts(study: optuna.Study, facts: dict, storage: str | Path | None) ->
         if differing:
             key = differing[0]
             raise ValueError(
-                f"study {study.study_name!r} in {storage} was made with another {part} {key} ({old.get(key)!r}, now "
-                f"{new.get(key)!r}): restore the setting, or give another name or storage"
+                f"study {study.study_name!r} in {shown(storage)} was made with another {part} {key} "
+                f"({old.get(key)!r}, now {new.get(key)!r}): restore the setting, or give another name or storage"
             )
 
 
@@ -319,29 +391,114 @@ def make_pruner(settings: SearchConfig) -> optuna.pruners.BasePruner:
     )
 
 
+def asha_epochs(
+    curves: np.ndarray, min_resource: int = 1, reduction_factor: int = 2, min_early_stopping_rate: int = 0
+) -> np.ndarray:
+    """After how many epochs ASHA stops each of these curves (trials, epochs), one after the other; int (trials,).
+
+    The same decisions as `make_pruner`'s with one worker, without training anything: for planning, and to ask of
+    whole curves what other rungs would have done to them. A curve that reaches its end was never stopped.
+    """
+    trials, epochs = curves.shape
+    rungs, rung = [], min_resource * reduction_factor**min_early_stopping_rate
+    while rung < epochs:
+        rungs.append(rung)
+        rung *= reduction_factor
+    seen: list[list[float]] = [[] for _ in rungs]  # ascending
+    stopped = np.full(trials, epochs)
+    for i, curve in enumerate(curves):
+        for rung, values in zip(rungs, seen, strict=True):
+            value = curve[rung - 1]
+            bisect.insort(values, value)
+            if value < values[-max(1, len(values) // reduction_factor)]:
+                stopped[i] = rung
+                break
+    return stopped
+
+
+def early_rungs(summary: dict, first: Sequence[int] = (1, 2, 4), orders: int = 200, seed: int = 0):
+    """What a first rung at these epochs would do to graphs that were all trained to the end, by the target's start.
+
+    `summary` is `study_summary` of a search with `pruner="none"`. ASHA's decisions depend on who came before, so they
+    are replayed (`asha_epochs`) over `orders` random orders of the same graphs. A DataFrame with a row per `rung` and
+    `target` (its initialisation), all in percent: `passed`, the chance to pass the first rung, mean over the `n`
+    graphs with its 95 % interval `low` to `high`; `deserved`, who of them end among the best 1/reduction_factor of
+    all; `bias`, the paired difference passed - deserved with its interval `bias_low` to `bias_high`; `best_kept`, the
+    chance that the very best graph is trained to the end; `epochs`, what is spent of the whole. Raises ValueError
+    when a graph was pruned.
+    """
+    import pandas as pd
+
+    if summary["search"]["pruner"] != "none":
+        raise ValueError(f"study {summary['study']!r} was pruned: search with pruner='none' to see whole curves")
+    trials = [trial for trial in summary["trials"] if trial["state"] == "COMPLETE"]
+    curves = np.array([trial["values"] for trial in trials])
+    target = np.array([trial["graph"]["nodes"][0]["init"] for trial in trials])
+    final, factor = curves[:, -1], summary["search"]["reduction_factor"]
+    deserved = final >= np.sort(final)[-max(1, len(final) // factor)]
+    rng, rows = np.random.default_rng(seed), []
+    permutations = [rng.permutation(len(curves)) for _ in range(orders)]
+    for rung in [rung for rung in first if rung < curves.shape[1]]:
+        stopped = np.empty((orders, len(curves)), int)
+        for k, order in enumerate(permutations):
+            stopped[k, order] = asha_epochs(curves[order], rung, factor)
+        passed = (stopped > rung).mean(0)
+        kept = (stopped[:, final.argmax()] == curves.shape[1]).mean()
+        for init in summary["choices"]:
+            own = target == init
+            mean, bias = stats.summary(100 * passed[own]), stats.summary(100 * (passed - deserved)[own])
+            row = {"rung": rung, "target": init, "n": mean["n"], "passed": mean["mean"]}
+            row |= {"low": mean["low"], "high": mean["high"], "deserved": 100 * deserved[own].mean()}
+            row |= {"bias": bias["mean"], "bias_low": bias["low"], "bias_high": bias["high"]}
+            rows.append(row | {"best_kept": 100 * kept, "epochs": 100 * stopped.mean() / curves.shape[1]})
+    return pd.DataFrame(rows)
+
+
 def load_study(name: str, storage: str | Path) -> optuna.Study:
     """A study made before, to look at. Raises KeyError when the storage has none of that name."""
     return optuna.load_study(study_name=name, storage=open_storage(storage))
 
 
-def enqueue_plan(study: optuna.Study, settings: SearchConfig) -> None:
-    """Enqueue every index of the plan that no trial has settled or is about to. TPE chooses its graphs later."""
-    space = dimensions(settings.choices, settings.archs, settings.nodes)
+def plan_of(study: optuna.Study) -> list[dict]:
+    """The parameters of every index of a study's plan. TPE chooses its graphs later: theirs are empty."""
+    search, trials = study.user_attrs["search"], study.user_attrs["trials"]
+    if search["sampler"] == "tpe":
+        return [{}] * trials
+    graphs = sample_graphs(search["choices"], search["arch"], search["nodes"], trials, search["seed"])
+    return [to_params(graph) for graph in graphs]
+
+
+def enqueue_plan(study: optuna.Study, storage: str | Path | None, again: bool = False) -> None:
+    """Enqueue every index of the plan that no trial has settled or is about to; in a database the next `AHEAD`.
+
+    A graph whose worker was killed comes back with the number of its attempts, of which there are `RETRIES` more at
+    most; `again` forgets them, for a search that is opened anew. To be called under `plan_lock`.
+    """
+    search = study.user_attrs["search"]
+    space = dimensions(search["choices"], search["arch"], search["nodes"])
     distributions = {name: CategoricalDistribution(values) for name, values in space.items()}
-    plan: list[dict] = [{}] * settings.trials
-    if settings.sampler == "random":
-        graphs = sample_graphs(settings.choices, settings.arch, settings.nodes, settings.trials, settings.seed)
-        plan = [to_params(graph) for graph in graphs]
-    taken = {t.user_attrs.get("plan") for t in study.get_trials(deepcopy=False) if t.state in OPEN or is_settled(t)}
-    for i, params in enumerate(plan):
-        if i not in taken:
-            trial = optuna.create_trial(
-                state=TrialState.WAITING,
-                params=params,
-                distributions={name: distributions[name] for name in params},
-                user_attrs={"plan": i},
-            )
-            study.add_trial(trial)
+    latest = {trial.user_attrs["plan"]: trial for trial in planned_trials(study)}
+    missing = [
+        i
+        for i in range(study.user_attrs["trials"])
+        if i not in latest or not (latest[i].state in OPEN or is_settled(latest[i]))
+    ]
+    plan = plan_of(study) if missing else []
+    for i in missing[:AHEAD] if is_database(storage) else missing:
+        params, attempts = plan[i], {}
+        if i in latest and not again:
+            history = latest[i].system_attrs.get("retry_history", [])
+            # with the rungs it has passed, so that it is not judged there a second time
+            attempts = {**latest[i].system_attrs, "retry_history": [*history, latest[i].number]}
+            params = latest[i].params
+        trial = optuna.create_trial(
+            state=TrialState.WAITING,
+            params=params,
+            distributions={name: distributions[name] for name in params},
+            user_attrs={"plan": i},
+            system_attrs=attempts,
+        )
+        study.add_trial(trial)
 
 
 def is_settled(trial: FrozenTrial) -> bool:
@@ -355,11 +512,11 @@ def is_settled(trial: FrozenTrial) -> bool:
 
 
 def planned_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """One trial per index of the plan, in its order: the settled one, or else the latest."""
+    """One trial per index of the plan, in its order: the settled or running one, or else the latest."""
     found: dict[int, FrozenTrial] = {}
     for trial in study.get_trials(deepcopy=False):
         plan = trial.user_attrs.get("plan")
-        if plan is not None and not (plan in found and is_settled(found[plan])):
+        if plan is not None and not (plan in found and (is_settled(found[plan]) or found[plan].state in OPEN)):
             found[plan] = trial
     return [found[plan] for plan in sorted(found)]
 
@@ -405,17 +562,40 @@ class Objective:
         # Under `select_on="test"` the test images stand in for the validation images during the search.
         data = self.data if self.settings.select_on == "val" else replace(self.data, val=self.data.test)
         path = self.checkpoint_path(trial)
+        twin = self.twin(trial, graph)
+        known = [] if twin is None else [twin.intermediate_values[step] for step in sorted(twin.intermediate_values)]
         values = []
+        for value in known:  # judged at every rung like any other: what is known is only not computed again
+            values.append(value)
+            if self.stops(trial, values):
+                trial.set_user_attr("reused", {"trial": twin.number, "epochs": len(values)})
+                raise optuna.TrialPruned(f"below the rung at epoch {len(values)}")
+        if twin is not None and twin.state == TrialState.COMPLETE:
+            trial.set_user_attr("reused", {"trial": twin.number, "epochs": len(values)})
+            return twin.value
         with closing(epochs(graph, data, self.config, self.settings.seed, self.weights, checkpoint=path)) as records:
             for record in records:
+                if record["epoch"] <= len(known):  # ASHA lets this graph go on where it stopped its twin
+                    continue
                 values.append(record["val_accuracy"][0])
-                trial.report(values[-1], step=record["epoch"])
-                last = record["epoch"] == self.config.epochs  # nothing is saved by pruning a finished training
-                if not last and trial.should_prune():
+                if self.stops(trial, values):
                     remove(path)
                     raise optuna.TrialPruned(f"below the rung at epoch {record['epoch']}")
         remove(path)
         return values[record["reported_epoch"] - 1]
+
+    def stops(self, trial: optuna.Trial, values: list[float]) -> bool:
+        """Report the last of the values, and ask whether ASHA stops here."""
+        trial.report(values[-1], step=len(values))
+        return len(values) < self.config.epochs and trial.should_prune()  # after the last, nothing is left to save
+
+    def twin(self, trial: optuna.Trial, graph: Graph) -> FrozenTrial | None:
+        """With `reuse`, the finished trial of this study with the longest curve that this graph would repeat."""
+        if not self.settings.reuse:
+            return None
+        done = trial.study.get_trials(deepcopy=False, states=DONE)
+        alike = [other for other in done if reaching(other) and same_training(to_graph(other)) == same_training(graph)]
+        return max(alike, key=lambda other: len(other.intermediate_values), default=None)
 
     def checkpoint_path(self, trial: optuna.Trial) -> Path | None:
         """Where this graph's checkpoint is kept; a second attempt at the same index of the plan finds it."""
@@ -444,27 +624,61 @@ def work(
     storage: str | Path | None,
     callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]] = (),
 ) -> None:
-    """Train planned trials until none is waiting or running anywhere, those of killed workers included."""
+    """Train planned trials until each is settled, those of killed workers included."""
+    unsigned: dict[int, float] = {}  # trials seen without a worker's name, and when by this machine's clock
+    own_errors: list[Exception] = []
     with sign_in(storage) as name:
 
         def planned(trial: optuna.Trial) -> float:
             if "plan" not in trial.user_attrs:
                 raise NotPlanned
-            if name is not None:
+            try:
                 trial.set_user_attr("worker", name)
-            return objective(trial)
+                return objective(trial)
+            except (optuna.TrialPruned, UpdateFinishedTrialError):
+                raise
+            except Exception as error:
+                own_errors.append(error)
+                raise
 
-        while study.get_trials(deepcopy=False, states=OPEN):
-            requeue_lost(study, storage)
-            if study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                study.optimize(planned, n_trials=1, catch=(NotPlanned,), callbacks=list(callbacks))
+        while is_unfinished(study, trials := study.get_trials(deepcopy=False)):
+            requeue_lost(study, storage, unsigned, trials)
+            if any(trial.state == TrialState.WAITING for trial in trials):
+                try:
+                    study.optimize(planned, n_trials=1, catch=(NotPlanned,), callbacks=list(callbacks))
+                except (ValueError, UpdateFinishedTrialError) as error:
+                    # Optuna may not tell the end of a trial that another worker has taken for dead and enqueued again:
+                    # a pause, such as a laptop's sleep, outlasted the heartbeat, and the graph is the other's now.
+                    if own_errors or not was_refused(error):
+                        raise
+                    log.warning("a trial of this worker was taken for dead and given to another: %s", error)
             else:
-                time.sleep(POLL)
+                with plan_lock(storage):
+                    enqueue_plan(study, storage)
+                if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                    time.sleep(POLL)
+
+
+def is_unfinished(study: optuna.Study, trials: list[FrozenTrial]) -> bool:
+    """Whether a trial is waiting or running, or an index of the plan not settled."""
+    if any(trial.state in OPEN for trial in trials):
+        return True
+    return sum(map(is_settled, planned_trials(study))) < study.user_attrs.get("trials", 0)
+
+
+def was_refused(error: Exception) -> bool:
+    """Whether Optuna says with this error that the trial is over already."""
+    return isinstance(error, UpdateFinishedTrialError) or str(error).startswith("Cannot tell a ")
 
 
 def is_journal(storage: str | Path | None) -> bool:
-    """Whether `storage` names a journal file."""
+    """Whether `storage` names a journal file, and neither a database nor, by None, this process's memory."""
     return storage is not None and "://" not in str(storage)
+
+
+def is_database(storage: str | Path | None) -> bool:
+    """Whether `storage` is the URL of a database."""
+    return "://" in str(storage)
 
 
 def worker_lock(storage: str | Path, name: str) -> FileLock:
@@ -475,12 +689,12 @@ def worker_lock(storage: str | Path, name: str) -> FileLock:
 
 
 @contextmanager
-def sign_in(storage: str | Path | None) -> Iterator[str | None]:
-    """Hold a worker's lock under a new name; without a journal there is none (a database has heartbeats)."""
-    if not is_journal(storage):
-        yield None
-        return
+def sign_in(storage: str | Path | None) -> Iterator[str]:
+    """This worker's name; with a journal its lock is held (a database has heartbeats)."""
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    if not is_journal(storage):
+        yield name
+        return
     lock = worker_lock(storage, name)
     with lock:
         yield name
@@ -489,50 +703,62 @@ def sign_in(storage: str | Path | None) -> Iterator[str | None]:
 
 @contextmanager
 def plan_lock(storage: str | Path | None) -> Iterator[None]:
-    """Held while the plan of a journal's study is changed, so that two processes do not enqueue the same index."""
-    if not is_journal(storage):
+    """Held while a plan is changed, so that two processes do not enqueue the same index.
+
+    A file beside a journal, an advisory lock in PostgreSQL; both are released when their holder dies.
+    """
+    if is_journal(storage):
+        with worker_lock(storage, "plan"):
+            yield
+    elif str(storage).startswith("postgresql"):
+        engine = sqlalchemy.create_engine(str(storage), poolclass=sqlalchemy.NullPool)
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text("select pg_advisory_lock(hashtext('ktglite plan'))"))
+            yield
+    else:
         yield
+
+
+def requeue_lost(
+    study: optuna.Study,
+    storage: str | Path | None,
+    unsigned: dict[int, float] | None = None,
+    trials: list[FrozenTrial] | None = None,
+) -> None:
+    """Fail the running trials whose worker is dead, and enqueue their graphs again, `RETRIES` times at most.
+
+    `unsigned` remembers between calls which trials had no worker's name yet: with a name, a journal's trial is lost
+    when its worker's lock can be had, a database's when its heartbeat stops; without one, after `GRACE` seconds.
+    """
+    if storage is None:
         return
-    with worker_lock(storage, "plan"):
-        yield
-
-
-def requeue_lost(study: optuna.Study, storage: str | Path | None) -> None:
-    """Fail the running trials whose worker is dead, and enqueue their graphs again, `RETRIES` times at most."""
-    if not is_journal(storage):
+    unsigned = {} if unsigned is None else unsigned
+    if is_database(storage):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            optuna.storages.fail_stale_trials(study)  # by heartbeat, where the storage has one
-        return
-    if not any(is_lost(trial, storage) for trial in running(study)):
+            optuna.storages.fail_stale_trials(study)
+    if not any(is_lost(trial, storage, unsigned) for trial in running(study, trials)):
         return
     with plan_lock(storage):  # another worker may have been here first: look again
-        for trial in [trial for trial in running(study) if is_lost(trial, storage)]:
+        for trial in [trial for trial in running(study) if is_lost(trial, storage, unsigned)]:
             study.tell(trial.number, state=TrialState.FAIL)
-            history = [*trial.system_attrs.get("retry_history", []), trial.number]
-            if len(history) > RETRIES:
-                log.warning("plan %s lost its worker %d times and is given up", trial.user_attrs["plan"], len(history))
-            elif "plan" in trial.user_attrs:
-                again = optuna.create_trial(
-                    state=TrialState.WAITING,
-                    params=trial.params,
-                    distributions=trial.distributions,
-                    user_attrs={"plan": trial.user_attrs["plan"]},
-                    # with the rungs it has passed, so that it is not judged there a second time
-                    system_attrs={**trial.system_attrs, "retry_history": history},
-                )
-                study.add_trial(again)
+            if len(trial.system_attrs.get("retry_history", [])) >= RETRIES:
+                log.warning("plan %s lost its worker %d times and is given up", trial.user_attrs["plan"], RETRIES + 1)
+        enqueue_plan(study, storage)
 
 
-def running(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that say they run."""
-    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+def running(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> list[FrozenTrial]:
+    """Trials that say they run, of all or of `trials`."""
+    trials = study.get_trials(deepcopy=False) if trials is None else trials
+    return [trial for trial in trials if trial.state == TrialState.RUNNING]
 
 
-def is_lost(trial: FrozenTrial, storage: str | Path) -> bool:
-    """Whether the worker of a running trial is dead: its lock can be had."""
+def is_lost(trial: FrozenTrial, storage: str | Path, unsigned: dict[int, float]) -> bool:
+    """Whether the worker of a running trial is dead; see `requeue_lost`."""
     if "worker" not in trial.user_attrs:
-        return datetime.now() - trial.datetime_start > GRACE
+        return time.monotonic() - unsigned.setdefault(trial.number, time.monotonic()) > GRACE
+    if is_database(storage):
+        return False
     lock = worker_lock(storage, trial.user_attrs["worker"])
     try:
         with lock.acquire(timeout=0):
@@ -553,12 +779,13 @@ def search(
     jobs: int | None = None,
     name: str | None = None,
     checkpoints: str | Path | None = None,
+    workers_per_device: int = 1,
 ) -> optuna.Study:
     """Run the whole search and return its study; called again, it goes on with what is left, if anything.
 
     - `out`: folder of the run; the journal is `<out>/search/<condition>.log` unless `storage` says otherwise, and
       progress goes to `<out>/progress.jsonl` besides the terminal.
-    - `jobs`: processes of one thread each, by default one per GPU or core; 1 stays in this process.
+    - `jobs`: processes of one thread each, by default `workers_per_device` per GPU or core; 1 stays in this process.
     - `name`: of the study, by default the condition.
 
     Afterwards each of the planned graphs is COMPLETE, PRUNED, or FAIL if its training diverged. Raises ValueError for
@@ -566,7 +793,7 @@ def search(
     """
     storage = storage or Path(out) / "search" / f"{settings.condition}.log"
     name = name or settings.condition
-    jobs = max(1, min(jobs or runs.default_jobs(), settings.trials))
+    jobs = max(1, min(jobs or runs.default_jobs() * workers_per_device, settings.trials))
     check_workers(storage, jobs)
     study = open_study(name, storage, settings, data, config, weights)
     with Progress(study, settings, config, out) as progress:
@@ -694,20 +921,34 @@ def search_worker(
     """Join the search of a study that exists, from this or another machine, until it is done.
 
     `source` is the data, or the arguments of `load_data`. `number` tells the workers of one machine apart: it
-    spreads them over the GPUs and over the sampler's random numbers. Raises ValueError for SQLite.
+    spreads them over the GPUs and over the sampler's random numbers. Raises ValueError for SQLite, and for a study
+    that is not there or was made with other settings.
     """
     check_workers(storage, jobs=2)
     if config.device == "auto" and torch.cuda.device_count() > 1:
         config = replace(config, device=f"cuda:{number % torch.cuda.device_count()}")
     data = load_data(**source) if isinstance(source, dict) else source
-    study = optuna.load_study(
-        study_name=name,
-        storage=open_storage(storage),
-        sampler=make_sampler(settings, number),
-        pruner=make_pruner(settings),
-    )
-    check_facts(study, study_facts(settings, data, config, weights), storage)
+    try:
+        study = optuna.load_study(
+            study_name=name,
+            storage=open_storage(storage),
+            sampler=make_sampler(settings, number),
+            pruner=make_pruner(settings),
+        )
+    except KeyError:
+        raise ValueError(f"{shown(storage)} has no study {name!r}: begin it with ktglite search") from None
+    with plan_lock(storage):  # the plan of a search that was killed while it enqueued is completed
+        check_facts(study, study_facts(settings, data, config, weights), storage)
+        enqueue_plan(study, storage)
     work(study, Objective(settings, data, config, weights, checkpoints), storage)
+
+
+def search_workers(jobs: int, *arguments) -> None:
+    """`search_worker` in `jobs` processes of one thread each, spread over this machine's GPUs; the killed replaced."""
+    if jobs == 1:
+        search_worker(*arguments)
+    else:
+        supervise(arguments, jobs, lambda: None)
 
 
 # ---- after the search
@@ -722,13 +963,13 @@ def best_trials(study: optuna.Study, k: int) -> list[FrozenTrial]:
     best: dict[Graph, FrozenTrial] = {}
     # Equal values in the order of the plan: which was finished first depends on workers, and on when they die.
     for trial in sorted(complete, key=lambda trial: (-trial.value, trial.user_attrs.get("plan", trial.number))):
-        best.setdefault(Graph.from_dict(to_graph_dict(trial.params)).canonical(), trial)
+        best.setdefault(to_graph(trial).canonical(), trial)
     return list(best.values())[:k]
 
 
 def best_graphs(study: optuna.Study, k: int = 1) -> list[Graph]:
     """The graphs of `best_trials`."""
-    return [Graph.from_dict(to_graph_dict(trial.params)) for trial in best_trials(study, k)]
+    return [to_graph(trial) for trial in best_trials(study, k)]
 
 
 def reevaluate(
@@ -787,14 +1028,16 @@ def study_summary(study: optuna.Study, reevaluated: Sequence[dict] = ()) -> dict
     - `selection_value`: the best value as the search saw it, on the split `select_on`.
     - `optimism_gap`: that minus the mean test accuracy of the same graph with fresh seeds; `optimism_gap_same_split`
       has the accuracy on the split of the selection instead, so that only the luck of the selection is in it.
-    - `epochs_run` of `epochs_full`, the cost without pruning; `epochs_lost` with killed workers; node-epochs count
-      each node that trains, and `node_epochs_unreachable` those saved by not running nodes the target never hears.
+    - `epochs_run` of `epochs_full`, the cost without pruning; `epochs_saved_by_asha` and `epochs_saved_by_reuse`;
+      `epochs_lost` with killed workers. Node-epochs count each node that trains, and `node_epochs_unreachable` those
+      saved by not running nodes the target never hears: `unreachable_share` of the planned graphs' nodes, beside
+      `unreachable_expected`, the exact mean over all assignments of gates.
     """
     search, training = study.user_attrs["search"], study.user_attrs["training"]
     trials = planned_trials(study)
     best = best_trials(study, 1)
     value = best[0].value if best else None
-    steps = {trial.number: len(trial.intermediate_values) for trial in trials}
+    steps = {trial.number: len(trial.intermediate_values) - reused_epochs(trial) for trial in trials}
     every = study.get_trials(deepcopy=False)
     heard = {trial.number: len(reaching(trial)) for trial in trials}
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
@@ -813,10 +1056,13 @@ def study_summary(study: optuna.Study, reevaluated: Sequence[dict] = ()) -> dict
         "trials": [describe_trial(trial, search["seed"]) for trial in trials],
         "epochs_run": sum(steps.values()),
         "epochs_full": training["epochs"] * len(trials),
-        "epochs_saved_by_asha": sum(training["epochs"] - steps[trial.number] for trial in pruned),
+        "epochs_saved_by_asha": sum(training["epochs"] - len(trial.intermediate_values) for trial in pruned),
+        "epochs_saved_by_reuse": sum(map(reused_epochs, trials)),
         "epochs_lost": sum(len(t.intermediate_values) for t in every if t.number not in steps),
         "node_epochs_run": sum(steps[n] * heard[n] for n in steps),
         "node_epochs_unreachable": sum(steps[n] * (search["nodes"] - heard[n]) for n in steps),
+        "unreachable_share": 1 - sum(heard.values()) / max(1, search["nodes"] * sum(map(bool, heard.values()))),
+        "unreachable_expected": 1 - expected_share_run(search["nodes"]) if search["nodes"] <= 4 else None,
         "best": describe_trial(best[0], search["seed"]) if best else None,
         "reevaluated": list(reevaluated),
         "selection_value": value,
@@ -831,6 +1077,11 @@ def study_summary(study: optuna.Study, reevaluated: Sequence[dict] = ()) -> dict
     return summary
 
 
+def reused_epochs(trial: FrozenTrial) -> int:
+    """How many epochs of a trial were not trained but taken from another."""
+    return trial.user_attrs.get("reused", {"epochs": 0})["epochs"]
+
+
 def describe_trial(trial: FrozenTrial, seed: int) -> dict:
     """One trial of a summary; `values` are the accuracies (%) after epochs 1, 2, .."""
     duration = trial.duration
@@ -841,6 +1092,7 @@ def describe_trial(trial: FrozenTrial, seed: int) -> dict:
         "graph": to_graph_dict(trial.params) if trial.params else None,
         "values": [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
         "seed": seed,
+        "reused": reused_epochs(trial),
         "value": trial.value if trial.state == TrialState.COMPLETE else None,
         "error": trial.user_attrs.get("error"),
         "seconds": duration.total_seconds() if duration is not None else None,
@@ -850,7 +1102,7 @@ def describe_trial(trial: FrozenTrial, seed: int) -> dict:
 def reaching(trial: FrozenTrial) -> frozenset[int]:
     """Nodes that the trial's training runs; none for a trial without a valid graph."""
     try:
-        return Graph.from_dict(to_graph_dict(trial.params)).reaching_target()
+        return to_graph(trial).reaching_target()
     except (KeyError, ValueError):
         return frozenset()
 

@@ -56,7 +56,10 @@ def summary(condition, inits, best=True):
         "search": {"min_resource": 1, "reduction_factor": 2, "min_early_stopping_rate": 0, "pruner": "asha"},
         "training": {"epochs": 3},
         "states": {"COMPLETE": 1},
-        "trials": [{"values": [1.0, 2.0, 3.0], "state": "COMPLETE"}, {"values": [0.5], "state": "PRUNED"}],
+        "trials": [
+            {"values": [1.0, 2.0, 3.0], "state": "COMPLETE", "value": 3.0, "graph": graph.to_dict()},
+            {"values": [0.5], "state": "PRUNED", "value": None, "graph": graph.to_dict()},
+        ],
         "best": {"graph": graph.to_dict()} if best else None,
         "selection_value": 60.0 if best else None,
         "reevaluated": again if best else [],
@@ -230,11 +233,41 @@ def test_main_effects_show_three_nodes_beside_the_papers():
 
 def test_searches_draw_each_trial_and_rung():
     axis = plots.plot_search(summaries()["mixed"])
-    assert len(axis.lines) == 2 + 2  # trials, and rungs at epochs 1 and 2
+    curves = {c.get_label(): [len(p.vertices) for p in c.get_paths()] for c in axis.collections}
+    assert curves == {
+        "trained to the end (1)": [3],
+        "stopped at a later rung (0)": [],
+        "stopped at the first rung (1)": [1],
+    }
+    assert len(axis.lines) == 1 + 2  # the dot of the trial of one epoch, and rungs at epochs 1 and 2
     assert [text.get_text() for text in axis.texts] == ["2", "1", "1"]  # reached the rungs, and the end
-    widths = [line.get_linewidth() for line in axis.lines[:2]]
-    assert widths[0] > widths[1]  # the pruned one is faint
     assert "stand-in" in axis.get_title()
+
+
+def test_best_so_far_counts_the_epochs_spent_and_not_those_reused():
+    one = summary("none", ("scratch",))
+    extra = [{"values": [4.0] * 3, "state": "COMPLETE", "value": 2.0, "graph": None, "reused": 3}]
+    extra += [{"values": [5.0] * 3, "state": "COMPLETE", "value": 9.0, "graph": None}]
+    axis = plots.plot_best_so_far({"none": one | {"trials": one["trials"] + extra}})
+    (line,) = axis.lines
+    assert line.get_xdata().tolist() == [3, 4, 4, 7]
+    assert line.get_ydata().tolist() == [3, 3, 3, 9]
+
+
+def test_choices_of_the_best_graphs_beside_all():
+    one = summary("fractaldb1k", ("scratch", "fractaldb1k"))
+    plain = all_through(Node(ARCH), Node(ARCH)).to_dict()
+    rest = [{"values": [0.1], "state": "PRUNED", "value": None, "graph": plain} for _ in range(8)]
+    one["trials"] = [one["trials"][0], *rest, one["trials"][1]]
+    shares, n = plots.choice_shares(one)
+    assert n == 1
+    assert shares["gates"].shape == (2, 2, 2, 4)
+    assert shares["inits"].shape == (2, 2, 2)
+    assert shares["gates"][0, 0, 1].tolist() == [0, 0, 1, 0]  # the best has linear on 2 -> 1
+    assert shares["gates"][1, 0, 1].tolist() == pytest.approx([0.8, 0, 0.2, 0])
+    assert shares["inits"][:, 0].tolist() == [[0, 1], pytest.approx([0.8, 0.2])]
+    words = [text.get_text() for text in plots.plot_choices(one).axes[0].texts]
+    assert "100%\n(20%)" in words
 
 
 def test_rungs_without_asha_are_none():
@@ -417,7 +450,7 @@ def test_all_from_records_alone(tmp_path):
     for name, value in summaries().items():
         (tmp_path / f"search/{name}.json").write_text(json.dumps(value))
     paths = plots.draw_all(tmp_path, tmp_path / "figures", ["png"])
-    assert len(paths) == 9
+    assert len(paths) == 11
     assert all(path.stat().st_size > 2000 for path in paths)
     with pytest.raises(FileNotFoundError, match=r"no table1\.json"):
         plots.draw_all(tmp_path / "figures", tmp_path)

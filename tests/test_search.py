@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -110,6 +111,64 @@ def test_graphs_survive_optunas_parameters():
 def test_bad_settings_are_named(setting, value):
     with pytest.raises(ValueError, match=setting):
         SearchConfig(**{setting: value})
+
+
+def brute_force_share_run(n):
+    """Every assignment of the four gates, one Graph-free matrix each: paths to the target as powers of a matrix."""
+    codes = np.arange(4 ** (n * n))[:, None] // 4 ** np.arange(n * n) % 4
+    opened = (codes != 1).reshape(-1, n, n)
+    opened = opened[opened[:, 0].any(1)].astype(int)
+    step = opened + np.eye(n, dtype=int)
+    return (np.linalg.matrix_power(step, n)[:, 0] > 0).mean()
+
+
+def test_unreachable_nodes_are_counted_exactly():
+    assert search.expected_share_run(1) == 1
+    assert search.expected_share_run(2) == pytest.approx(brute_force_share_run(2), abs=1e-12)
+    assert search.expected_share_run(3) == pytest.approx(brute_force_share_run(3), abs=1e-12)  # all 4^9
+    graphs = sample_graphs(("scratch",), "resnet18_tiny", 3, 4000, seed=0)
+    shares = [len(graph.reaching_target()) / 3 for graph in graphs]
+    assert abs(np.mean(shares) - search.expected_share_run(3)) < 4 * np.std(shares) / 4000**0.5
+    with pytest.raises(ValueError, match="nodes is 5"):
+        search.expected_share_run(5)
+
+
+@pytest.mark.parametrize("rungs", [(1, 2, 0), (2, 2, 0), (1, 3, 1), (9, 2, 0)])
+def test_replayed_asha_decides_as_optunas_does(rungs):
+    curves = np.random.default_rng(0).integers(0, 12, (60, 9)).astype(float)  # with ties
+    settings = SearchConfig("none", min_resource=rungs[0], reduction_factor=rungs[1], min_early_stopping_rate=rungs[2])
+    study = optuna.create_study(direction="maximize", pruner=search.make_pruner(settings))
+
+    def objective(trial):
+        for step, value in enumerate(curves[trial.number], 1):
+            trial.report(value, step)
+            if step < 9 and trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+    study.optimize(objective, n_trials=60)
+    assert search.asha_epochs(curves, *rungs).tolist() == [len(t.intermediate_values) for t in study.trials]
+
+
+def test_early_rungs_tell_a_slow_start_from_a_bad_graph():
+    """Slow targets start below all others and end above them: the first rung stops them, a later one does not."""
+    trials = []
+    for i in range(40):
+        slow = i % 2
+        values = [1 + i / 100, 50 + i, 60 + i, 70 + i] if slow else [10 + i / 100, 11, 12, 13]
+        nodes = [{"init": "scratch" if slow else "fractaldb1k"}]
+        trials.append({"state": "COMPLETE", "values": values, "graph": {"nodes": nodes}})
+    summary = {"study": "s", "choices": ["scratch", "fractaldb1k"], "trials": trials}
+    summary["search"] = {"pruner": "none", "reduction_factor": 2}
+    table = search.early_rungs(summary, (1, 2, 4)).set_index(["rung", "target"])
+    assert list(table.index) == [(r, t) for r in (1, 2) for t in ("scratch", "fractaldb1k")]  # 4 is the end
+    assert (table.n == 20).all()
+    assert table.deserved.to_dict() == {key: 100.0 * (key[1] == "scratch") for key in table.index}
+    assert table.passed[1, "scratch"] < 25 < 70 < table.passed[2, "scratch"]
+    assert table.bias_high[1, "scratch"] < 0
+    assert table.best_kept[1, "scratch"] < table.best_kept[2, "scratch"]
+    with pytest.raises(ValueError, match="was pruned"):
+        search.early_rungs(summary | {"search": {"pruner": "asha"}})
 
 
 # ---- storage
@@ -387,6 +446,80 @@ def test_checkpoint_of_a_lost_trial_is_taken_up(tiny_data, tmp_path):
     whole = [record["val_accuracy"][0] for record in epochs(plan, tiny_data, config, 0)]
     assert list(study.trials[0].intermediate_values.values()) == whole
     assert not path.exists()
+
+
+# ---- reuse
+
+
+def test_graphs_that_share_a_key_train_the_target_to_the_same_bits(tiny_data):
+    nodes = (Node("resnet18_tiny"), Node("resnet18_tiny"), Node("resnet18_tiny"))
+    heard = [["through", "linear", "cutoff"], ["correct", "through", "cutoff"], ["cutoff"] * 3]
+    alike = [["correct", "linear", "cutoff"], ["correct", "correct", "cutoff"], ["linear", "through", "correct"]]
+    exchanged = [["through", "cutoff", "linear"], ["cutoff"] * 3, ["correct", "cutoff", "through"]]
+    graphs = [Graph(nodes, gates) for gates in (heard, alike, exchanged)]
+    histories = [list(epochs(graph, tiny_data, CONFIG, 0)) for graph in graphs]
+    curves = [[(r["val_accuracy"][0], r["edge_loss"][0][:2]) for r in history] for history in histories]
+    keys = list(map(search.same_training, graphs))
+    assert keys[0] == keys[1] != keys[2]
+    assert curves[0] == curves[1] != curves[2]
+    assert graphs[0].canonical() == graphs[1].canonical() == graphs[2].canonical()
+
+
+def test_reuse_trains_less_and_changes_nothing(tiny_data, monkeypatch):
+    settings = dataclasses.replace(SETTINGS, trials=14, seed=2)
+    config = dataclasses.replace(CONFIG, epochs=3)
+    real, trained, studies = search.epochs, [], []
+
+    def spy(graph, *args, **kwargs):
+        for record in real(graph, *args, **kwargs):
+            trained[-1] += 1
+            yield record
+
+    monkeypatch.setattr(search, "epochs", spy)
+    for reuse in (False, True):
+        trained.append(0)
+        studies.append(open_study("s", None, dataclasses.replace(settings, reuse=reuse), tiny_data, config))
+        work(studies[-1], Objective(dataclasses.replace(settings, reuse=reuse), tiny_data, config), None)
+    without, reusing = map(study_summary, studies)
+    assert [t.intermediate_values for t in studies[0].trials] == [t.intermediate_values for t in studies[1].trials]
+    assert [(t.state, t.value) for t in studies[0].trials] == [(t.state, t.value) for t in studies[1].trials]
+    saved = reusing["epochs_saved_by_reuse"]
+    assert saved > 0
+    assert trained == [without["epochs_run"], reusing["epochs_run"]]
+    assert without["epochs_saved_by_reuse"] == 0
+    for summary in (without, reusing):
+        parts = ("epochs_run", "epochs_saved_by_asha", "epochs_saved_by_reuse")
+        assert sum(summary[part] for part in parts) == summary["epochs_full"]
+
+
+def test_a_graph_that_outlives_its_pruned_twin_is_trained_on(tiny_data, monkeypatch):
+    settings = dataclasses.replace(SETTINGS, trials=6, reuse=True)
+    curves = {0: [90, 90], 1: [50, 60], 2: [10, 20], 3: [11, 20], 4: [50, 60], 5: [50, 60]}
+    asked = []
+
+    def fake(graph, *args, **kwargs):
+        asked.append(graph)
+        yield from scripted([curves[plan[graph]]])(graph, tiny_data, CONFIG, 0, "")
+
+    alone = [["through", "cutoff"], ["through", "cutoff"]]
+    nodes = (Node("resnet18_tiny"),) * 2
+    graphs = [
+        Graph(nodes, [["linear", "through"], ["through", "through"]]),
+        Graph(nodes, alone),
+        Graph(nodes, [["linear", "linear"], ["through", "through"]]),
+        Graph(nodes, [["through", "correct"], ["through", "through"]]),
+        Graph(nodes, [["correct", "cutoff"], ["linear", "cutoff"]]),  # alone, as the second
+        Graph(nodes, [["correct", "cutoff"], ["linear", "linear"]]),  # and again
+    ]
+    plan = {graph: i for i, graph in enumerate(graphs)}
+    monkeypatch.setattr(search, "epochs", fake)
+    monkeypatch.setattr(search, "sample_graphs", lambda *args: graphs)
+    study = open_study("s", None, settings, tiny_data, CONFIG)
+    work(study, Objective(settings, tiny_data, CONFIG), None)
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED", "COMPLETE", "COMPLETE"]
+    assert [plan[graph] for graph in asked] == [0, 1, 2, 3, 4]  # the last takes all over from the fifth
+    assert [search.reused_epochs(t) for t in study.trials] == [0, 0, 0, 0, 0, 2]
+    assert study.trials[4].intermediate_values == study.trials[5].intermediate_values == {1: 50, 2: 60}
 
 
 # ---- after the search

@@ -1,0 +1,64 @@
+"""What a profile will cost: the simulation, the sums, and the command's table."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from ktglite import cli, plan
+from ktglite import reproduce as work
+
+
+def parameters(profile, *pairs):
+    return work.parameters(profile, "there", work.parse_overrides(list(pairs)), work.find_notebooks())
+
+
+def hours(rows):
+    return {row["notebook"][:2]: row["device_hours"] for row in rows}
+
+
+def test_simulated_searches_are_seeded_and_cost_what_searches_of_this_size_do():
+    values = parameters("paper")["03_asha_graph_search"]
+    assert plan.search_epochs(values) == plan.search_epochs(values)
+    assert 7_000 < plan.search_epochs(values) < 13_300  # 35 to 67 whole trainings of 200 epochs
+    assert plan.search_epochs(values | {"pruner": "none"}) == 1500 * 200
+    assert plan.search_epochs(values | {"min_resource": 8}) > 1.5 * plan.search_epochs(values)
+    curves = plan.simulated_curves(300, 200)
+    assert (curves == plan.simulated_curves(300, 200)).all()
+    assert np.corrcoef(curves[:, 0], curves[:, -1])[0, 1] < np.corrcoef(curves[:, 63], curves[:, -1])[0, 1]
+
+
+def test_the_sum_of_table_1_by_hand():
+    rows, speed = plan.plan(parameters("paper"), devices=4, images_per_second=100)
+    assert (speed.train, speed.start) == (300, 0)
+    train, val, test = 8788, 1883, 1883
+    seconds = 45 * (200 * (train // 64 * 64 / 100 + val / 300) + test / 300)
+    table = rows[2]
+    assert table["epochs"] == 45 * 200
+    assert table["device_hours"] == pytest.approx(seconds / 3600)
+    assert table["wall_hours"] == pytest.approx(seconds / 3600 / 4)
+    assert rows[-1]["notebook"] == "all"
+    assert rows[-1]["device_hours"] == pytest.approx(sum(row["device_hours"] for row in rows[:-1]))
+
+
+def test_what_grows_when_a_setting_does():
+    base = hours(plan.plan(parameters("paper"), 1, 100)[0])
+    trials = hours(plan.plan(parameters("paper", "trials=3000"), 1, 100)[0])
+    seeds = hours(plan.plan(parameters("paper", "seeds=6"), 1, 100)[0])
+    fast = hours(plan.plan(parameters("paper"), 1, 200)[0])
+    assert 1.5 < trials["03"] / base["03"] < 2
+    assert trials["02"] == base["02"]
+    assert seeds["02"] == pytest.approx(2 * base["02"])
+    assert fast["all"] == pytest.approx(base["all"] / 2)
+
+
+def test_the_command_measures_this_device(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["ktglite", "plan", "--profile", "smoke", "--devices", "2"])
+    cli.main()
+    text = capsys.readouterr().out
+    assert "measured here" in text
+    assert "03_asha_graph_search" in text
+    monkeypatch.setattr(sys, "argv", ["ktglite", "plan", "--profile", "paper", "--images-per-second", "100"])
+    cli.main()
+    assert "not measured" in capsys.readouterr().out
