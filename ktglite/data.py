@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -337,11 +338,16 @@ def to_square(picture: Image.Image, size: int, fit: str | Fit) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(np.asarray(picture), 2, 0))
 
 
+@cache
+def _scale(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation in units of uint8 on `device`, put there once: every copy would stall a GPU."""
+    return tuple(255 * torch.tensor(numbers, device=device).view(3, 1, 1) for numbers in (MEAN, STD))
+
+
 def normalise(images: Tensor) -> Tensor:
     """uint8 (B, 3, S, S) to float32 with ImageNet's mean and standard deviation per channel."""
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(3, 1, 1)
-    return (images.float() / 255 - mean) / std
+    mean, std = _scale(images.device)
+    return (images.float() - mean) / std
 
 
 def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
@@ -350,22 +356,35 @@ def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     `kind`: "crop" (random resized crop, area 25..100 %, aspect 3/4..4/3, and flip), "shift" (pad by S/8, crop back,
     and flip) or "none". The random numbers are drawn on the CPU, so that every device sees the same views.
     """
+    views = draw_views(len(images), images.shape[-1], kind, generator)
+    return see(images, None if views is None else views.to(images.device))
+
+
+def draw_views(n: int, size: int, kind: str, generator: torch.Generator) -> Tensor | None:
+    """The views `augment` takes of `n` images of `size` px, as affine maps (n, 2, 3) on the CPU; None for "none"."""
     if kind == "none":
-        return normalise(images)
-    batch, size = len(images), images.shape[-1]
-    flip = 1 - 2 * torch.randint(2, (batch,), generator=generator).float()
+        return None
+    flip = 1 - 2 * torch.randint(2, (n,), generator=generator).float()
     if kind == "shift":
-        reach = 2 * (size // 8) / size  # in grid units: the image spans -1..1
         steps = size // 8
-        scale = torch.ones(batch, 2)
-        offset = torch.randint(-steps, steps + 1, (batch, 2), generator=generator) * (reach / max(steps, 1))
+        reach = 2 * steps / size  # in grid units: the image spans -1..1
+        scale = torch.ones(n, 2)
+        offset = torch.randint(-steps, steps + 1, (n, 2), generator=generator) * (reach / max(steps, 1))
     else:
-        area = torch.empty(batch).uniform_(0.25, 1, generator=generator)
-        aspect = torch.exp(torch.empty(batch).uniform_(-0.2877, 0.2877, generator=generator))
+        area = torch.empty(n).uniform_(0.25, 1, generator=generator)
+        aspect = torch.exp(torch.empty(n).uniform_(-0.2877, 0.2877, generator=generator))
         scale = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1)
-        offset = (2 * torch.rand(batch, 2, generator=generator) - 1) * (1 - scale)
-    theta = torch.zeros(batch, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1] = flip * scale[:, 0], scale[:, 1]
-    theta[:, :, 2] = offset
-    grid = F.affine_grid(theta.to(images.device), [batch, 3, size, size], align_corners=False)
-    return F.grid_sample(normalise(images), grid, padding_mode="zeros", align_corners=False)
+        offset = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - scale)
+    views = torch.zeros(n, 2, 3)
+    views[:, 0, 0], views[:, 1, 1] = flip * scale[:, 0], scale[:, 1]
+    views[:, :, 2] = offset
+    return views
+
+
+def see(images: Tensor, views: Tensor | None) -> Tensor:
+    """Normalised float32 images, each through its view (B, 2, 3) of `draw_views` on the same device."""
+    images = normalise(images)
+    if views is None:
+        return images
+    grid = F.affine_grid(views, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)

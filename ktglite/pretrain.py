@@ -389,7 +389,7 @@ def train_epoch(
         views = generator(config.seed, "views", epoch, step, rank())
         for part, truth in zip(images.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True):
             truth = truth.to(device)
-            view = see(part.to(device), config, views).contiguous(memory_format=torch.channels_last)
+            view = view_of(part.to(device), config, views).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits = net(view)
             loss = F.cross_entropy(logits.float(), truth)
@@ -433,7 +433,7 @@ def train_epoch(
     }
 
 
-def see(images: Tensor, config: PretrainConfig, views: torch.Generator) -> Tensor:
+def view_of(images: Tensor, config: PretrainConfig, views: torch.Generator) -> Tensor:
     """A random view of a batch; files were cropped when they were read."""
     kind = "none" if config.folder is not None and config.augmentation == "crop" else config.augmentation
     return augment(random_crop(images, config.size, views), kind, views)

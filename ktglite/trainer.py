@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ktglite.data import Data, Split, augment, normalise
+from ktglite.cuda_graph import captured
+from ktglite.data import Data, Split, draw_views, normalise, see
 from ktglite.files import whole
 from ktglite.gates import GATES
 from ktglite.graph import Graph
@@ -81,17 +82,18 @@ class TrainConfig:
 
 
 def edge_losses(
-    graph: Graph, logits: Sequence[Tensor | None], labels: Tensor, progress: float, temperature: float = 1.0
+    graph: Graph, logits: Sequence[Tensor | None], labels: Tensor, progress: float | Tensor, temperature: float = 1.0
 ) -> Tensor:
     """The gated loss on every edge, Tensor (N, N), row t and column s as in `graph.gates[t][s]`.
 
     - `logits`: N tensors (B, C); None for a node that is not run, whose edges then count 0.
-    - `labels`: int64 (B,).  `progress`: k / K in (0, 1], k the 1-based iteration of the K of the whole run.
+    - `labels`: int64 (B,).  `progress`: k / K in (0, 1], k the 1-based iteration of the K of the whole run; a
+      Tensor () on the device is taken unchecked, since looking at it would make the host wait.
 
     Diagonal: gate(CE(logits_t, y)). Elsewhere: T^2 gate(KL(p_s || p_t)) times the graph's transfer weight, softmax
     at temperature T, the source detached (Minami et al., 2020; the losses of the paper, section 2).
     """
-    if not 0 < progress <= 1:
+    if not isinstance(progress, Tensor) and not 0 < progress <= 1:
         raise ValueError(f"progress is {progress}: it must be k / K in (0, 1]")
     run = [i for i, z in enumerate(logits) if z is not None]
     log_p = {i: F.log_softmax(logits[i].float() / temperature, dim=1) for i in run}
@@ -112,7 +114,7 @@ def edge_losses(
 
 
 def node_losses(
-    graph: Graph, logits: Sequence[Tensor | None], labels: Tensor, progress: float, temperature: float = 1.0
+    graph: Graph, logits: Sequence[Tensor | None], labels: Tensor, progress: float | Tensor, temperature: float = 1.0
 ) -> Tensor:
     """L_t, the sum over the edges into node t; Tensor (N,). Arguments as in `edge_losses`.
 
@@ -203,7 +205,7 @@ def epochs(
     optimizers = {
         i: torch.optim.SGD(
             nets[i].parameters(),
-            lr=config.lr,
+            lr=torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov and config.momentum > 0,
             weight_decay=config.weight_decay,
@@ -225,33 +227,40 @@ def epochs(
             optimizers[i].load_state_dict(saved["optimizers"][i])
         yield from records
 
+    def iterate(images: Tensor, labels: Tensor, progress: Tensor) -> tuple[Tensor, Tensor]:
+        """One iteration; returns the edge losses (N, N) and how many images each node classified correctly (N,)."""
+        # every weight is cast once a forward, so that there is nothing to cache
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            logits = [forward(net, images, i in learners) for i, net in enumerate(nets)]
+        edges = edge_losses(graph, logits, labels, progress, config.temperature)
+        edges.sum().backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
+        hits = [labels.new_zeros(()) if z is None else (z.argmax(1) == labels).sum() for z in logits]
+        return edges.detach(), torch.stack(hits)
+
+    iteration = captured(iterate, device, data.size)
     for epoch in range(len(records) + 1, config.epochs + 1):
         start, lr = time.perf_counter(), learning_rate(config, epoch)
         for optimizer in optimizers.values():
-            optimizer.param_groups[0]["lr"] = lr
+            set_learning_rate(optimizer, lr)
         for i in run:
             nets[i].train(i in learners)  # a fixed teacher keeps its BatchNorm statistics
-        order = torch.randperm(len(train), generator=generator(seed, "order", epoch)).to(device)
-        views = generator(seed, "augmentation", epoch)
-        losses, hits = [], torch.zeros(graph.size, device=device)
-        with torch.random.fork_rng(), torch.enable_grad():
+        # all that is random, and all numbers that change, are on the device before the epoch: the host never waits
+        order = torch.randperm(len(train), generator=generator(seed, "order", epoch))[: steps * batch].to(device)
+        views = draw_views(len(order), data.size, config.augmentation, generator(seed, "augmentation", epoch))
+        views = [None] * steps if views is None else views.to(device).split(batch)
+        progress = torch.arange((epoch - 1) * steps + 1, epoch * steps + 1, device=device) / (config.epochs * steps)
+        losses = torch.empty(steps, graph.size, graph.size, device=device)
+        hits = torch.zeros(graph.size, dtype=torch.int64, device=device)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
             torch.manual_seed(derive(seed, "dropout", epoch))
-            for k in range(steps):
-                index = order[k * batch : (k + 1) * batch]
-                labels = train.labels[index]
-                images = augment(train.images[index], config.augmentation, views)
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    logits = [forward(net, images, i in learners) for i, net in enumerate(nets)]
-                progress = ((epoch - 1) * steps + k + 1) / (config.epochs * steps)
-                edges = edge_losses(graph, logits, labels, progress, config.temperature)
-                edges.sum().backward()
-                for optimizer in optimizers.values():
-                    optimizer.step()
-                    optimizer.zero_grad()
-                losses.append(edges.detach())
-                for i in run:
-                    hits[i] += (logits[i].detach().argmax(1) == labels).sum()
-        edge_loss = torch.stack(losses).cpu()
+            for k, index in enumerate(order.split(batch)):
+                images = see(train.images[index], views[k])
+                losses[k], right = iteration(images, train.labels[index], progress[k])
+                hits += right
+        edge_loss = losses.cpu()
         check_finite(edge_loss, epoch)
         mean, share = edge_loss.mean(0), 100 * hits.cpu() / (steps * batch)
         record = {
@@ -284,6 +293,15 @@ def epochs(
             }
             save_atomically(state, checkpoint)
         yield record
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Into the same memory where it is a Tensor: a captured step reads it there."""
+    group = optimizer.param_groups[0]
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr
 
 
 def generator(seed: int, *purpose: object) -> torch.Generator:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ktglite.data import assign_splits, augment, load_data, normalise, read_image
+from ktglite.data import assign_splits, augment, draw_views, load_data, normalise, read_image, see
 
 
 def write_images(folder, count, colour, size=(20, 24), mode="RGB", suffix="png"):
@@ -170,3 +170,13 @@ def test_shift_moves_whole_pixels():
         view = augment(image, "shift", torch.Generator().manual_seed(seed)).flatten()
         nearest = (view[:, None] - known[None, :]).abs().min(1).values
         assert nearest.max() < 1e-3
+
+
+def test_views_come_from_their_generator_alone_and_belong_to_their_image():
+    images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    for kind in ("crop", "shift"):
+        torch.manual_seed(0)
+        views = draw_views(8, 16, kind, torch.Generator().manual_seed(5))
+        torch.manual_seed(1)  # whatever else draws from the global generator
+        assert torch.equal(views, draw_views(8, 16, kind, torch.Generator().manual_seed(5)))
+        torch.testing.assert_close(see(images, views)[3:5], see(images[3:5], views[3:5]))

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ktglite import (
     Graph,
@@ -19,6 +20,7 @@ from ktglite import (
     mutual,
     trainer,
 )
+from ktglite.cuda_graph import captured
 from ktglite.data import Data, Split, augment
 from ktglite.trainer import edge_losses, learning_rate, node_losses
 
@@ -96,6 +98,38 @@ def test_progress_outside_its_range_is_refused():
     for progress in (0, 1.1):
         with pytest.raises(ValueError, match="progress"):
             node_losses(two([["through"] * 2] * 2), LOGITS, LABELS, progress)
+
+
+def test_progress_may_be_a_tensor():
+    graph = two([["linear", "correct"], ["through", "linear"]])
+    assert torch.equal(edge_losses(graph, LOGITS, LABELS, 0.25), edge_losses(graph, LOGITS, LABELS, torch.tensor(0.25)))
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often a number is read out of a tensor, for which a GPU would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_host_reads_nothing_inside_an_epoch(tiny_data):
+    graph = Graph((A, A), [["linear", "correct"], ["correct", "through"]])
+    counts = []
+    for size in (16, 4):  # 2 and 8 iterations an epoch
+        with HostReads() as reads:
+            next(epochs(graph, tiny_data, dataclasses.replace(CONFIG, batch_size=size), seed=0))
+        counts.append(reads.count)
+    assert counts[0] == counts[1] > 0
+
+
+def test_a_step_is_captured_on_a_gpu_at_small_sizes_only():
+    assert captured(len, torch.device("cpu"), 32) is len
+    assert captured(len, torch.device("cuda"), 224) is len
 
 
 def without_seconds(records):

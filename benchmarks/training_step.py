@@ -1,0 +1,122 @@
+"""The kit's training step against a plain textbook one: three nodes, batch 64, one thread, interleaved, medians.
+
+The reference does what the equations say and nothing more: every node run and trained in fp32, every edge with
+softmaxes of its own, one backward a node, `.item()` for every loss. Run: python benchmarks/training_step.py
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+import torch.nn.functional as F
+
+from ktglite import Graph, Node, TrainConfig, all_through, epochs, initial_models
+from ktglite.data import Data, Split, normalise
+
+BATCH, CLASSES = 64, 196
+# Node 1 learns from its label and from node 2, which is fixed; nobody hears node 3.
+ONE_LEARNER = [["through", "through", "cutoff"], ["cutoff"] * 3, ["through"] * 3]
+CASES = {  # arch, image size, gates (None: all Through), precision, the ratio to reach
+    "narrow 32 px": ("resnet18_narrow", 32, None, "auto", 2.0),
+    "narrow 32 px fp32": ("resnet18_narrow", 32, None, "fp32", 1.1),
+    "narrow 32 px one learner, one fixed, one dead": ("resnet18_narrow", 32, ONE_LEARNER, "auto", 3.5),
+    "tiny 32 px": ("resnet18_tiny", 32, None, "auto", 1.0),
+    "resnet18 32 px": ("resnet18", 32, None, "auto", 1.5),
+    "resnet18 64 px": ("resnet18", 64, None, "auto", 1.9),
+    "resnet18 96 px": ("resnet18", 96, None, "auto", 2.0),
+}
+
+
+def random_data(size: int, device: str = "cpu") -> Data:
+    """One batch of noise to train on and two images to evaluate, so that an epoch is one step."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8, generator=draw)
+    labels = torch.randint(0, CLASSES, (BATCH,), generator=draw)
+    rest = Split(images[:2], labels[:2])
+    return Data("noise", size, tuple(map(str, range(CLASSES))), Split(images, labels), rest, rest, "noise")
+
+
+def textbook(graph: Graph, data: Data, config: TrainConfig):
+    """A generator that does one plain iteration, and two images of evaluation a node, for every `next`."""
+    everyone = all_through(*graph.nodes)  # so that initial_models gives every node a network
+    nets = [net.to(memory_format=torch.contiguous_format) for net in initial_models(everyone, data, config, 0)]
+    optimizers = [
+        torch.optim.SGD(net.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=True)
+        for net in nets
+    ]
+    while True:
+        images, labels = normalise(data.train.images), data.train.labels
+        logits = [net(images) for net in nets]
+        for t, optimizer in enumerate(optimizers):
+            loss = 0
+            for s in range(graph.size):
+                if graph.gates[t][s] == "cutoff":
+                    continue
+                if s == t:
+                    edge = F.cross_entropy(logits[t], labels)
+                else:
+                    p = F.softmax(logits[s].detach(), 1)
+                    edge = (p * (p.log() - F.log_softmax(logits[t], 1))).sum(1).mean()
+                edge.item()
+                loss = loss + edge
+            if torch.is_tensor(loss):
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            (logits[t].argmax(1) == labels).sum().item()
+        with torch.no_grad():
+            for net in nets:
+                net.eval()(normalise(data.val.images))
+                net.train()
+        yield
+
+
+def compare(arch: str, size: int, gates: list | None, precision: str, rounds: int) -> dict:
+    """Medians over `rounds` of the seconds of CPU and wall time that one step takes, and their ratios."""
+    nodes = [Node(arch)] * 3
+    graph = all_through(*nodes) if gates is None else Graph(tuple(nodes), gates)
+    data = random_data(size)
+    settings = {"batch_size": BATCH, "lr": 1e-3, "augmentation": "none", "device": "cpu", "schedule": "constant"}
+    config = TrainConfig(epochs=rounds + 2, precision=precision, **settings)  # the last epoch would also test
+    plain = textbook(graph, data, TrainConfig(precision="fp32", **settings))
+    steps = {"kit": epochs(graph, data, config, 0), "reference": plain}
+    times = {"kit": [], "reference": []}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            next(step)
+            if turn:  # the first one warms up
+                times[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+    cpu, wall = ({name: statistics.median(t[i] for t in taken) for name, taken in times.items()} for i in (0, 1))
+    return {
+        "kit": BATCH / cpu["kit"],
+        "reference": BATCH / cpu["reference"],
+        "cpu": cpu["reference"] / cpu["kit"],
+        "wall": wall["reference"] / wall["kit"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{'3 nodes, batch 64':<46} {'kit img/s':>9} {'plain':>6} {'ratio':>6} {'wall':>6}  wanted", flush=True)
+    for name, (arch, size, gates, precision, wanted) in CASES.items():
+        if args.only in name:
+            r = compare(arch, size, gates, precision, args.rounds)
+            verdict = "reached" if r["cpu"] >= wanted else "MISSED"
+            print(
+                f"{name:<46} {r['kit']:>9.1f} {r['reference']:>6.1f} {r['cpu']:>6.2f} {r['wall']:>6.2f}"
+                f"  {wanted} {verdict}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
