@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from functools import cache
 from pathlib import Path
@@ -177,6 +178,26 @@ def load_backbone(model: nn.Module, path: str | Path, classes: tuple[str, ...] |
     return model
 
 
+@torch.no_grad()
+def rescale(model: nn.Module) -> nn.Module:
+    """Give every convolution of a ResNet the root mean square of a fresh one; what the network answers stays.
+
+    A BatchNorm follows each convolution and divides its scale out again, so the scale decides nothing but how far a
+    step of a given learning rate turns the weights: long training at a large rate leaves them large, and fine-tuning
+    then moves them less than fresh ones. Raises ValueError for other networks, where this does not hold.
+    """
+    if not isinstance(model, ResNet):
+        raise ValueError(f"scale 'fresh' is for ResNets, not {type(model).__name__}: use scale 'kept'")
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    for convolution, norm in zip(layers[::2], layers[1::2], strict=True):
+        fan_out = convolution.out_channels * math.prod(convolution.kernel_size) // convolution.groups
+        factor = math.sqrt(2 / fan_out) / convolution.weight.square().mean().sqrt()
+        convolution.weight *= factor
+        norm.running_mean *= factor
+        norm.running_var *= factor**2
+    return model
+
+
 def initialise(
     arch: str,
     init: str,
@@ -184,13 +205,18 @@ def initialise(
     seed: int,
     weights: str | Path = "data/weights",
     classes: tuple[str, ...] | None = None,
+    scale: str = "kept",
 ) -> nn.Module:
     """Step 2: random numbers from `seed`, then, unless `init` is "scratch", the Step 1 weights over the backbone.
 
-    Drawing the random numbers first gives every arm of a comparison the same head for the same seed.
+    Drawing the random numbers first gives every arm of a comparison the same head for the same seed. `scale`: "kept",
+    or "fresh" for loaded weights at the scale of fresh ones, see `rescale`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build(arch, num_classes)
     path = find_weights(arch, init, weights)
-    return model if path is None else load_backbone(model, path, classes)
+    if path is None:
+        return model
+    model = load_backbone(model, path, classes)
+    return rescale(model) if scale == "fresh" else model

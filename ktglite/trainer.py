@@ -33,6 +33,7 @@ CHOICES = {
     "precision": ("auto", "fp32", "bf16"),
     "report": ("last", "best"),
     "head": ("fit", "new"),
+    "scale": ("kept", "fresh"),
 }
 
 
@@ -46,6 +47,8 @@ class TrainConfig:
     - `precision`: "bf16" runs the networks under autocast; "auto" does so where the device computes in bf16.
     - `report`: test the networks of the "last" epoch, or of the epoch with the "best" target validation accuracy.
     - `head`: "fit" keeps a loaded head if it was trained for exactly these classes (a fixed teacher's); "new" never.
+    - `scale`: "kept" loads pre-trained weights as they are, as the paper does; "fresh" at the scale of fresh ones, so
+      that the learning rate moves both alike, see `ktglite.models.rescale`.
     - `device`: "auto" takes a GPU where there is one; else "cpu", "cuda", "cuda:1", ...
 
     Raises ValueError naming the setting that is out of range.
@@ -63,6 +66,7 @@ class TrainConfig:
     precision: str = "auto"
     report: str = "last"
     head: str = "fit"
+    scale: str = "kept"
     device: str = "auto"
 
     def __post_init__(self):
@@ -168,7 +172,8 @@ def initial_models(
         if i not in reaching:
             nets.append(None)
             continue
-        net = initialise(node.arch, node.init, len(data.classes), derive(seed, "init", i), weights, known)
+        start = derive(seed, "init", i)
+        net = initialise(node.arch, node.init, len(data.classes), start, weights, known, config.scale)
         nets.append(net.to(device, memory_format=layout))
     return nets
 

@@ -101,3 +101,41 @@ def test_truncated_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="not a readable weights file"):
         models.read_weights(path)
+
+
+@pytest.mark.parametrize("arch", ["resnet18_tiny", "resnet50"])
+def test_a_fresh_scale_changes_no_answer(arch):
+    torch.manual_seed(0)
+    model = models.build(arch, 3)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight *= 1 + 4 * torch.rand(())
+            elif isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+    images = torch.randn(8, 3, 64, 64)
+    model.train()(images)  # running statistics of these weights
+    before = model.eval()(images)
+    fresh = models.build(arch, 3).state_dict()
+    after = models.rescale(model)(images)
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+    for name, value in model.state_dict().items():
+        if value.ndim == 4:
+            assert value.square().mean().sqrt() == pytest.approx(fresh[name].square().mean().sqrt(), rel=0.2), name
+
+
+def test_a_fresh_scale_is_for_resnets():
+    with pytest.raises(ValueError, match="scale 'fresh' is for ResNets"):
+        models.rescale(models.build("vgg11", 3))
+
+
+def test_a_node_starts_at_the_scale_that_is_asked_for(tmp_path):
+    state = {name: 3 * value for name, value in models.build("resnet18_tiny", 5).state_dict().items()}
+    save_file(state, tmp_path / "fractaldb1k-resnet18_tiny.safetensors")
+    kept, fresh = (
+        models.initialise("resnet18_tiny", "fractaldb1k", 3, 0, tmp_path, scale=scale).conv1.weight
+        for scale in ("kept", "fresh")
+    )
+    assert torch.equal(kept, state["conv1.weight"])
+    torch.testing.assert_close(fresh / fresh.norm(), kept / kept.norm())
+    assert fresh.norm() < 0.6 * kept.norm()
