@@ -15,6 +15,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from test_search import kill_one_midway
 
 from ktglite import TrainConfig, epochs, search
 from ktglite.search import SearchConfig, is_settled, open_study, planned_trials, sample_graphs, work
@@ -264,10 +265,22 @@ def test_the_commands_search_together(database, tmp_path):
     assert len({t.user_attrs["worker"] for t in study.trials if is_settled(t)}) > 1
 
 
+@pytest.mark.slow
+def test_300_real_trainings_by_three_workers_with_one_killed_midway(database, tiny_data, tmp_path):
+    settings = dataclasses.replace(SETTINGS, trials=300, nodes=3)
+    open_study("s", database, settings, tiny_data, CONFIG)
+    thread, killed = kill_one_midway("s", database, 150)
+    study = search.search(settings, tiny_data, CONFIG, tmp_path, database, jobs=3, name="s", checkpoints=tmp_path / "c")
+    thread.join()
+    assert len(killed) == 1
+    assert finished(study) == list(range(300))  # exactly: none lost, none twice
+    assert not list((tmp_path / "c").iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda url: url.replace("127.0.0.1:", "127.0.0.1:1").replace("11", "1"), "cannot be reached"),
+        (lambda url: url.replace("127.0.0.1:", "localhost.invalid:"), "cannot be reached"),
         (lambda url: url + "x", "does not exist"),
         (lambda url: "postgresql+nodriver://u:secret@h/d", "no valid|not installed"),
     ],
