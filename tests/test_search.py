@@ -603,6 +603,12 @@ def test_reevaluation_uses_fresh_seeds_and_has_baselines(tiny_data, tmp_path):
     summary = write_summary(study, tmp_path, again)
     assert json.loads((tmp_path / "search" / "mixed.json").read_text()) == summary
     assert summary["choices"] == ["scratch", *sources]
+    tests = [t.user_attrs["test_accuracy"] for t in study.trials]
+    assert summary["paper_protocol"] == max(tests)
+    assert (
+        tests[0]
+        == list(epochs(search.to_graph(study.trials[0]), tiny_data, config, 0, weights))[-1]["test_accuracy"][0]
+    )
     assert summary["selection_value"] == summary["best"]["value"] == max(t["value"] for t in summary["trials"])
     assert summary["optimism_gap"] == pytest.approx(summary["selection_value"] - sum(again[0]["test_accuracy"]) / 2)
     assert summary["optimism_gap_same_split"] == pytest.approx(
