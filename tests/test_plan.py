@@ -46,7 +46,7 @@ def test_what_grows_when_a_setting_does():
     trials = hours(plan.plan(parameters("paper", "trials=3000"), 1, 100)[0])
     seeds = hours(plan.plan(parameters("paper", "seeds=6"), 1, 100)[0])
     fast = hours(plan.plan(parameters("paper"), 1, 200)[0])
-    assert 1.5 < trials["03"] / base["03"] < 2
+    assert 1.2 < trials["03"] / base["03"] < 2  # the re-evaluation stays as it is
     assert trials["02"] == base["02"]
     assert seeds["02"] == pytest.approx(2 * base["02"])
     assert fast["all"] == pytest.approx(base["all"] / 2)

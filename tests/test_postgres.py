@@ -15,6 +15,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from test_search import kill_one_midway
 
 from ktglite import TrainConfig, epochs, search
 from ktglite.search import SearchConfig, is_settled, open_study, planned_trials, sample_graphs, work
@@ -70,7 +71,7 @@ def can_connect(port):
         return False
 
 
-def wait(until, seconds=120):
+def wait(until, seconds=600):
     """Until something is so; a test that waits in vain fails by its name."""
     end = time.monotonic() + seconds
     while not until():
@@ -102,7 +103,7 @@ def fake_objective(trial):
 
 
 def hanging_objective(trial):
-    time.sleep(600)
+    time.sleep(3600)
 
 
 def napping_objective(trial):
@@ -141,7 +142,7 @@ def test_every_planned_graph_finishes_once_though_a_worker_is_killed(database, t
     wait(lambda: len(finished(study)) > 10)
     os.kill(hanging.pid, signal.SIGKILL)  # in the middle of a trial
     for process in [hanging, *others]:
-        process.join(60)
+        process.join(600)
     assert [process.exitcode for process in others] == [0, 0, 0]
     assert finished(study) == list(range(40))  # none lost, none twice
     retried = [t for t in study.trials if "retry_history" in t.system_attrs]
@@ -162,7 +163,7 @@ def test_a_worker_that_slept_too_long_gives_up_its_trial_and_goes_on(database, t
     finally:
         os.kill(sleeper.pid, signal.SIGCONT)
     for process in (sleeper, other):
-        process.join(60)
+        process.join(600)
     assert (sleeper.exitcode, other.exitcode) == (0, 0)
     assert finished(study) == [0, 1, 2]
     assert [t.state for t in study.trials].count(TrialState.FAIL) == 1
@@ -175,7 +176,7 @@ def killed_after_its_first_epoch(url, data, config, folder):
     def slow(*args, **kwargs):
         for i, record in enumerate(real(*args, **kwargs)):
             if i == 1:
-                time.sleep(600)
+                time.sleep(3600)
             yield record
 
     search.HEARTBEAT, search.epochs = 1, slow
@@ -232,7 +233,7 @@ def test_two_that_open_a_study_at_once_enqueue_one_plan(database, tiny_data):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(600)
     study = search.load_study("s", database)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert sorted(t.user_attrs["plan"] for t in study.trials) == list(range(12))
@@ -247,27 +248,39 @@ def test_a_worker_completes_a_plan_that_was_cut_short(database, tiny_data, monke
     assert finished(study) == list(range(6))
 
 
-def test_the_commands_search_together(database, tmp_path):
+def test_the_commands_share_a_study(database, tmp_path):
     common = ["--profile", "smoke", "--storage", database, "--out", tmp_path, "--set", f"cache={tmp_path}/cache"]
     ktglite = [sys.executable, "-m", "ktglite.cli"]
-    first = [*ktglite, "search", "--condition", "none", "--trials", "8", "--jobs", "1", *common]
-    second = [*ktglite, "search-worker", "--study", "none", "--device", "cpu", "--workers-per-device", "2", *common]
-    opened = subprocess.Popen(list(map(str, first)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    storage = search.open_storage(database)
-    wait(lambda: [s for s in optuna.get_all_study_names(storage) if storage.get_all_trials(1)])
-    joined = subprocess.run(list(map(str, second)), capture_output=True, text=True)
-    text, error = opened.communicate(timeout=120)
-    assert (opened.returncode, joined.returncode) == (0, 0), error + joined.stderr
-    assert "none: {" in text
+    begin = [*ktglite, "search", "--condition", "none", "--trials", "2", "--jobs", "1", *common]
+    join = [*ktglite, "search-worker", "--study", "none", "--device", "cpu", "--workers-per-device", "2", *common]
+    first = subprocess.run(list(map(str, begin)), capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert "none: {" in first.stdout
     study = search.load_study("none", database)
-    assert sorted(t.user_attrs["plan"] for t in study.trials if is_settled(t)) == list(range(8))
-    assert len({t.user_attrs["worker"] for t in study.trials if is_settled(t)}) > 1
+    study.set_user_attr("trials", 6)  # as if it had been killed there: what is left is the worker's
+    second = subprocess.run(list(map(str, join)), capture_output=True, text=True)
+    assert second.returncode == 0, second.stderr
+    assert [t.user_attrs["plan"] for t in planned_trials(study) if is_settled(t)] == list(range(6))
+    workers = [t.user_attrs["worker"] for t in planned_trials(study)]
+    assert not set(workers[:2]) & set(workers[2:])
+
+
+@pytest.mark.slow
+def test_300_real_trainings_by_three_workers_with_one_killed_midway(database, tiny_data, tmp_path):
+    settings = dataclasses.replace(SETTINGS, trials=300, nodes=3)
+    open_study("s", database, settings, tiny_data, CONFIG)
+    thread, killed = kill_one_midway("s", database, 150)
+    study = search.search(settings, tiny_data, CONFIG, tmp_path, database, jobs=3, name="s", checkpoints=tmp_path / "c")
+    thread.join()
+    assert len(killed) == 1
+    assert finished(study) == list(range(300))  # exactly: none lost, none twice
+    assert not list((tmp_path / "c").iterdir())
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda url: url.replace("127.0.0.1:", "127.0.0.1:1").replace("11", "1"), "cannot be reached"),
+        (lambda url: url.replace("127.0.0.1:", "localhost.invalid:"), "cannot be reached"),
         (lambda url: url + "x", "does not exist"),
         (lambda url: "postgresql+nodriver://u:secret@h/d", "no valid|not installed"),
     ],

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -298,6 +299,63 @@ def test_a_trial_beyond_the_plan_is_refused(tiny_data):
     assert len(planned_trials(study)) == 1
 
 
+def kill_one_midway(name, storage, after):
+    """A thread that kills one of this process's workers when so many graphs are settled; join it for the pid."""
+    killed = []
+
+    def watch():
+        while True:
+            time.sleep(0.5)
+            workers = multiprocessing.active_children()
+            if workers and sum(map(is_settled, search.load_study(name, storage).trials)) >= after:
+                killed.append(workers[0].pid)
+                return os.kill(workers[0].pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread, killed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_300_real_trainings_on_a_journal_with_a_worker_killed_midway(tiny_data, tmp_path):
+    settings = dataclasses.replace(SETTINGS, trials=300, nodes=3)
+    journal = tmp_path / "s.log"
+    open_study("s", journal, settings, tiny_data, CONFIG)
+    thread, killed = kill_one_midway("s", journal, 150)
+    study = search.search(settings, tiny_data, CONFIG, tmp_path, journal, jobs=2, name="s", checkpoints=tmp_path / "c")
+    thread.join()
+    assert len(killed) == 1
+    finished = [t.user_attrs["plan"] for t in study.trials if t.state in search.DONE]
+    assert sorted(finished) == list(range(300))  # exactly: none lost, none twice
+    assert not list((tmp_path / "c").iterdir())
+
+
+def test_a_trial_that_failed_as_its_worker_died_is_not_lost(tiny_data, tmp_path):
+    journal = tmp_path / "s.log"
+    study = open_study("s", journal, dataclasses.replace(SETTINGS, trials=3), tiny_data, CONFIG)
+    study.tell(study.ask(), state=TrialState.FAIL)  # and nobody enqueued it again
+    work(study, fake_objective, journal)
+    assert sorted(t.user_attrs["plan"] for t in study.trials if t.state in search.DONE) == [0, 1, 2]
+
+
+def test_workers_are_spread_over_devices(tiny_data, tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(search.runs, "default_jobs", lambda: 2)
+    monkeypatch.setattr(search, "supervise", lambda arguments, jobs, update: begun.append(jobs))
+    search.search(SETTINGS, tiny_data, CONFIG, tmp_path, workers_per_device=2)
+    search.search_workers(3, "s", str(tmp_path / "s.log"), SETTINGS, tiny_data, CONFIG)
+    assert begun == [4, 3]
+    devices = []
+    monkeypatch.setattr(search.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(search, "study_facts", lambda settings, data, config, weights: devices.append(config.device))
+    for number in range(4):
+        with pytest.raises(AttributeError):  # the facts are None: it goes no further
+            search.search_worker("none", tmp_path / "search/none.log", SETTINGS, tiny_data,
+                                 dataclasses.replace(CONFIG, device="auto"), number=number)  # fmt: skip
+    assert devices == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+
+
 # ---- objective
 
 
@@ -419,7 +477,9 @@ def test_a_drawn_target_that_learns_nothing_is_pruned_untrained(tiny_data):
     settings = dataclasses.replace(SETTINGS, trials=1, sampler="tpe")
     study = open_study("s", None, settings, tiny_data, CONFIG)
     study.enqueue_trial({"gate label->1": "cutoff", "gate 2->1": "cutoff"}, user_attrs={"plan": 1})
-    study.tell(study.ask(), state=TrialState.FAIL)
+    trial = study.ask()
+    trial.set_user_attr("error", "so that it is not tried again")
+    study.tell(trial, state=TrialState.FAIL)
     work(study, Objective(settings, tiny_data, CONFIG), None)
     assert study.trials[1].state == TrialState.PRUNED
     assert study_summary(study)["trials"][1]["values"] == []
@@ -543,6 +603,12 @@ def test_reevaluation_uses_fresh_seeds_and_has_baselines(tiny_data, tmp_path):
     summary = write_summary(study, tmp_path, again)
     assert json.loads((tmp_path / "search" / "mixed.json").read_text()) == summary
     assert summary["choices"] == ["scratch", *sources]
+    tests = [t.user_attrs["test_accuracy"] for t in study.trials]
+    assert summary["paper_protocol"] == max(tests)
+    assert (
+        tests[0]
+        == list(epochs(search.to_graph(study.trials[0]), tiny_data, config, 0, weights))[-1]["test_accuracy"][0]
+    )
     assert summary["selection_value"] == summary["best"]["value"] == max(t["value"] for t in summary["trials"])
     assert summary["optimism_gap"] == pytest.approx(summary["selection_value"] - sum(again[0]["test_accuracy"]) / 2)
     assert summary["optimism_gap_same_split"] == pytest.approx(
