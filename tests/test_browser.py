@@ -77,7 +77,8 @@ def server(folder):
                 urllib.request.urlopen(f"{address}/api?token={token}", timeout=2).close()
                 break
             except OSError:
-                assert process.poll() is None and time.monotonic() < until, (folder / "jupyter.log").read_text()[-3000:]
+                running = process.poll() is None and time.monotonic() < until
+                assert running, (folder / "jupyter.log").read_text()[-3000:]
                 time.sleep(0.5)
         yield f"{address}/lab/tree/{{}}.ipynb?reset&token={token}"
     finally:
