@@ -75,7 +75,7 @@ PHRASES = {  # patterns, the longer ones first where one contains another
 }
 # What stays as it is: gates, networks, data sets, single letters, and the papers' own terms.
 KEPT = re.compile(
-    r"through|Through|linear|correct|cutoff|(PI|PF|SI|P)?RN\d+|ImageNet-1k|FractalDB-1k|Step|rung|[a-dA-Zknt]\b"
+    r"through|Through|linear|correct|cutoff|(PI|PF|SI|P)?RN\d+|(ImageNet|FractalDB)\s?-1k|Step|rung|[a-dA-Zknt]\b"
 )
 
 

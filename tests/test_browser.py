@@ -71,12 +71,14 @@ def server(folder):
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(120):
+        until = time.monotonic() + 300  # on a busy machine; alone it takes seconds
+        while True:
             try:
                 urllib.request.urlopen(f"{address}/api?token={token}", timeout=2).close()
                 break
             except OSError:
-                assert process.poll() is None, (folder / "jupyter.log").read_text()[-3000:]
+                running = process.poll() is None and time.monotonic() < until
+                assert running, (folder / "jupyter.log").read_text()[-3000:]
                 time.sleep(0.5)
         yield f"{address}/lab/tree/{{}}.ipynb?reset&token={token}"
     finally:
@@ -102,7 +104,7 @@ def shots(folder):
     return place
 
 
-def wait(condition, what, seconds=150):
+def wait(condition, what, seconds=300):
     """Ask until the answer is true, and return it; a reader would wait, too, but not for ever."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
