@@ -17,7 +17,7 @@ from ktglite.cuda_graph import captured
 from ktglite.data import Data, Split, draw_views, normalise, see
 from ktglite.gates import GATES
 from ktglite.graph import Graph
-from ktglite.models import initialise
+from ktglite.models import SMALL_RESNETS, initialise
 
 CHOICES = {
     "schedule": ("step", "cosine", "constant"),
@@ -152,7 +152,6 @@ def initial_models(
     """Step 2: the network of every node that can influence the target, None for the others."""
     device = resolve_device(config.device)
     bf16 = resolve_precision(config.precision, device) == "bf16"
-    layout = torch.channels_last if bf16 else torch.contiguous_format
     known = data.classes if config.head == "fit" else None
     reaching = graph.reaching_target()
     nets = []
@@ -161,7 +160,8 @@ def initial_models(
             nets.append(None)
             continue
         net = initialise(node.arch, node.init, len(data.classes), derive(seed, "init", i), weights, known)
-        nets.append(net.to(device, memory_format=layout))
+        gains = bf16 or node.arch in SMALL_RESNETS  # wide networks are slower in fp32 with channels last on a CPU
+        nets.append(net.to(device, memory_format=torch.channels_last if gains else torch.contiguous_format))
     return nets
 
 
