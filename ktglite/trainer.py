@@ -195,7 +195,7 @@ def epochs(
     optimizers = {
         i: torch.optim.SGD(
             nets[i].parameters(),
-            lr=torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr,
+            lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov and config.momentum > 0,
             weight_decay=config.weight_decay,
@@ -229,11 +229,12 @@ def epochs(
         hits = [labels.new_zeros(()) if z is None else (z.argmax(1) == labels).sum() for z in logits]
         return edges.detach(), torch.stack(hits)
 
-    iteration = captured(iterate, device, data.size)
+    iteration, rate = captured(iterate, device, data.size), torch.empty((), device=device)
     for epoch in range(len(records) + 1, config.epochs + 1):
         start, lr = time.perf_counter(), learning_rate(config, epoch)
+        rate.fill_(lr)  # a captured step would not see another number, only another value at the same address
         for optimizer in optimizers.values():
-            set_learning_rate(optimizer, lr)
+            optimizer.param_groups[0]["lr"] = rate if device.type == "cuda" else lr
         for i in run:
             nets[i].train(i in learners)  # a fixed teacher keeps its BatchNorm statistics
         # all that is random, and all numbers that change, are on the device before the epoch: the host never waits
@@ -280,15 +281,6 @@ def epochs(
             }
             save_atomically(state, checkpoint)
         yield record
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Into the same memory where it is a Tensor: a captured step reads it there."""
-    group = optimizer.param_groups[0]
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(lr)
-    else:
-        group["lr"] = lr
 
 
 def generator(seed: int, *purpose: object) -> torch.Generator:
