@@ -27,10 +27,10 @@ CASES = {"128 px JPEGs": ((128, 128), 512, 4), "500x375 photos": ((500, 375), 25
 
 
 def write_jpegs(folder: Path, count: int, shape: tuple[int, int]) -> None:
-    """`count` synthcars as JPEGs of `shape` (width, height), three in train/ for one in test/."""
+    """`count` synthcars as JPEGs of `shape` (width, height), three quarters of them in train/."""
     images, labels = synthcars.draw(count, max(shape))
     for i, (image, label) in enumerate(zip(np.asarray(images), labels, strict=True)):
-        path = folder / ("test" if i % 4 == 3 else "train") / f"{label % 4}" / f"{i:05}.jpg"
+        path = folder / ("test" if i // 4 % 4 == 3 else "train") / f"{label % 4}" / f"{i:05}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).crop((0, 0, *shape)).save(path, quality=90)
 

@@ -15,64 +15,66 @@ import torch
 import torch.nn.functional as F
 
 from ktglite import Graph, Node, TrainConfig, all_through, epochs, initial_models
-from ktglite.data import Data, Split, normalise
+from ktglite.data import Data, Split, augment
+from ktglite.trainer import accuracy
 
 BATCH, CLASSES = 64, 196
 # Node 1 learns from its label and from node 2, which is fixed; nobody hears node 3.
 ONE_LEARNER = [["through", "through", "cutoff"], ["cutoff"] * 3, ["through"] * 3]
 CASES = {  # arch, image size, gates (None: all Through), precision, the ratio to reach
-    "narrow 32 px": ("resnet18_narrow", 32, None, "auto", 2.0),
+    "narrow 32 px bf16": ("resnet18_narrow", 32, None, "bf16", 2.0),
     "narrow 32 px fp32": ("resnet18_narrow", 32, None, "fp32", 1.1),
     "narrow 32 px one learner, one fixed, one dead": ("resnet18_narrow", 32, ONE_LEARNER, "auto", 3.5),
-    "tiny 32 px": ("resnet18_tiny", 32, None, "auto", 1.0),
+    "tiny 32 px fp32": ("resnet18_tiny", 32, None, "fp32", 1.1),
+    "tiny 32 px bf16": ("resnet18_tiny", 32, None, "bf16", 1.1),
     "resnet18 32 px": ("resnet18", 32, None, "auto", 1.5),
     "resnet18 64 px": ("resnet18", 64, None, "auto", 1.9),
     "resnet18 96 px": ("resnet18", 96, None, "auto", 2.0),
 }
 
 
-def random_data(size: int, device: str = "cpu") -> Data:
-    """One batch of noise to train on and two images to evaluate, so that an epoch is one step."""
+def random_data(size: int, repeat: int = 1) -> Data:
+    """A batch of noise to train on, `repeat` times, and two images to evaluate: an epoch is `repeat` steps."""
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8, generator=draw)
     labels = torch.randint(0, CLASSES, (BATCH,), generator=draw)
     rest = Split(images[:2], labels[:2])
-    return Data("noise", size, tuple(map(str, range(CLASSES))), Split(images, labels), rest, rest, "noise")
+    train = Split(images.repeat(repeat, 1, 1, 1), labels.repeat(repeat))
+    return Data("noise", size, tuple(map(str, range(CLASSES))), train, rest, rest, "noise")
 
 
 def textbook(graph: Graph, data: Data, config: TrainConfig):
-    """A generator that does one plain iteration, and two images of evaluation a node, for every `next`."""
+    """A generator that does one plain epoch, and evaluates every node, for every `next`."""
     everyone = all_through(*graph.nodes)  # so that initial_models gives every node a network
     nets = [net.to(memory_format=torch.contiguous_format) for net in initial_models(everyone, data, config, 0)]
     optimizers = [
         torch.optim.SGD(net.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=True)
         for net in nets
     ]
+    device, draw = next(nets[0].parameters()).device, torch.Generator().manual_seed(0)
     while True:
-        images, labels = normalise(data.train.images), data.train.labels
-        logits = [net(images) for net in nets]
-        for t, optimizer in enumerate(optimizers):
-            loss = 0
-            for s in range(graph.size):
-                if graph.gates[t][s] == "cutoff":
-                    continue
-                if s == t:
-                    edge = F.cross_entropy(logits[t], labels)
-                else:
-                    p = F.softmax(logits[s].detach(), 1)
-                    edge = (p * (p.log() - F.log_softmax(logits[t], 1))).sum(1).mean()
-                edge.item()
-                loss = loss + edge
-            if torch.is_tensor(loss):
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            (logits[t].argmax(1) == labels).sum().item()
-        with torch.no_grad():
-            for net in nets:
-                net.eval()(normalise(data.val.images))
-                net.train()
-        yield
+        for index in torch.randperm(len(data.train), generator=draw).split(config.batch_size):
+            labels = data.train.labels[index].to(device)
+            images = augment(data.train.images[index].to(device), config.augmentation, draw)
+            logits = [net(images) for net in nets]
+            for t, optimizer in enumerate(optimizers):
+                loss = 0
+                for s in range(graph.size):
+                    if graph.gates[t][s] == "cutoff":
+                        continue
+                    if s == t:
+                        edge = F.cross_entropy(logits[t], labels)
+                    else:
+                        p = F.softmax(logits[s].detach(), 1)
+                        edge = (p * (p.log() - F.log_softmax(logits[t], 1))).sum(1).mean()
+                    edge.item()
+                    loss = loss + edge
+                if torch.is_tensor(loss):
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                (logits[t].argmax(1) == labels).sum().item()
+        yield [accuracy(net, data.val) for net in nets]
 
 
 def compare(arch: str, size: int, gates: list | None, precision: str, rounds: int) -> dict:

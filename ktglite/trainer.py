@@ -23,7 +23,7 @@ from ktglite.data import Data, Split, draw_views, normalise, see
 from ktglite.files import whole
 from ktglite.gates import GATES
 from ktglite.graph import Graph
-from ktglite.models import initialise
+from ktglite.models import SMALL_RESNETS, initialise
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,6 @@ def initial_models(
     """Step 2: the network of every node that can influence the target, None for the others."""
     device = resolve_device(config.device)
     bf16 = resolve_precision(config.precision, device) == "bf16"
-    layout = torch.channels_last if bf16 else torch.contiguous_format
     known = data.classes if config.head == "fit" else None
     reaching = graph.reaching_target()
     nets = []
@@ -174,7 +173,8 @@ def initial_models(
             continue
         start = derive(seed, "init", i)
         net = initialise(node.arch, node.init, len(data.classes), start, weights, known, config.scale)
-        nets.append(net.to(device, memory_format=layout))
+        gains = bf16 or node.arch in SMALL_RESNETS  # wide networks are slower in fp32 with channels last on a CPU
+        nets.append(net.to(device, memory_format=torch.channels_last if gains else torch.contiguous_format))
     return nets
 
 
@@ -210,7 +210,7 @@ def epochs(
     optimizers = {
         i: torch.optim.SGD(
             nets[i].parameters(),
-            lr=torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr,
+            lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov and config.momentum > 0,
             weight_decay=config.weight_decay,
@@ -245,11 +245,12 @@ def epochs(
         hits = [labels.new_zeros(()) if z is None else (z.argmax(1) == labels).sum() for z in logits]
         return edges.detach(), torch.stack(hits)
 
-    iteration = captured(iterate, device, data.size)
+    iteration, rate = captured(iterate, device, data.size), torch.empty((), device=device)
     for epoch in range(len(records) + 1, config.epochs + 1):
         start, lr = time.perf_counter(), learning_rate(config, epoch)
+        rate.fill_(lr)  # a captured step would not see another number, only another value at the same address
         for optimizer in optimizers.values():
-            set_learning_rate(optimizer, lr)
+            optimizer.param_groups[0]["lr"] = rate if device.type == "cuda" else lr
         for i in run:
             nets[i].train(i in learners)  # a fixed teacher keeps its BatchNorm statistics
         # all that is random, and all numbers that change, are on the device before the epoch: the host never waits
@@ -298,15 +299,6 @@ def epochs(
             }
             save_atomically(state, checkpoint)
         yield record
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Into the same memory where it is a Tensor: a captured step reads it there."""
-    group = optimizer.param_groups[0]
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(lr)
-    else:
-        group["lr"] = lr
 
 
 def generator(seed: int, *purpose: object) -> torch.Generator:
