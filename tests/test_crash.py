@@ -37,7 +37,7 @@ from ktglite.runs import read_record, write_json
 
 A = Node("resnet18_tiny")
 CONFIG = TrainConfig(epochs=2, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
-DIVERGING = dataclasses.replace(CONFIG, lr=1e6)
+DIVERGING = dataclasses.replace(CONFIG, lr=1e6, batch_size=8)
 
 
 # ---- processes
