@@ -129,9 +129,9 @@ class Graph:
         try:
             nodes = tuple(Node(**node) for node in value["nodes"])
             gates = tuple(tuple(row) for row in value["gates"])
+            return cls(nodes, gates, value.get("transfer_weight", 1.0))
         except TypeError as error:
             raise ValueError(f"nodes or gates of the graph are malformed: {error}") from error
-        return cls(nodes, gates, value.get("transfer_weight", 1.0))
 
 
 def independent(*nodes: Node) -> Graph:

@@ -286,7 +286,7 @@ def epochs(
                     nets[i].load_state_dict(best["states"][i])
             record["reported_epoch"] = best["epoch"] or epoch
             record["test_accuracy"] = [accuracy(net, data.test, bf16) for net in nets]
-        check_answers(record)
+        check_answers(record, steps)
         record["seconds"] = time.perf_counter() - start
         records.append(record)
         if checkpoint is not None:
@@ -347,7 +347,7 @@ def check_finite(edge_loss: Tensor, epoch: int) -> None:
         )
 
 
-def check_answers(record: dict) -> None:
+def check_answers(record: dict, steps: int) -> None:
     """Raise FloatingPointError naming a node whose network answers NaN or infinity after an epoch.
 
     No later loss would tell what the last step did, and such a network answers one class, with some accuracy.
@@ -356,8 +356,8 @@ def check_answers(record: dict) -> None:
         for i, share in enumerate(record.get(f"{split}_accuracy", ())):
             if share is not None and math.isnan(share):
                 raise FloatingPointError(
-                    f"node {i + 1} answers the {split} images with NaN or infinity after the last iteration of epoch "
-                    f"{record['epoch']}: lower the learning rate, or use precision='fp32'"
+                    f"node {i + 1} answers the {split} images with NaN or infinity after epoch {record['epoch']}, "
+                    f"iteration {steps}: lower the learning rate, or use precision='fp32'"
                 )
 
 

@@ -8,8 +8,13 @@ import torch
 
 from ktglite.data import Data, Split
 
-hypothesis.settings.register_profile("fast", deadline=None, max_examples=25, derandomize=True, database=None)
-hypothesis.settings.register_profile("soak", deadline=None, max_examples=1000, database=None)
+SLOW = [hypothesis.HealthCheck.too_slow]  # a busy machine is no fault
+hypothesis.settings.register_profile(
+    "fast", deadline=None, max_examples=25, derandomize=True, database=None, suppress_health_check=SLOW
+)
+hypothesis.settings.register_profile(
+    "soak", deadline=None, max_examples=1000, database=None, suppress_health_check=SLOW
+)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
