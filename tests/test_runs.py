@@ -129,10 +129,14 @@ def test_what_a_run_raises_names_the_run(tiny_data, tmp_path):
     assert "run 'a', seed 3" in caught.value.__notes__[0]
 
 
-def test_missing_weights_stop_it_before_anything_is_trained(tiny_data, tmp_path, monkeypatch):
+def test_missing_or_wrong_weights_stop_it_before_anything_is_trained(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "local_executors", lambda jobs: pytest.fail("started"))
     graphs = {"none": independent(A), "x": independent(Node("resnet18_tiny", "fractaldb1k"))}
     with pytest.raises(FileNotFoundError, match="ktglite pretrain"):
+        run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path)
+    state = models.initialise("resnet18_narrow", "scratch", 3, 0).state_dict()
+    save_file(state, tmp_path / "fractaldb1k-resnet18_tiny.safetensors")
+    with pytest.raises(ValueError, match="do not fit the model"):
         run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path)
 
 
