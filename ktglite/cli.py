@@ -75,8 +75,10 @@ def ablation(
     from ktglite import load_data, run_all, runs
 
     values, out = section("02", profile, out, set)
-    given = {"seeds": seeds, "sources": list(sources), "arch": arch, "nodes": nodes, "jobs": jobs, "dask": dask}
-    values |= {name: value for name, value in given.items() if value}
+    given = {"seeds": seeds, "sources": list(sources) or None, "arch": arch, "nodes": nodes, "jobs": jobs, "dask": dask}
+    values |= {name: value for name, value in given.items() if value is not None}
+    if values["seeds"] < 1:
+        raise ValueError(f"seeds is {values['seeds']}: it must be at least 1")
     graphs = table1.ablation_grid(values["arch"], values["sources"], values["nodes"])
     data, config = load_data(**data_arguments(values)), train_config(values)
     where = out / "runs", values["weights"], values["jobs"], "Table 1", workers_per_device, values["dask"]

@@ -91,6 +91,8 @@ def find_weights(arch: str, init: str, weights: str | Path) -> Path | None:
         return torchvision_weights(zoo.get_model_weights(arch).IMAGENET1K_V1, missing=path)
     if named_weights(init) is not None:
         return torchvision_weights(named_weights(init), missing=path)
+    if init.endswith(WEIGHT_SUFFIXES):
+        raise FileNotFoundError(f"no weights for {arch!r}: the file {path} does not exist")
     raise FileNotFoundError(
         f"no {init!r} weights for {arch!r}: {path} does not exist; run notebook 01 or "
         f"`ktglite pretrain --source {init} --arch {arch} --out {weights}` first"

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ktglite.data import Data, load_data
 from ktglite.files import whole
 from ktglite.graph import Graph
-from ktglite.models import find_weights
+from ktglite.models import find_weights, initialise
 from ktglite.trainer import TrainConfig, epochs, resolve_device, resolve_precision
 
 log = logging.getLogger(__name__)
@@ -131,11 +131,11 @@ def run_all(
     from its last epoch in a new one. A run whose loss is no longer finite is left out with a warning, and the others
     go on. Progress goes to the terminal and to `progress.jsonl` beside the store.
 
-    Raises FileNotFoundError for missing weights before anything is trained, ChildProcessError when the process of
-    one run keeps being killed, and what a run raises, with a note that names it.
+    Raises FileNotFoundError or ValueError for weights that are missing or do not fit, before anything is trained;
+    ChildProcessError when the process of one run keeps being killed; what a run raises, with a note that names it.
     """
     for node in sorted({graph.nodes[i] for graph in graphs.values() for i in graph.reaching_target()}):
-        find_weights(node.arch, node.init, weights)
+        initialise(node.arch, node.init, len(data.classes), 0, weights)  # what does not fit is told now, not in hours
     where, source = (str(store), str(weights)), data if data.spec is None else data.spec
     tasks = [(label, graph, seed) for label, graph in graphs.items() for seed in seeds]
     jobs = max(1, min(jobs or default_jobs(workers_per_device), len(tasks)))

@@ -1,24 +1,35 @@
 """Table 1 as data, and the tables made from records."""
 
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import yaml
+from safetensors.torch import save_file
 
-from ktglite import ablation
+from ktglite import ablation, data, models, plots, runs, trainer
 
 SOURCES = ["imagenet1k_standin", "fractaldb1k"]
+REFERENCE = Path(__file__).parents[1] / "data/reference_runs"
 
 
-def records(seeds=3, gain=20.0, skip=()):
+def records(seeds=3, gain=20.0, skip=(), sources=SOURCES, n=3):
     rng, found = np.random.default_rng(0), []
-    for label, graph in ablation.ablation_grid("resnet18_tiny", SOURCES).items():
+    for label, graph in ablation.ablation_grid("resnet18_tiny", sources, n).items():
         for seed in range(seeds):
             accuracy = 40 + gain * ("1" in label.rpartition("/")[2]) + rng.normal()
             if (label, seed) not in skip:
-                found.append(
-                    {"label": label, "graph": graph.to_dict(), "seed": seed, "test_accuracy": [accuracy, 1.0, 2.0]}
-                )
+                run = {"seed": seed, "test_accuracy": [accuracy, 1.0, 2.0]}
+                curve = [{"epoch": epoch, "val_accuracy": [accuracy * epoch / 3]} for epoch in (1, 2, 3)]
+                found.append({"label": label, "graph": graph.to_dict(), "epochs": curve, **run})
     return found
 
 
@@ -37,6 +48,152 @@ def test_other_sizes(n, rows):
 def test_fifteen_distinct_graphs():
     grid = ablation.ablation_grid("resnet18_tiny", SOURCES)
     assert len(grid) == len(set(grid.values())) == 15
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_any_number_of_nodes_to_table_figures_and_claims(tmp_path, n):
+    found = records(seeds=5, n=n)
+    table = ablation.ablation_table(found)
+    assert list(table.index) == ablation.patterns(n)
+    assert list(table[""].columns) == [f"node {i + 1}" for i in range(n)]
+    assert ("FractalDB-1k", "paper mean") in table or n != 3  # its table is one of three nodes
+    ablation.write_table(table, tmp_path)
+    assert (tmp_path / "table1.md").read_text().count("\n") == 2 + 2**n
+    claims = ablation.claims_table(found).set_index(["claim", "source"])
+    assert claims.loc[("C1", "FractalDB-1k"), "this run verdict"] == "supported"
+    assert (claims.loc[("C1", "FractalDB-1k"), "paper verdict"] == "not measured") == (n != 3)
+    assert len(plots.plot_table1(found).axes) == (4 if n == 3 else 2)
+    assert len(plots.plot_main_effects(found).axes) == (2 if n == 3 else 1)
+    assert len(plots.plot_learning_curves(found).axes[-1].get_legend().get_texts()) == 2**n
+    plt.close("all")
+
+
+def test_weights_files_and_torchvision_s_names_are_sources(tmp_path):
+    sources = ["some/where/my_weights.pt", "ResNet50_Weights.IMAGENET1K_V2", "fractaldb1k"]
+    found = records(sources=sources)
+    assert ablation.sources_of(found) == sources
+    table = ablation.ablation_table(found)
+    assert list(dict.fromkeys(table.columns.get_level_values(0)))[1:] == [
+        "my_weights",
+        "ResNet50_Weights.IMAGENET1K_V2",
+        "FractalDB-1k",
+    ]
+    assert (table["my_weights", "n"] == 3).all()
+    ablation.write_table(table, tmp_path)
+    assert r"my\_weights" in (tmp_path / "table1.tex").read_text()
+    text = ablation.contrasts_beside_paper(found).to_csv() + ablation.claims_table(found).to_csv()
+    assert "my_weights instead of ResNet50_Weights.IMAGENET1K_V2, all nodes" in text
+    assert "some/where" not in text
+    assert plots.plot_learning_curves(found).axes[0].get_title() == "my_weights"
+    plt.close("all")
+
+
+def test_sources_that_a_table_could_not_tell_apart_are_refused():
+    with pytest.raises(ValueError, match="rename a file"):
+        ablation.ablation_grid("resnet18_tiny", ["a/x.pt", "b/x.pt"])
+    with pytest.raises(ValueError, match="unknown init 'ResNet18_Weights.V9'"):
+        ablation.ablation_grid("resnet18_tiny", ["ResNet18_Weights.V9"])
+
+
+def test_intervals_stand_beside_effects():
+    table = ablation.claims_table(records()).set_index(["claim", "source"])
+    every = ablation.contrasts_beside_paper(records())
+    part = every[(every["from"] == "this run") & (every.claim == "C1") & (every.source == "FractalDB-1k")]
+    expected = f"{part.effect.min():+.2f} .. {part.effect.max():+.2f} [{part.low.min():+.2f}, {part.high.max():+.2f}]"
+    assert table.loc[("C1", "FractalDB-1k"), "this run effect"] == expected
+    single = ablation.claims_table(records(seeds=1)).set_index(["claim", "source"])
+    assert "[" not in single.loc[("C1", "FractalDB-1k"), "this run effect"]
+
+
+def test_arms_of_one_seed_share_all_but_the_weights(tiny_data, tmp_path, monkeypatch):
+    """Head, batches and views of a seed are the same in every arm; another seed changes each of them."""
+    state = models.initialise("resnet18_tiny", "scratch", 3, seed=99).state_dict()
+    save_file(state, tmp_path / "fractaldb1k-resnet18_tiny.safetensors")
+    config = trainer.TrainConfig(epochs=1, batch_size=8, augmentation="shift", precision="fp32", device="cpu")
+    seen = []
+    monkeypatch.setattr(trainer, "augment", lambda *a: seen.append(data.augment(*a)) or seen[-1])
+
+    def arm(pattern, seed):
+        seen.clear()
+        graph = ablation.ablation_graphs("resnet18_tiny", "fractaldb1k", 2)[pattern]
+        nets = trainer.initial_models(graph, tiny_data, config, seed, tmp_path)
+        start = [{name: value.clone() for name, value in net.state_dict().items()} for net in nets]
+        list(trainer.epochs(graph, tiny_data, config, seed, tmp_path, models=nets))
+        return start, [views.clone() for views in seen]
+
+    (plain, views), (flipped, same_views), (other, other_views) = arm("none", 0), arm("1", 0), arm("none", 1)
+    assert all((a == b).all() for a, b in zip(views, same_views, strict=True))
+    assert all((plain[i]["fc.weight"] == flipped[i]["fc.weight"]).all() for i in range(2))
+    assert (plain[1]["conv1.weight"] == flipped[1]["conv1.weight"]).all()
+    assert (flipped[0]["conv1.weight"] == state["conv1.weight"]).all()
+    assert (plain[0]["conv1.weight"] != plain[1]["conv1.weight"]).any()
+    assert (plain[0]["fc.weight"] != other[0]["fc.weight"]).any()
+    assert any((a != b).any() for a, b in zip(views, other_views, strict=True))
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in REFERENCE.glob("*/table1.json")))
+def test_committed_records_redraw_everything_without_training(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr(runs, "epochs", lambda *a, **k: pytest.fail("trained"))
+    found = json.loads((REFERENCE / folder / "table1.json").read_text())
+    table = ablation.ablation_table(found)
+    assert (table.xs("n", axis=1, level=1) > 0).all(axis=None)
+    for path in ablation.write_table(table, tmp_path):
+        assert path.read_bytes() == (REFERENCE / folder / "tables" / path.name).read_bytes()
+    assert "not measured" not in ablation.claims_table(found).query("claim < 'C4'")["this run verdict"].to_list()
+    for draw in (plots.plot_table1, plots.plot_learning_curves, plots.plot_main_effects):
+        assert draw(found).axes[0].has_data()
+    plt.close("all")
+
+
+def children(pid):
+    """Process ids of the children of a process."""
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+
+
+def is_alive(pid):
+    """Whether a process runs; one that has ended but was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through /proc")
+def test_killed_twice_it_writes_the_same_tables(tmp_path):
+    """15 graphs x 2 seeds through the command: SIGKILL to the parent twice, and every byte as without it."""
+    (tmp_path / "weights").mkdir()
+    for seed, source in enumerate(SOURCES):
+        state = models.initialise("resnet18_tiny", "scratch", 10, seed).state_dict()
+        save_file(state, tmp_path / f"weights/{source}-resnet18_tiny.safetensors")
+    values = {"dataset": "synthcars", "image_size": 16, "limit": 90, "arch": "resnet18_tiny", "sources": SOURCES}
+    values |= {"epochs": 2, "batch_size": 8, "seeds": 2, "weights": str(tmp_path / "weights")}
+    values |= {"cache": str(tmp_path / "cache"), "split": [0.4, 0.1, 0.5]}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"shared": values}))
+    command = [sys.executable, "-m", "ktglite.cli", "ablation", "--profile", str(tmp_path / "tiny.yaml")]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": Path(__file__).parents[1]}
+    subprocess.run([*command, "--out", str(tmp_path / "whole"), "--jobs", "1"], check=True, **quiet)
+    again = [*command, "--out", str(tmp_path / "killed"), "--jobs", "2"]
+    store = tmp_path / "killed/runs"
+    for enough in (5, 15):
+        process = subprocess.Popen(again, **quiet)
+        while len(list(store.glob("*.json"))) < enough:
+            assert process.poll() is None
+            time.sleep(0.05)
+        workers = children(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed/tables").exists()
+        deadline = time.monotonic() + 60
+        while any(map(is_alive, workers)):  # they must not train on without a parent
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    subprocess.run(again, check=True, **quiet)
+    assert len(list(store.glob("*.json"))) == 15 * 2
+    written = sorted((tmp_path / "whole/tables").iterdir())
+    assert [path.name for path in written] == ["claims.csv", "table1.csv", "table1.md", "table1.tex"]
+    for path in written:
+        assert path.read_bytes() == (tmp_path / "killed/tables" / path.name).read_bytes()
 
 
 def test_table_has_mean_std_n_and_the_paper_beside():

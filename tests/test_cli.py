@@ -24,6 +24,10 @@ def run(monkeypatch, *arguments):
         (["figures", "--records", "nowhere"], "no table1.json"),
         (["search", "--condition", "best"], "condition is 'best'"),
         (["ablation", "--profile", "smoke", "--set", "dataset=nowhere"], "neither a folder nor one of"),
+        (["ablation", "--profile", "smoke", "--seeds", "0"], "seeds is 0"),
+        (["ablation", "--profile", "smoke", "--sources", "a/x.pt", "b/x.pt"], "rename a file"),
+        (["ablation", "--profile", "smoke", "--arch", "resnet9"], "unknown arch 'resnet9'"),
+        (["ablation", "--profile", "smoke", "--nodes", "0"], "at least one node"),
     ],
 )
 def test_errors_name_the_cause_and_exit_with_1(monkeypatch, arguments, words):

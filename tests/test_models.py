@@ -64,6 +64,22 @@ def test_missing_weights_say_how_to_make_them(tmp_path):
         models.find_weights("resnet18_tiny", "fractaldb1k", tmp_path)
 
 
+def test_a_missing_weights_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="the file .*mine.pt does not exist"):
+        models.find_weights("resnet18_tiny", f"{tmp_path}/mine.pt", tmp_path)
+
+
+def test_weights_by_torchvision_s_names(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **more: asked.append(url))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    for init in ("imagenet1k", "ResNet50_Weights.IMAGENET1K_V1", "ResNet50_Weights.IMAGENET1K_V2"):
+        assert models.is_init(init)
+        assert models.find_weights("resnet50", init, tmp_path).name == asked[-1].rpartition("/")[2]
+    assert asked[0] == asked[1] != asked[2]
+    assert not any(map(models.is_init, ("ResNet50_Weights.V9", "ResNet9_Weights.DEFAULT", "resnet50.x", "a.b.c")))
+
+
 def test_wrong_shape_is_named(tmp_path):
     save_weights(tmp_path, ["x", "y", "z"], **{"conv1.weight": torch.zeros(4, 3, 3, 3)})
     with pytest.raises(ValueError, match=r"conv1.weight is \(4, 3, 3, 3\), the model has \(8, 3, 3, 3\)"):

@@ -133,10 +133,14 @@ def test_what_a_run_raises_names_the_run(tiny_data, tmp_path):
     assert "run 'a', seed 3" in caught.value.__notes__[0]
 
 
-def test_missing_weights_stop_it_before_anything_is_trained(tiny_data, tmp_path, monkeypatch):
+def test_missing_or_wrong_weights_stop_it_before_anything_is_trained(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "local_executors", lambda jobs: pytest.fail("started"))
     graphs = {"none": independent(A), "x": independent(Node("resnet18_tiny", "fractaldb1k"))}
     with pytest.raises(FileNotFoundError, match="ktglite pretrain"):
+        run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path)
+    state = models.initialise("resnet18_narrow", "scratch", 3, 0).state_dict()
+    save_file(state, tmp_path / "fractaldb1k-resnet18_tiny.safetensors")
+    with pytest.raises(ValueError, match="do not fit the model"):
         run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path)
 
 
@@ -148,17 +152,18 @@ def test_workers_per_device(monkeypatch):
     assert (runs.default_jobs(), runs.default_jobs(2)) == (4, 8)
 
 
-@pytest.mark.slow
-def test_a_dask_cluster_gives_the_numbers_of_one_process(tiny_data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_dask_cluster_gives_the_numbers_of_one_process(tiny_data, tmp_path, monkeypatch, processes):
     distributed = pytest.importorskip("distributed")
     monkeypatch.chdir(tmp_path)
     data = load_data("synthcars", 16, 60, cache="cache")
     graphs = {"a": independent(A), "b": all_through(A, A)}
-    options = {"n_workers": 2, "threads_per_worker": 2, "host": "127.0.0.1", "dashboard_address": None}
-    with distributed.LocalCluster(processes=True, **options) as cluster:
+    options = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": None}
+    options |= {"host": "127.0.0.1"} if processes else {}  # loopback alone
+    with distributed.LocalCluster(processes=processes, **options) as cluster:
         for name, part in (("folder", data), ("tensors", tiny_data)):  # loaded there, or sent
             far = run_all(graphs, part, CONFIG, [0, 1], f"{name}/dask", dask=cluster.scheduler_address)
-            near = run_all(graphs, part, CONFIG, [0, 1], f"{name}/here", jobs=1)
+            near = [run(g, part, CONFIG, seed, f"{name}/here", label=a) for a, g in graphs.items() for seed in (0, 1)]
             assert [(r["label"], r["seed"]) for r in far] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
             assert [r["key"] for r in far] == [r["key"] for r in near]
             assert [r["test_accuracy"] for r in far] == [r["test_accuracy"] for r in near]

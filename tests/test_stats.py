@@ -60,7 +60,8 @@ def test_the_paper_s_contrasts_agree_with_scipy_from_summaries(column):
     table = stats.contrast_table(arms, family)
     a, b = ([arms[key] for key in (getattr(c, side) for c in family)] for side in ("plus", "minus"))
     expected = reference.ttest_ind_from_stats(
-        *([getattr(arm, key) for arm in side] for side in (a, b) for key in ("mean", "std", "n")), equal_var=False
+        *(np.array([getattr(arm, key) for arm in side]) for side in (a, b) for key in ("mean", "std", "n")),
+        equal_var=False,
     )
     assert table.p.to_numpy() == pytest.approx(expected.pvalue)
     assert len(table) == 4 + 3 + 2
