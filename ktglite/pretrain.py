@@ -191,7 +191,10 @@ def settings_key(config: PretrainConfig) -> str:
     they are carried to another, and a graph's record knows them by their hash.
     """
     settings = dataclasses.asdict(config)
-    del settings["device"], settings["compile"], settings["checkpoint_minutes"]
+    ways = {"device", "compile", "checkpoint_minutes"}
+    others = {"standin_images": config.source == STANDIN, "categories": config.source == "fractaldb1k"}
+    unused = {name for name, used in others.items() if not used}
+    settings = {name: value for name, value in settings.items() if name not in ways | unused}
     if config.folder is not None:
         settings["folder"] = str(Path(config.folder).resolve())
     return hashlib.sha256(json.dumps([SCHEMA, settings], sort_keys=True).encode()).hexdigest()[:32]
@@ -476,6 +479,7 @@ def write_weights(model: nn.Module, source, config: PretrainConfig, curve: list[
         "standin": config.source == STANDIN,
         "arch": config.arch,
         "size": config.size,
+        "precision": resolve_precision(config.precision, resolve_device(config.device)),
         "epochs": config.epochs,
         "images": sum(epoch["images"] for epoch in curve),
         "classes": len(source.classes),

@@ -111,7 +111,7 @@ def test_arms_of_one_seed_share_all_but_the_weights(tiny_data, tmp_path, monkeyp
     save_file(state, tmp_path / "fractaldb1k-resnet18_tiny.safetensors")
     config = trainer.TrainConfig(epochs=1, batch_size=8, augmentation="shift", precision="fp32", device="cpu")
     seen = []
-    monkeypatch.setattr(trainer, "augment", lambda *a: seen.append(data.augment(*a)) or seen[-1])
+    monkeypatch.setattr(trainer, "see", lambda *a: seen.append(data.see(*a)) or seen[-1])
 
     def arm(pattern, seed):
         seen.clear()

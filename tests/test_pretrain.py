@@ -5,14 +5,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from ktglite import pretrain as step1
-from ktglite import runs, synthcars
+from ktglite import reproduce, runs, synthcars
 from ktglite.data import Data, Split
 from ktglite.models import initialise, read_weights
 from ktglite.pretrain import PretrainConfig, pretrain, read_card
@@ -54,6 +56,24 @@ def test_finished_weights_are_adopted_where_the_settings_are_the_same(tmp_path, 
     assert not (tmp_path / "there").exists()
     ready.write_bytes(b"cut")
     assert not step1.adopt(SMALL, tmp_path / "ready", tmp_path / "there")
+
+
+def test_the_kit_brings_the_weights_that_the_quick_profile_asks_for():
+    top = Path(__file__).parents[1]
+    values = reproduce.parameters("quick", "there", {}, top / "notebooks")["01_pretraining"]
+    cells = nbformat.read(top / "notebooks/01_pretraining.ipynb", as_version=4).cells
+    names = {"PretrainConfig": PretrainConfig, **values}
+    exec(next(cell.source for cell in cells if "configs = [" in cell.source), names)
+    (config,) = [config for config in names["configs"] if config.source == "fractaldb1k"]
+    assert step1.is_done(config, top / values["ready_weights"] / "fractaldb1k-resnet18_tiny.safetensors")
+    assert read_card(top / "data/weights/fractaldb1k-resnet18_tiny.safetensors")["curve"][-1]["accuracy"] > 40
+
+
+def test_settings_that_a_source_does_not_use_are_not_in_its_key():
+    fractals = PretrainConfig(arch="resnet18_tiny")
+    assert step1.settings_key(fractals) == step1.settings_key(dataclasses.replace(fractals, standin_images=5))
+    assert step1.settings_key(fractals) != step1.settings_key(dataclasses.replace(fractals, categories=5))
+    assert step1.settings_key(SMALL) != step1.settings_key(dataclasses.replace(SMALL, standin_images=5))
 
 
 def test_other_settings_are_never_taken_for_done(tmp_path):
