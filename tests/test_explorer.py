@@ -172,7 +172,7 @@ def test_another_graph_stops_the_training(shown):
 
 
 def test_missing_weights_are_said_in_place(shown):
-    shown.inits[1].value = "fractaldb1k"
+    shown.inits[1].value = "imagenet1k_standin"
     shown.button.click()
     assert "run notebook 01" in shown.status.value
     assert not shown.training

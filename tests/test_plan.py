@@ -49,7 +49,7 @@ def test_what_grows_when_a_setting_does():
     assert 1.2 < trials["03"] / base["03"] < 2  # the re-evaluation stays as it is
     assert trials["02"] == base["02"]
     assert seeds["02"] == pytest.approx(2 * base["02"])
-    assert fast["all"] == pytest.approx(base["all"] / 2)
+    assert fast["al"] == pytest.approx(base["al"] / 2)
 
 
 def test_the_command_measures_this_device(monkeypatch, capsys):
