@@ -601,7 +601,9 @@ def plot_rungs(summaries: Mapping[str, Mapping]) -> Figure:
     for bars in axis.containers:
         axis.bar_label(bars, fontsize=7)
     axis.set(xlabel="rung: trained for this many epochs at least", ylabel="trials")
-    sns.move_legend(axis, "upper right", frameon=False, title="")
+    handles, labels = axis.get_legend_handles_labels()
+    axis.get_legend().remove()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)  # over no bar
     return figure
 
 

@@ -78,7 +78,6 @@ def test_outputs_belong_to_the_cells(stem):
     assert (FOLDER / f"{stem}.ipynb").stat().st_size <= books.LIMIT
 
 
-@pytest.mark.skip(reason="until the committed notebooks carry the outputs of a quick run: `make reproduce notebooks`")
 @pytest.mark.parametrize("stem", work.NOTEBOOKS)
 def test_it_carries_outputs_of_a_quick_run(stem):
     notebook = read(stem)
