@@ -14,6 +14,7 @@ import torch
 from ktglite.data import Data, Split
 from ktglite.graph import Node, all_through
 from ktglite.models import build
+from ktglite.pretrain import STANDIN, PretrainConfig, find_ready
 from ktglite.reproduce import NOTEBOOKS
 from ktglite.runs import one_thread
 from ktglite.search import asha_epochs, expected_share_run
@@ -114,6 +115,17 @@ def split_sizes(values: Mapping) -> list[int]:
     return [round(limit * share) for share in values["split"]]
 
 
+def adopted(pre: Mapping, passes: Mapping[str, int]) -> list[str]:
+    """The sources whose finished weights notebook 01 finds; `passes`: the epochs of each."""
+    same = {
+        name: pre[f"pretrain_{name}"] for name in ("size", "render", "batch_size", "lr", "schedule", "augmentation")
+    }
+    same |= {"arch": pre["arch"], "images_per_epoch": pre["pretrain_images"], "categories": pre["pretrain_categories"]}
+    same |= {"standin_images": pre["standin_images"]}
+    drawn = [source for source in passes if source != "imagenet1k"]
+    return [s for s in drawn if find_ready(PretrainConfig(s, epochs=passes[s], **same), pre["ready_weights"])]
+
+
 def plan(
     parameters: Mapping[str, Mapping], devices: int, images_per_second: float | None = None
 ) -> tuple[list[dict], Speed]:
@@ -151,12 +163,17 @@ def plan(
     rows = [row(NOTEBOOKS[0], first["epochs"], graph_seconds(first["epochs"], 2, 1), 1, 0, 0)]
 
     sources = [s for s in pre["sources"] if s != "imagenet1k" or pre["imagenet_folder"]]
-    images = sum(pre["pretrain_images"] or SOURCE_IMAGES.get(s, 1000 * pre["pretrain_categories"]) for s in sources)
+    passes = {s: pre["standin_epochs"] if s == STANDIN else pre["pretrain_epochs"] for s in sources}
+    whole = {s: SOURCE_IMAGES.get(s, 1000 * pre["pretrain_categories"]) for s in sources}
+    whole |= {STANDIN: pre["standin_images"]}
+    images = {s: passes[s] * min(pre["pretrain_images"] or whole[s], whole[s]) for s in sources}
+    images |= dict.fromkeys(adopted(pre, passes), 0)
     scale = (pre["pretrain_size"] / table["image_size"]) ** 2  # a convolution's work goes with the area
-    seconds = pre["pretrain_epochs"] * images * scale / speed.train
+    seconds = (sum(images.values()) + pre["short_images"]) * scale / speed.train
     bank = 25 * pre["pretrain_categories"] * max(256, pre["pretrain_render"] or pre["pretrain_size"]) ** 2 / 8
     disk = bank + len(sources) * weights
-    rows.append(row(NOTEBOOKS[1], pre["pretrain_epochs"] * len(sources), seconds, min(devices, len(sources)), 0, disk))
+    trained = [s for s in sources if images[s]]
+    rows.append(row(NOTEBOOKS[1], sum(map(passes.get, trained)), seconds, min(devices, len(trained) or 1), 0, disk))
 
     runs = table["seeds"] * (1 + len(table["sources"]) * (2 ** table["nodes"] - 1))
     seconds = graph_seconds(runs * table["epochs"], table["nodes"], runs)

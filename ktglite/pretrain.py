@@ -10,7 +10,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -136,24 +135,29 @@ def pretrain_all(
         return list(pool.map(pretrain, configs, [out] * len(configs), [cache] * len(configs)))
 
 
-def adopt(config: PretrainConfig, ready: str | Path, out: str | Path) -> bool:
-    """Copy finished weights and card from the folder `ready` to `out` if they were made with exactly these settings.
+def find_ready(config: PretrainConfig, ready: str | Path) -> Path | None:
+    """Finished weights made with exactly these settings, in the folder `ready`, or else None.
 
-    `ready` is looked for in the working folder, then in the package's checkout. Returns whether `pretrain` will find
-    its work done.
+    `ready` is looked for in the working folder, then in the package's checkout.
     """
+    name = f"{config.source}-{config.arch}.safetensors"
+    places = (Path(ready) / name, Path(__file__).parents[1] / ready / name)
+    return next((path for path in places if is_done(config, path)), None)
+
+
+def adopt(config: PretrainConfig, ready: str | Path, out: str | Path) -> bool:
+    """Copy finished weights and card from `ready` to `out`, see `find_ready`; whether `pretrain` is then done there."""
     name = f"{config.source}-{config.arch}.safetensors"
     if is_done(config, Path(out) / name):
         return True
-    for folder in (Path(ready), Path(__file__).parents[1] / ready):
-        if is_done(config, folder / name):
-            Path(out).mkdir(parents=True, exist_ok=True)
-            for part in (folder / name, (folder / name).with_suffix(".json")):  # the card last, as when they are made
-                partial = Path(out) / f"{part.name}.{os.getpid()}.partial"
-                shutil.copyfile(part, partial)
-                os.replace(partial, Path(out) / part.name)
-            return True
-    return False
+    path = find_ready(config, ready)
+    if path is None:
+        return False
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for part in (path, path.with_suffix(".json")):  # the card last, as when they are made
+        with whole(Path(out) / part.name) as file:
+            file.write(part.read_bytes())
+    return True
 
 
 def read_card(path: str | Path) -> dict:

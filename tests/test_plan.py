@@ -41,6 +41,14 @@ def test_the_sum_of_table_1_by_hand():
     assert rows[-1]["device_hours"] == pytest.approx(sum(row["device_hours"] for row in rows[:-1]))
 
 
+def test_weights_that_come_with_the_kit_cost_nothing():
+    values = parameters("quick")
+    brought = hours(plan.plan(values, 1, 100)[0])["01"]
+    values["01_pretraining"]["ready_weights"] = "nowhere"
+    trained = hours(plan.plan(values, 1, 100)[0])["01"]
+    assert trained - brought == pytest.approx(960_000 / 300 / 3600)
+
+
 def test_what_grows_when_a_setting_does():
     base = hours(plan.plan(parameters("paper"), 1, 100)[0])
     trials = hours(plan.plan(parameters("paper", "trials=3000"), 1, 100)[0])
