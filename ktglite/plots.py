@@ -565,7 +565,7 @@ def plot_choices(summary: Mapping, top: float = 0.1) -> Figure:
         axis.tick_params(axis="y", rotation=0)
     total = len([trial for trial in summary["trials"] if trial["values"]])
     name = condition_label(summary["condition"], {summary["condition"]: summary})
-    figure.suptitle(f"{name}: the best {n} graphs (all {total} in brackets)", fontsize=9)
+    figure.suptitle(f"{name}: the best {f'{n} graphs' if n > 1 else 'graph'} (all {total} in brackets)", fontsize=9)
     return figure
 
 
@@ -601,6 +601,7 @@ def plot_rungs(summaries: Mapping[str, Mapping]) -> Figure:
     for bars in axis.containers:
         axis.bar_label(bars, fontsize=7)
     axis.set(xlabel="rung: trained for this many epochs at least", ylabel="trials")
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     handles, labels = axis.get_legend_handles_labels()
     axis.get_legend().remove()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)  # over no bar
