@@ -61,8 +61,9 @@ def main() -> None:
     ns_fast = 1e9 * fast / (3 * len(formula.WEIGHTS) * POINTS)
     print(f"plain {ns_slow:.0f} ns/point, kit {ns_fast:.2f} ns/point, ratio {ns_slow / ns_fast:.0f}, results equal")
     with tempfile.TemporaryDirectory() as cache:
+        options = {"cache": cache, "progress": False, "jobs": 1}
         for size, points in ((64, 20_000), (SIZE, POINTS), (256, POINTS)):
-            took = seconds(lambda size=size, points=points: formula.bank(size, points, cache=cache, progress=False))
+            took = seconds(lambda size=size, points=points: formula.bank(size, points, **options))
             print(f"bank of 25,000 orbits at {size} px, {points:,} points: {took:.1f} s")
         for size in (64, 32, 362):
             fractals = formula.FractalDB(size, cache=cache)

@@ -11,8 +11,9 @@ import math
 import time
 import warnings
 from colorsys import hsv_to_rgb
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ktglite import mersenne
+from ktglite.devices import cores
 from ktglite.files import whole
 
 CATEGORIES, CANDIDATES = 1000, 42_655  # accepted, of so many that are drawn
@@ -166,7 +168,7 @@ def read_csv_folder(folder: str | Path) -> tuple[np.ndarray, ...]:
 # ---- orbits
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def choose(p, random, choices):
     """The map of every step: the first whose cumulative probability reaches the random number; into uint8 (points,).
 
@@ -261,7 +263,7 @@ def locate(xs, ys, left, right, low, high, size, pad, at):
 LANES = len(WEIGHTS)  # the variations of a category make the same choices and advance side by side
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def bounds(table, choices, box, last):
     """Bounding boxes of every variation, `box` (4, LANES): left, right, low, high; and where the orbits end.
 
@@ -282,7 +284,7 @@ def bounds(table, choices, box, last):
     last[0], last[1] = x, y
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def mark_lanes(table, choices, box, size, pad, marked):
     """Set the pixels of all variations to 1 in `marked`, uint8 (LANES, size * size), the rows from the top."""
     x, y, left, low = np.zeros(LANES), np.zeros(LANES), box[0].copy(), box[2].copy()
@@ -308,7 +310,7 @@ def pack(marked: np.ndarray) -> np.ndarray:
     return words.view("<u8")
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def dilate(marked, size, out):
     """Points to what their 3 x 3 patches cover, 1 to 3 px to the right and 1 to 3 px up; uint64 (words,) into `out`.
 
@@ -420,10 +422,12 @@ def bank(
     cache: str | Path = "data/cache",
     maps: tuple[np.ndarray, ...] | None = None,
     progress: bool = True,
+    jobs: int | None = None,
 ) -> np.ndarray:
     """All coverages of the first `count` categories as bits: uint64 (count * 25, words), memory-mapped from `cache`.
 
-    Built once; the file gets its name when it is whole. Raises ValueError naming one that was cut short since.
+    Built once, by `jobs` threads (one per core); the file gets its name when it is whole. Raises ValueError naming
+    one that was cut short since.
     """
     check_size(size)
     maps = categories()[:count] if maps is None else maps
@@ -436,8 +440,13 @@ def bank(
             header = {"descr": "<u8", "fortran_order": False, "shape": (len(maps) * LANES, words)}
             with whole(path) as out:  # written, not mapped: a full disk is an error then, and not the end by SIGBUS
                 np.lib.format.write_array_header_1_0(out, header)
-                for table in tqdm(maps, f"FractalDB {size} px", disable=not progress, mininterval=2):
-                    out.write(coverages(table, size, points).astype("<u8", copy=False).data)
+                threads = ThreadPoolExecutor(jobs or cores())  # the compiled loops let go of the interpreter's lock
+                try:
+                    drawn = threads.map(partial(coverages, size=size, points=points), maps)
+                    for bits in tqdm(drawn, f"FractalDB {size} px", len(maps), disable=not progress, mininterval=2):
+                        out.write(bits.astype("<u8", copy=False).data)
+                finally:
+                    threads.shutdown(cancel_futures=True)
     try:
         return np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:

@@ -9,8 +9,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from ktglite.devices import cores, cpu_name
 from ktglite.files import HOST
-from ktglite.runs import cpu_name, read_record
+from ktglite.runs import read_record
 
 ROOM = 5e9  # bytes: a run of the paper profile writes about as much
 LEFT = ("*.ckpt", "*.partial.ipynb", "*.ckpt.unused", "*.partial")
@@ -56,7 +57,7 @@ def hardware() -> Iterator[tuple[bool, str]]:
     """Processor and GPUs, and whether a GPU that the system has is seen by torch."""
     import torch
 
-    yield True, f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, {cpu_name()}"
+    yield True, f"{cores()} of {os.cpu_count()} cores, {cpu_name()}"
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
         yield True, f"cuda:{i}: {torch.cuda.get_device_name(i)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"

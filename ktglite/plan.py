@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from ktglite.data import Data, Split
+from ktglite.devices import resolve_device, resolve_precision
 from ktglite.graph import Node, all_through
 from ktglite.models import build
 from ktglite.pretrain import STANDIN, PretrainConfig, find_ready
 from ktglite.reproduce import NOTEBOOKS
 from ktglite.runs import one_thread
 from ktglite.search import asha_epochs, expected_share_run
-from ktglite.trainer import TrainConfig, accuracy, epochs, resolve_device, resolve_precision
+from ktglite.trainer import TrainConfig, accuracy, epochs
 
 CLASSES = 20  # of the images that are measured; the head is a small part of a network
 RECORD = 20e3  # bytes of one training's record

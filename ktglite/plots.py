@@ -100,7 +100,8 @@ def draw_graph(
         circles.append(ax.add_patch(shape))
         shape.set_alpha(1 if i in heard else 0.35)
         text = node_name(node) + (f"\n{accuracy:.1f} %" if i == 0 and accuracy is not None else "")
-        small = min(1, 6 / max(map(len, text.split("\n"))))
+        lines = text.split("\n")
+        small = min(1, 6 / max(map(len, lines))) * (1 if len(lines) == 1 else 0.85)  # two lines reach nearer to the rim
         ax.text(*centres[i], text, ha="center", va="center", fontsize=font * small, zorder=5)
         aside = centres[i] + (radius + 0.13) * np.array([outward[i] @ [c, d] for c, d in ((0.77, 0.64), (-0.64, 0.77))])
         ax.text(*aside, i + 1, ha="center", va="center", fontsize=min(8, 0.9 * font), color="#777777")
@@ -289,6 +290,7 @@ def forest(ax: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
     mean, low, high = (np.array([f[key] for f in found]) for key in ("mean", "low", "high"))
     shape = dict(fmt="D", color=BLUE, ms=3.5, lw=1.3)
     ax.errorbar(mean, np.arange(len(order)) + 0.25, xerr=np.nan_to_num([mean - low, high - mean]), **shape)
+    ax.set_ylim(len(order) - 0.4, -0.6)
 
 
 def forest_legend(seeds: str = "one seed") -> list[Line2D]:
@@ -326,7 +328,7 @@ def plot_table1(records: Sequence[Mapping], sources: Sequence[str] | None = None
         arms = [paper[source, pattern] for pattern in ablation.patterns(n)]
         axis.errorbar([a.mean for a in arms], order, xerr=[a.std for a in arms], fmt="s", color=BLACK, ms=3.5, lw=1.3)
         name = ablation.title(ablation.paper_source(source))
-        axis.set(title=f"paper, {name}\nn = 3", xlabel="accuracy (%)")
+        axis.set(title=f"paper,\n{name}, n = 3", xlabel="accuracy (%)")
         axis.sharex(theirs[0])
     handles = forest_legend()
     if paper:
@@ -338,7 +340,8 @@ def plot_table1(records: Sequence[Mapping], sources: Sequence[str] | None = None
 def plot_learning_curves(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> Figure:
     """Validation accuracy of node 1 after every epoch, by pattern: mean, and the range over seeds.
 
-    The auxiliaries set the colour; a solid line says that node 1 is pre-trained itself.
+    Every source has a scale of its own. The auxiliaries set colour and marker; a solid line says that node 1 is
+    pre-trained itself.
     """
     sources = list(sources or ablation.sources_of(records))
     n = ablation.count_nodes(records)
@@ -355,20 +358,18 @@ def plot_learning_curves(records: Sequence[Mapping], sources: Sequence[str] | No
         for epoch in record["epochs"]
     ]
     table, order = pd.DataFrame(rows), [marks(pattern, n) for pattern in ablation.patterns(n)]
-    few = [BLACK, ORANGE, GREEN, BLUE]
     half = len(order) // 2
-    colours = few[:half] if half <= len(few) else sns.color_palette("husl", half)
-    palette = {row: colours[i % half] for i, row in enumerate(order)}
+    colours = [BLACK, ORANGE, GREEN, BLUE, RED, PINK, SKY, "#888888"]
+    palette = {row: colours[i % half % len(colours)] for i, row in enumerate(order)}
+    markers = {row: "os^vDPX*"[i % half % 8] for i, row in enumerate(order)}
     dashes = {row: "" if row.startswith("✓") else (3, 1.5) for row in order}
-    figure, axes = plt.subplots(
-        1, len(sources), figsize=(4.2 * len(sources), 3.2), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, len(sources), figsize=(4.2 * len(sources), 3.2), squeeze=False, layout="constrained")
     for axis, source in zip(axes[0], sources, strict=True):
         last = source == sources[-1]
         sns.lineplot(
             table[table.source == source], x="epoch", y="accuracy", hue="pre-trained", style="pre-trained", ax=axis,
-            palette=palette, hue_order=order, style_order=order, dashes=dashes, errorbar=("pi", 100),
-            err_kws={"alpha": 0.12}, legend=last,
+            palette=palette, hue_order=order, style_order=order, dashes=dashes, markers=markers, markersize=5,
+            errorbar=("pi", 100), err_kws={"alpha": 0.12}, legend=last,
         )  # fmt: skip
         axis.set(title=ablation.title(source), ylabel="validation accuracy of node 1 (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -461,7 +462,7 @@ def plot_search(summary: Mapping, ax: Axes | None = None) -> Axes:
         ax.add_collection(LineCollection(lines, label=f"{name} ({len(group)})", rasterized=len(trials) > 300, **shape))
         dots = [(1, values[0]) for values in group if len(values) == 1]
         if dots:
-            ax.plot(*zip(*dots, strict=True), ls="none", marker="o", ms=2, color=colour, alpha=alpha, mec="none")
+            ax.plot(*zip(*dots, strict=True), ls="none", marker="o", ms=3.5, color=colour, alpha=alpha, mec="none")
     for rung in rungs(summary):
         ax.axvline(rung, color=RED, ls=":", lw=0.9, zorder=0)
     for epoch in (*rungs(summary), epochs):
@@ -490,6 +491,7 @@ def plot_searches(summaries: Mapping[str, Mapping]) -> Figure:
         plot_search(summaries[name], ax=axis)
         axis.label_outer()
     handles = [Line2D([], [], color=colour, lw=1.6, label=name) for name, (colour, *_) in FATES.items()]
+    handles[-1].set(marker="o", markersize=3.5)  # with the first rung at epoch 1 it is a dot
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
@@ -569,21 +571,27 @@ def plot_choices(summary: Mapping, top: float = 0.1) -> Figure:
     return figure
 
 
-def plot_early_rungs(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """From `search.early_rungs`: what share of graphs a first rung lets pass, by what their target starts from."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(COLUMN * 1.4, 2.8), layout="constrained")
-    for i, (init, rows) in enumerate(table.groupby("target", sort=False)):
-        error = [rows["passed"] - rows["low"], rows["high"] - rows["passed"]]
-        x = np.arange(len(rows)) + 0.12 * i
-        label = f"node 1: {ablation.title(init)} (n = {rows['n'].iloc[0]})"
-        ax.errorbar(
-            x, rows["passed"], yerr=error, fmt="os^v"[i % 4], color=[BLUE, RED, GREEN, PINK][i % 4], label=label
-        )
-    ax.set_xticks(range(len(table["rung"].unique())), [f"epoch {rung}" for rung in table["rung"].unique()])
-    ax.set(xlabel="first rung", ylabel="pass it (%)", ylim=(-3, 103))
-    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25))
-    return ax
+def plot_early_rungs(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """From `search.early_rungs`, by condition: the chance to pass a first rung beside the share that deserves it (a
+    dashed line), by what the target starts from. Bars are 95 % intervals over graphs.
+    """
+    size = (PAGE / 2 * max(1.4, len(tables)), 3.1)
+    figure, axes = plt.subplots(1, len(tables), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, (condition, table) in zip(axes[0], tables.items(), strict=True):
+        for i, (init, rows) in enumerate(table.groupby("target", sort=False)):
+            color = [BLUE, RED, GREEN, PINK][i % 4]
+            error = [rows["passed"] - rows["low"], rows["high"] - rows["passed"]]
+            label = f"node 1: {ablation.title(init)} (n = {rows['n'].iloc[0]})"
+            axis.errorbar(
+                np.arange(len(rows)) + 0.1 * i, rows["passed"], yerr=error, fmt="os^v"[i % 4], color=color, label=label
+            )
+            axis.axhline(rows["deserved"].iloc[0], color=color, linestyle="--", linewidth=1, zorder=0)
+        first = table["rung"].unique()
+        axis.set_xticks(range(len(first)), [f"epoch {rung}" for rung in first])
+        axis.set(title=condition, xlabel="first rung", ylim=(-3, 103), xlim=(-0.4, len(first) - 0.4))
+        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+    axes[0, 0].set_ylabel("graphs that pass (%)\ndashed: that end in the better half")
+    return figure
 
 
 def plot_rungs(summaries: Mapping[str, Mapping]) -> Figure:
@@ -738,9 +746,10 @@ def plot_pretraining(card: Mapping, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_filters(weight, ax: Axes | None = None, columns: int = 8) -> Axes:
+def plot_filters(weight, ax: Axes | None = None) -> Axes:
     """The filters of a first layer, (O, 3, k, k), as colour pictures, each scaled to its own range."""
     weight = np.asarray(weight, float)
+    columns = math.ceil(len(weight) ** 0.5)
     low, high = (f(weight, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
     tiles = np.moveaxis((weight - low) / np.maximum(high - low, 1e-12), 1, 3)
     tiles = np.pad(tiles, ((0, -len(tiles) % columns), (0, 1), (0, 1), (0, 0)), constant_values=1)

@@ -8,7 +8,6 @@ any folder of class folders, ImageNet-1k's train/ among them; on one core, one G
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from ktglite import runs, synthcars
 from ktglite.data import MEAN, STD, Data, augment, image_files, normalise, read_image
+from ktglite.devices import resolve_device, resolve_precision
 from ktglite.files import whole
 from ktglite.models import build, head_of
 from ktglite.trainer import (
@@ -36,8 +36,6 @@ from ktglite.trainer import (
     generator,
     load_checkpoint,
     read_checkpoint,
-    resolve_device,
-    resolve_precision,
     save_atomically,
 )
 
@@ -131,7 +129,7 @@ def pretrain_all(
     jobs = max(1, min(jobs or runs.default_jobs(), len(configs)))
     if jobs == 1:
         return [pretrain(config, out, cache) for config in configs]
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), runs.end_with_parent) as pool:
+    with ProcessPoolExecutor(jobs, runs.process_context(), runs.end_with_parent) as pool:
         return list(pool.map(pretrain, configs, [out] * len(configs), [cache] * len(configs)))
 
 

@@ -25,10 +25,11 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from ktglite.data import Data, load_data
+from ktglite.devices import cores, cpu_name, resolve_device, resolve_precision
 from ktglite.files import whole
 from ktglite.graph import Graph
 from ktglite.models import find_weights, initialise
-from ktglite.trainer import TrainConfig, epochs, resolve_device, resolve_precision
+from ktglite.trainer import TrainConfig, epochs
 
 log = logging.getLogger(__name__)
 
@@ -192,8 +193,19 @@ def complete(calls: Sequence[tuple], executors: Sequence[Callable[[], Executor]]
 
 def local_executors(jobs: int) -> list[Callable[[], Executor]]:
     """What makes the executor in each of `jobs` places: one process each, so that a killed one breaks no other."""
-    context = multiprocessing.get_context("spawn")
+    context = process_context()
     return [partial(ProcessPoolExecutor, 1, context, start_worker, (place,)) for place in range(jobs)]
+
+
+def process_context() -> multiprocessing.context.BaseContext:
+    """How worker processes start: forked from a server that has imported torch once and run nothing, where the system
+    can; importing takes seconds, and a study starts processes several times.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ktglite.search"])
+    return context
 
 
 @contextmanager
@@ -255,7 +267,7 @@ def run_task(
 
 def default_jobs(workers_per_device: int = 1) -> int:
     """So many processes per GPU, or per core where there is none."""
-    return workers_per_device * (torch.cuda.device_count() or len(os.sched_getaffinity(0)))
+    return workers_per_device * (torch.cuda.device_count() or cores())
 
 
 @contextmanager
@@ -328,15 +340,6 @@ def provenance(config: TrainConfig | None = None) -> dict:
         device = resolve_device(config.device)
         facts |= {"device": str(device), "precision": resolve_precision(config.precision, device)}
     return facts
-
-
-def cpu_name() -> str:
-    """The processor's model name where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def git(*arguments: str) -> str | None:

@@ -9,7 +9,6 @@ import bisect
 import json
 import logging
 import math
-import multiprocessing
 import os
 import random
 import socket
@@ -20,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +36,10 @@ from tqdm import tqdm
 
 from ktglite import runs, stats
 from ktglite.data import Data, load_data
+from ktglite.devices import resolve_device, resolve_precision
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, all_through, independent
-from ktglite.trainer import TrainConfig, derive, epochs, resolve_device, resolve_precision
+from ktglite.trainer import TrainConfig, derive, epochs
 
 log = logging.getLogger(__name__)
 
@@ -423,7 +424,8 @@ def early_rungs(summary: dict, first: Sequence[int] = (1, 2, 4), orders: int = 2
     are replayed (`asha_epochs`) over `orders` random orders of the same graphs. A DataFrame with a row per `rung` and
     `target` (its initialisation), all in percent: `passed`, the chance to pass the first rung, mean over the `n`
     graphs with its 95 % interval `low` to `high`; `deserved`, who of them end among the best 1/reduction_factor of
-    all; `bias`, the paired difference passed - deserved with its interval `bias_low` to `bias_high`; `best_kept`, the
+    all; `bias`, the paired difference passed - deserved with its interval `bias_low` to `bias_high`, and in words as
+    `verdict`: "favoured", "held back", or "not resolved" when the interval holds 0; `best_kept`, the
     chance that the very best graph is trained to the end; `epochs`, what is spent of the whole. Raises ValueError
     when a graph was pruned.
     """
@@ -450,6 +452,7 @@ def early_rungs(summary: dict, first: Sequence[int] = (1, 2, 4), orders: int = 2
             row = {"rung": rung, "target": init, "n": mean["n"], "passed": mean["mean"]}
             row |= {"low": mean["low"], "high": mean["high"], "deserved": 100 * deserved[own].mean()}
             row |= {"bias": bias["mean"], "bias_low": bias["low"], "bias_high": bias["high"]}
+            row["verdict"] = "favoured" if bias["low"] > 0 else "held back" if bias["high"] < 0 else "not resolved"
             rows.append(row | {"best_kept": 100 * kept, "epochs": 100 * stopped.mean() / curves.shape[1]})
     return pd.DataFrame(rows)
 
@@ -529,7 +532,7 @@ class Objective:
     """What Optuna maximises: the target's accuracy in percent after training the trial's graph.
 
     `config`, `data`, `weights` are as for `ktglite.epochs`. With a folder `checkpoints`, a trial whose worker was
-    killed goes on from its last epoch.
+    killed goes on from its last epoch; `drop_checkpoint` deletes what is no longer needed.
     """
 
     settings: SearchConfig
@@ -553,7 +556,6 @@ class Objective:
             with runs.one_thread(self.config):
                 return self.train(trial, Graph.from_dict(drawn))
         except FloatingPointError as error:
-            remove(self.checkpoint_path(trial))
             trial.set_user_attr("error", str(error))
             return math.nan
 
@@ -561,7 +563,7 @@ class Objective:
         """The loop over the epochs."""
         # Under `select_on="test"` the test images stand in for the validation images during the search.
         data = self.data if self.settings.select_on == "val" else replace(self.data, val=self.data.test)
-        path = self.checkpoint_path(trial)
+        path = checkpoint_path(self.checkpoints, trial, trial.study.study_name)
         twin = self.twin(trial, graph)
         known = [] if twin is None else [twin.intermediate_values[step] for step in sorted(twin.intermediate_values)]
         values = []
@@ -580,9 +582,7 @@ class Objective:
                     continue
                 values.append(record["val_accuracy"][0])
                 if self.stops(trial, values):
-                    remove(path)
                     raise optuna.TrialPruned(f"below the rung at epoch {record['epoch']}")
-        remove(path)
         if "test_accuracy" in record:  # kept beside the value, and no decision looks at it
             trial.set_user_attr("test_accuracy", record["test_accuracy"][0])
         return values[record["reported_epoch"] - 1]
@@ -600,16 +600,18 @@ class Objective:
         alike = [other for other in done if reaching(other) and same_training(to_graph(other)) == same_training(graph)]
         return max(alike, key=lambda other: len(other.intermediate_values), default=None)
 
-    def checkpoint_path(self, trial: optuna.Trial) -> Path | None:
-        """Where this graph's checkpoint is kept; a second attempt at the same index of the plan finds it."""
-        if self.checkpoints is None:
-            return None
-        plan = trial.user_attrs.get("plan", f"free{trial.number}")
-        return Path(self.checkpoints) / f"{trial.study.study_name}-{plan}.ckpt"
+
+def checkpoint_path(checkpoints: str | Path | None, trial: optuna.Trial | FrozenTrial, study: str) -> Path | None:
+    """Where a graph's checkpoint is kept; a second attempt at the same index of the plan finds it."""
+    if checkpoints is None:
+        return None
+    plan = trial.user_attrs.get("plan", f"free{trial.number}")
+    return Path(checkpoints) / f"{study}-{plan}.ckpt"
 
 
-def remove(path: Path | None) -> None:
-    """Delete a checkpoint that is no longer needed."""
+def drop_checkpoint(study: optuna.Study, trial: FrozenTrial, checkpoints: str | Path | None) -> None:
+    """For Optuna's `callbacks`: delete a trial's checkpoint when its result is in the storage, and not before."""
+    path = checkpoint_path(checkpoints, trial, study.study_name)
     if path is not None:
         path.unlink(missing_ok=True)
 
@@ -625,9 +627,11 @@ def work(
     study: optuna.Study,
     objective: Callable[[optuna.Trial], float],
     storage: str | Path | None,
+    checkpoints: str | Path | None = None,
     callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]] = (),
 ) -> None:
-    """Train planned trials until each is settled, those of killed workers included."""
+    """Train planned trials until each is settled, those of killed workers included; then no checkpoint is left."""
+    callbacks = [partial(drop_checkpoint, checkpoints=checkpoints), *callbacks]
     unsigned: dict[int, float] = {}  # trials seen without a worker's name, and when by this machine's clock
     own_errors: list[Exception] = []
     with sign_in(storage) as name:
@@ -648,7 +652,7 @@ def work(
             requeue_lost(study, storage, unsigned, trials)
             if any(trial.state == TrialState.WAITING for trial in trials):
                 try:
-                    study.optimize(planned, n_trials=1, catch=(NotPlanned,), callbacks=list(callbacks))
+                    study.optimize(planned, n_trials=1, catch=(NotPlanned,), callbacks=callbacks)
                 except (ValueError, UpdateFinishedTrialError) as error:
                     # Optuna may not tell the end of a trial that another worker has taken for dead and enqueued again:
                     # a pause, such as a laptop's sleep, outlasted the heartbeat, and the graph is the other's now.
@@ -660,6 +664,8 @@ def work(
                     enqueue_plan(study, storage)
                 if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                     time.sleep(POLL)
+    for trial in trials:  # of a worker that was killed between its result and this
+        drop_checkpoint(study, trial, checkpoints)
 
 
 def is_unfinished(study: optuna.Study, trials: list[FrozenTrial]) -> bool:
@@ -802,7 +808,7 @@ def search(
     with Progress(study, settings, config, out) as progress:
         if jobs == 1:
             objective = Objective(settings, data, config, weights, checkpoints)
-            work(study, objective, storage, callbacks=[lambda study, trial: progress.update()])
+            work(study, objective, storage, checkpoints, callbacks=[lambda study, trial: progress.update()])
         elif study.get_trials(deepcopy=False, states=OPEN):
             source = data if data.spec is None else data.spec
             arguments = (name, str(storage), settings, source, config, str(weights), checkpoints)
@@ -845,7 +851,7 @@ class Progress:
 
 def supervise(arguments: tuple, jobs: int, update: Callable[[], None]) -> None:
     """Keep `jobs` worker processes going until they have nothing left to do; replace those that are killed."""
-    context = multiprocessing.get_context("spawn")
+    context = runs.process_context()
     workers, started = {}, 0
 
     def start() -> None:
@@ -943,7 +949,7 @@ def search_worker(
     with plan_lock(storage):  # the plan of a search that was killed while it enqueued is completed
         check_facts(study, study_facts(settings, data, config, weights), storage)
         enqueue_plan(study, storage)
-    work(study, Objective(settings, data, config, weights, checkpoints), storage)
+    work(study, Objective(settings, data, config, weights, checkpoints), storage, checkpoints)
 
 
 def search_workers(jobs: int, *arguments) -> None:
@@ -1111,6 +1117,27 @@ def reaching(trial: FrozenTrial) -> frozenset[int]:
         return to_graph(trial).reaching_target()
     except (KeyError, ValueError):
         return frozenset()
+
+
+def read_summaries(folder: str | Path) -> dict[str, dict]:
+    """What `write_summary` wrote, by study; `folder` is looked for where we are, then in the package's checkout.
+
+    Raises FileNotFoundError where there is none, ValueError naming a file that is not one or of another version.
+    """
+    places = Path(folder), Path(__file__).parents[1] / folder
+    paths = next((found for place in places if (found := sorted(place.glob("*.json")))), None)
+    if paths is None:
+        raise FileNotFoundError(f"no summary of a search in {' or '.join(map(str, places))}: run ktglite search first")
+    summaries = {}
+    for path in paths:
+        try:
+            summary = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is no summary of a search ({error}); ktglite search writes it again") from error
+        if not isinstance(summary, dict) or summary.get("schema") != 1:
+            raise ValueError(f"{path} is no summary of a search, or of another version; ktglite search writes it again")
+        summaries[path.stem] = summary
+    return summaries
 
 
 def write_summary(study: optuna.Study, out: str | Path, reevaluated: Sequence[dict] = ()) -> dict:

@@ -66,10 +66,15 @@ def welch(a: Arm, b: Arm) -> dict[str, float]:
     """a - b of two independent arms, degrees of freedom by Welch and Satterthwaite."""
     if min(a.n, b.n) < 2:
         return difference(a.mean - b.mean, np.nan, np.nan, min(a.n, b.n))
-    parts = [a.std**2 / a.n, b.std**2 / b.n]
-    total = sum(parts)
-    spread = parts[0] ** 2 / (a.n - 1) + parts[1] ** 2 / (b.n - 1)
-    return difference(a.mean - b.mean, total**0.5, total**2 / spread if spread else np.nan, min(a.n, b.n))
+    error, df = pooled([a, b])
+    return difference(a.mean - b.mean, error, df, min(a.n, b.n))
+
+
+def pooled(arms: Sequence[Arm]) -> tuple[float, float]:
+    """The error of a sum or difference of independent means, and its degrees of freedom by Satterthwaite."""
+    parts = np.array([arm.std**2 / arm.n for arm in arms])
+    spread = (parts**2 / np.array([arm.n - 1 for arm in arms])).sum()
+    return float(parts.sum() ** 0.5), float(parts.sum() ** 2 / spread) if spread else np.nan
 
 
 def compare(a: Arm, b: Arm) -> dict[str, float]:
@@ -185,8 +190,7 @@ def main_effects(arms: Mapping[tuple[str, str], Arm], source: str, patterns: Seq
             rows.append({"node": int(node), **summary(values)})
         else:  # published summaries: the errors of independent arms add up
             mean = np.mean([a.mean - b.mean for a, b in pairs])
-            error = np.sqrt(sum(a.std**2 / a.n + b.std**2 / b.n for a, b in pairs)) / len(pairs)
-            df = sum(a.n - 1 + b.n - 1 for a, b in pairs)
-            found = difference(float(mean), float(error), df, min(a.n for a, _ in pairs))
+            error, df = pooled([arm for pair in pairs for arm in pair])
+            found = difference(float(mean), error / len(pairs), df, min(a.n for a, _ in pairs))
             rows.append({"node": int(node), "mean": found["effect"], "low": found["low"], "high": found["high"]})
     return pd.DataFrame(rows)

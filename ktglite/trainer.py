@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ktglite.cuda_graph import captured
 from ktglite.data import Data, Split, draw_views, normalise, see
+from ktglite.devices import resolve_device, resolve_precision
 from ktglite.files import whole
 from ktglite.gates import GATES
 from ktglite.graph import Graph
@@ -44,7 +45,8 @@ class TrainConfig:
     - `schedule`: "step" multiplies `lr` by 0.1 at 30, 60 and 90 % of the epochs; "cosine" ends near 0; "constant".
     - `temperature`: of the softmaxes in the transfer losses, which are multiplied by its square.
     - `augmentation`: "crop", "shift" or "none", see `ktglite.data.augment`.
-    - `precision`: "bf16" runs the networks under autocast; "auto" does so where the device computes in bf16.
+    - `precision`: "bf16" runs the networks under autocast; "auto" does so where the device gains by it, see
+      `ktglite.devices`.
     - `report`: test the networks of the "last" epoch, or of the epoch with the "best" target validation accuracy.
     - `head`: "fit" keeps a loaded head if it was trained for exactly these classes (a fixed teacher's); "new" never.
     - `scale`: "kept" loads pre-trained weights as they are, as the paper does; "fresh" at the scale of fresh ones, so
@@ -139,23 +141,6 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     if config.schedule == "step":
         return config.lr * 0.1 ** sum(done >= share - 1e-9 for share in (0.3, 0.6, 0.9))
     return config.lr * (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else config.lr
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device that `TrainConfig.device` names. Raises ValueError for a GPU that is not there."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {name!r}, but this torch sees no GPU: use device='cpu'")
-    return device
-
-
-def resolve_precision(name: str, device: torch.device) -> str:
-    """ "fp32" or "bf16": "auto" takes bf16 where the device has instructions for it, not where it emulates them."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
 def initial_models(

@@ -288,7 +288,7 @@ def test_numbers_out_of_range(small):
 
 
 def test_no_half_bank_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(formula, "coverages", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(formula, "coverages", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         formula.bank(64, 100, 2, tmp_path, progress=False)
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]

@@ -45,6 +45,13 @@ def test_parameters_are_literals_in_one_cell(stem):
 
 
 @pytest.mark.parametrize("stem", work.NOTEBOOKS)
+def test_opened_by_hand_it_goes_on_where_the_quick_profile_stands(stem):
+    quick = work.parameters("quick", "data/runs/quick", {}, FOLDER)[stem]
+    declared = work.declared(FOLDER / f"{stem}.ipynb")
+    assert declared == {name: quick[name] for name in declared}
+
+
+@pytest.mark.parametrize("stem", work.NOTEBOOKS)
 def test_it_opens_with_a_question_and_ends_with_exercises(stem):
     prose = [cell.source for cell in cells(stem, "markdown")]
     assert "**Question.**" in prose[0]

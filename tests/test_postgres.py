@@ -145,10 +145,11 @@ def test_every_planned_graph_finishes_once_though_a_worker_is_killed(database, t
         process.join(600)
     assert [process.exitcode for process in others] == [0, 0, 0]
     assert finished(study) == list(range(40))  # none lost, none twice
+    # A crowded machine may keep a live worker from its heartbeat too: its trial is given up and tried again as well.
     retried = [t for t in study.trials if "retry_history" in t.system_attrs]
-    assert len(retried) == 1
-    lost = study.trials[retried[0].system_attrs["retry_history"][0]]
-    assert (lost.state, lost.params) == (TrialState.FAIL, retried[0].params)
+    lost = {study.trials[t.system_attrs["retry_history"][-1]]: t for t in retried}
+    assert all((t.state, t.params) == (TrialState.FAIL, again.params) for t, again in lost.items())
+    assert any(f"-{hanging.pid}-" in t.user_attrs["worker"] for t in lost)  # the one that was killed
 
 
 def test_a_worker_that_slept_too_long_gives_up_its_trial_and_goes_on(database, tiny_data):

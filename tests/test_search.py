@@ -167,9 +167,20 @@ def test_early_rungs_tell_a_slow_start_from_a_bad_graph():
     assert table.deserved.to_dict() == {key: 100.0 * (key[1] == "scratch") for key in table.index}
     assert table.passed[1, "scratch"] < 25 < 70 < table.passed[2, "scratch"]
     assert table.bias_high[1, "scratch"] < 0
+    assert (table.verdict[1, "scratch"], table.verdict[1, "fractaldb1k"]) == ("held back", "favoured")
     assert table.best_kept[1, "scratch"] < table.best_kept[2, "scratch"]
     with pytest.raises(ValueError, match="was pruned"):
         search.early_rungs(summary | {"search": {"pruner": "asha"}})
+
+
+def test_summaries_are_read_where_they_are_and_told_where_they_are_not(tmp_path):
+    (tmp_path / "none.json").write_text('{"schema": 1, "study": "none"}')
+    assert search.read_summaries(tmp_path) == {"none": {"schema": 1, "study": "none"}}
+    (tmp_path / "none.json").write_text('{"schema": 1, "stu')
+    with pytest.raises(ValueError, match="none.json is no summary"):
+        search.read_summaries(tmp_path)
+    with pytest.raises(FileNotFoundError, match="run ktglite search first"):
+        search.read_summaries(tmp_path / "nowhere")
 
 
 # ---- storage
@@ -502,10 +513,20 @@ def test_checkpoint_of_a_lost_trial_is_taken_up(tiny_data, tmp_path):
     next(interrupted)
     interrupted.close()
     study = open_study("s", None, settings, tiny_data, config)
-    work(study, Objective(settings, tiny_data, config, checkpoints=tmp_path), None)
+    work(study, Objective(settings, tiny_data, config, checkpoints=tmp_path), None, tmp_path)
     whole = [record["val_accuracy"][0] for record in epochs(plan, tiny_data, config, 0)]
     assert list(study.trials[0].intermediate_values.values()) == whole
     assert not path.exists()
+
+
+def test_a_checkpoint_is_kept_until_the_result_is_told(tiny_data, tmp_path):
+    study = open_study("s", None, dataclasses.replace(SETTINGS, trials=1), tiny_data, CONFIG)
+    trial = study.ask()
+    value = Objective(SETTINGS, tiny_data, CONFIG, checkpoints=tmp_path)(trial)
+    assert (tmp_path / "s-0.ckpt").exists()  # killed here, it is not trained again
+    study.tell(trial, value)
+    work(study, fake_objective, None, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 # ---- reuse

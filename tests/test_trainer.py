@@ -13,6 +13,7 @@ from ktglite import (
     Node,
     TrainConfig,
     all_through,
+    devices,
     distillation,
     epochs,
     independent,
@@ -261,3 +262,20 @@ def test_fewer_images_than_a_batch_still_train(tiny_data):
     few = Split(tiny_data.train.images[:6], tiny_data.train.labels[:6])
     data = Data("few", 16, tiny_data.classes, few, tiny_data.val, tiny_data.test)
     assert list(epochs(independent(A), data, CONFIG, seed=0))[-1]["train_loss"][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "name", "wanted"),
+    [
+        (True, True, "Intel Xeon Platinum 8480", "bf16"),
+        (False, True, "AMD EPYC 9R14", "bf16"),
+        (False, True, "Intel Xeon Processor", "fp32"),  # has the instructions, and loses by them
+        (False, False, "AMD EPYC 7R13", "fp32"),
+    ],
+)
+def test_auto_takes_bf16_where_a_processor_gains_by_it(monkeypatch, amx, avx512, name, wanted):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(devices, "cpu_name", lambda: name)
+    assert devices.resolve_precision("auto", torch.device("cpu")) == wanted
+    assert devices.resolve_precision("bf16", torch.device("cpu")) == "bf16"
