@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from ktglite import Graph, Node, TrainConfig, all_through, epochs, initial_models
 from ktglite.data import Data, Split, augment
+from ktglite.devices import resolve_precision
 from ktglite.trainer import accuracy
 
 BATCH, CLASSES = 64, 196
@@ -24,12 +25,13 @@ ONE_LEARNER = [["through", "through", "cutoff"], ["cutoff"] * 3, ["through"] * 3
 CASES = {  # arch, image size, gates (None: all Through), precision, the ratio to reach
     "narrow 32 px bf16": ("resnet18_narrow", 32, None, "bf16", 2.0),
     "narrow 32 px fp32": ("resnet18_narrow", 32, None, "fp32", 1.1),
-    "narrow 32 px one learner, one fixed, one dead": ("resnet18_narrow", 32, ONE_LEARNER, "auto", 3.5),
+    "narrow 32 px one learner, one fixed, one dead, auto": ("resnet18_narrow", 32, ONE_LEARNER, "auto", 3.5),
     "tiny 32 px fp32": ("resnet18_tiny", 32, None, "fp32", 1.1),
     "tiny 32 px bf16": ("resnet18_tiny", 32, None, "bf16", 1.1),
-    "resnet18 32 px": ("resnet18", 32, None, "auto", 1.5),
-    "resnet18 64 px": ("resnet18", 64, None, "auto", 1.9),
-    "resnet18 96 px": ("resnet18", 96, None, "auto", 2.0),
+    "resnet18 32 px auto": ("resnet18", 32, None, "auto", 1.5),
+    "resnet18 64 px auto": ("resnet18", 64, None, "auto", 1.9),
+    "resnet18 64 px bf16": ("resnet18", 64, None, "bf16", 1.9),
+    "resnet18 96 px auto": ("resnet18", 96, None, "auto", 2.0),
 }
 
 
@@ -102,19 +104,33 @@ def compare(arch: str, size: int, gates: list | None, precision: str, rounds: in
     }
 
 
+def ceiling(dtype: torch.dtype, side: int = 2048, rounds: int = 5) -> float:
+    """GFLOP/s of one thread multiplying square matrices: what no training step exceeds."""
+    a, b, taken = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype), []
+    for _ in range(rounds + 1):
+        start = time.process_time()
+        a @ b
+        taken.append(time.process_time() - start)
+    return 2e-9 * side**3 / min(taken[1:])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'3 nodes, batch 64':<46} {'kit img/s':>9} {'plain':>6} {'ratio':>6} {'wall':>6}  wanted", flush=True)
+    rates = [
+        f"{ceiling(dtype):.0f} GFLOP/s in {name}" for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    ]
+    print(f"matrix products, one thread: {', '.join(rates)}; auto is {resolve_precision('auto', torch.device('cpu'))}")
+    print(f"{'3 nodes, batch 64':<52} {'kit img/s':>9} {'plain':>6} {'ratio':>6} {'wall':>6}  wanted", flush=True)
     for name, (arch, size, gates, precision, wanted) in CASES.items():
         if args.only in name:
             r = compare(arch, size, gates, precision, args.rounds)
             verdict = "reached" if r["cpu"] >= wanted else "MISSED"
             print(
-                f"{name:<46} {r['kit']:>9.1f} {r['reference']:>6.1f} {r['cpu']:>6.2f} {r['wall']:>6.2f}"
+                f"{name:<52} {r['kit']:>9.1f} {r['reference']:>6.1f} {r['cpu']:>6.2f} {r['wall']:>6.2f}"
                 f"  {wanted} {verdict}",
                 flush=True,
             )

@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 import torch
 
+from ktglite import GATES
 from ktglite.data import Data, Split
 
 SLOW = [hypothesis.HealthCheck.too_slow]  # a busy machine is no fault
@@ -34,3 +35,10 @@ def tiny_data() -> Data:
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def four_gates(monkeypatch):
+    """The four gates of the paper alone, whichever were added: numbers and words depend on how many there are."""
+    for name in set(GATES) - {"through", "cutoff", "linear", "correct"}:
+        monkeypatch.delitem(GATES, name)

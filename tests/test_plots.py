@@ -254,7 +254,7 @@ def test_best_so_far_counts_the_epochs_spent_and_not_those_reused():
     assert line.get_ydata().tolist() == [3, 3, 3, 9]
 
 
-def test_choices_of_the_best_graphs_beside_all():
+def test_choices_of_the_best_graphs_beside_all(four_gates):
     one = summary("fractaldb1k", ("scratch", "fractaldb1k"))
     plain = all_through(Node(ARCH), Node(ARCH)).to_dict()
     rest = [{"values": [0.1], "state": "PRUNED", "value": None, "graph": plain} for _ in range(8)]
@@ -370,7 +370,7 @@ def test_a_saved_figure_is_two_columns_wide_at_most(tmp_path, draw):
 @pytest.mark.parametrize(
     "draw", [plots.draw_method, plots.plot_gate_curves, lambda: plots.plot_best_graphs(summaries())]
 )
-def test_japanese_figures_keep_names_only(draw):
+def test_japanese_figures_keep_names_only(draw, four_gates):
     figure = japanese.translate_figure(draw())
     assert japanese.left_over(figure) == []
     assert any(re.search("[ぁ-んァ-ヶ一-龠]", text.get_text()) for text in figure.findobj(Text))

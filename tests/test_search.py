@@ -66,7 +66,7 @@ def test_conditions_name_the_source_that_is_at_hand():
         condition_choices("mixed", ("imagenet1k",))
 
 
-def test_plan_is_seeded_valid_without_repeats_and_grows_at_its_end():
+def test_plan_is_seeded_valid_without_repeats_and_grows_at_its_end(four_gates):
     choices = ("scratch", "fractaldb1k")
     plan = sample_graphs(choices, "resnet18_tiny", 3, 300, seed=1)
     assert len(set(plan)) == 300
@@ -83,7 +83,7 @@ def test_plan_is_seeded_valid_without_repeats_and_grows_at_its_end():
     assert archs == {"resnet18_tiny", "resnet18"}
 
 
-def test_plan_can_exhaust_a_small_space_and_no_more():
+def test_plan_can_exhaust_a_small_space_and_no_more(four_gates):
     assert len(set(sample_graphs(("scratch",), "resnet18_tiny", 2, 15 * 16, 0))) == 240
     with pytest.raises(ValueError, match="only 240 different graphs"):
         sample_graphs(("scratch",), "resnet18_tiny", 2, 241, 0)
@@ -123,7 +123,7 @@ def brute_force_share_run(n):
     return (np.linalg.matrix_power(step, n)[:, 0] > 0).mean()
 
 
-def test_unreachable_nodes_are_counted_exactly():
+def test_unreachable_nodes_are_counted_exactly(four_gates):
     assert search.expected_share_run(1) == 1
     assert search.expected_share_run(2) == pytest.approx(brute_force_share_run(2), abs=1e-12)
     assert search.expected_share_run(3) == pytest.approx(brute_force_share_run(3), abs=1e-12)  # all 4^9
@@ -546,7 +546,7 @@ def test_graphs_that_share_a_key_train_the_target_to_the_same_bits(tiny_data):
     assert graphs[0].canonical() == graphs[1].canonical() == graphs[2].canonical()
 
 
-def test_reuse_trains_less_and_changes_nothing(tiny_data, monkeypatch):
+def test_reuse_trains_less_and_changes_nothing(tiny_data, monkeypatch, four_gates):
     settings = dataclasses.replace(SETTINGS, trials=14, seed=2)
     config = dataclasses.replace(CONFIG, epochs=3)
     real, trained, studies = search.epochs, [], []
