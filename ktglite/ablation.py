@@ -62,6 +62,20 @@ def ablation_grid(arch: str, sources: Sequence[str], n: int = 3) -> dict[str, Gr
 
 
 @cache
+def read_runs(folder: str | Path) -> list[dict]:
+    """The records of Table 1 that notebook 02 or `ktglite ablation` left in `<folder>/table1.json`.
+
+    Raises FileNotFoundError where there are none, ValueError when the file is none.
+    """
+    path = Path(folder) / "table1.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there: run notebook 02 or ktglite ablation first")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no table of runs ({error}); notebook 02 writes it again") from error
+
+
 def paper() -> dict:
     """The paper's published numbers, in percent and points."""
     return json.loads(files("ktglite").joinpath("paper.json").read_text())

@@ -340,7 +340,7 @@ def show_results(out: Path, done: dict[str, Path]) -> None:
 
     console = Console()
     if (out / "table1.json").exists():
-        records = json.loads((out / "table1.json").read_text())
+        records = table1.read_runs(out)
         frame = table1.format_table(table1.ablation_table(records)).rename(
             columns=lambda name: name.removeprefix("node ")
         )

@@ -85,3 +85,9 @@ def is_alive(pid: int) -> bool:
     except PermissionError:  # another user's
         return True
     return True
+
+
+def shipped(path: str | Path) -> Path:
+    """`path` where it is there, else the file or folder of that name in the package's checkout, if that is."""
+    ours = Path(__file__).parents[1] / path
+    return ours if not Path(path).exists() and ours.exists() else Path(path)

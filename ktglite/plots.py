@@ -838,7 +838,7 @@ def draw_all(
     if lang == "ja":
         japanese.use_font()
     if (records / "table1.json").exists():
-        runs = json.loads((records / "table1.json").read_text())
+        runs = ablation.read_runs(records)
         figures |= {
             "table1": lambda: plot_table1(runs),
             "learning_curves": lambda: plot_learning_curves(runs),

@@ -257,6 +257,7 @@ def execute(notebook: Path, executed: Path, values: dict, mark: str, out: Path) 
                 kernel_name="python3",
                 progress_bar=False,
                 iopub_timeout=600,
+                extra_arguments=["--IPKernelApp.log_level=40"],  # its warnings are about itself: loopback, no TLS
             )
     except PapermillExecutionError as error:
         traceback = "\n".join(error.traceback)

@@ -806,10 +806,10 @@ def search(
     check_workers(storage, jobs)
     study = open_study(name, storage, settings, data, config, weights)
     with Progress(study, settings, config, out) as progress:
-        if jobs == 1:
+        if jobs == 1 or not study.get_trials(deepcopy=False, states=OPEN):
             objective = Objective(settings, data, config, weights, checkpoints)
             work(study, objective, storage, checkpoints, callbacks=[lambda study, trial: progress.update()])
-        elif study.get_trials(deepcopy=False, states=OPEN):
+        else:
             source = data if data.spec is None else data.spec
             arguments = (name, str(storage), settings, source, config, str(weights), checkpoints)
             supervise(arguments, jobs, progress.update)
@@ -1120,14 +1120,13 @@ def reaching(trial: FrozenTrial) -> frozenset[int]:
 
 
 def read_summaries(folder: str | Path) -> dict[str, dict]:
-    """What `write_summary` wrote, by study; `folder` is looked for where we are, then in the package's checkout.
+    """What `write_summary` wrote, by study, from `folder/*.json`.
 
     Raises FileNotFoundError where there is none, ValueError naming a file that is not one or of another version.
     """
-    places = Path(folder), Path(__file__).parents[1] / folder
-    paths = next((found for place in places if (found := sorted(place.glob("*.json")))), None)
-    if paths is None:
-        raise FileNotFoundError(f"no summary of a search in {' or '.join(map(str, places))}: run ktglite search first")
+    paths = sorted(Path(folder).glob("*.json"))
+    if not paths:
+        raise FileNotFoundError(f"no summary of a search in {folder}: run notebook 03 or ktglite search first")
     summaries = {}
     for path in paths:
         try:

@@ -274,3 +274,11 @@ def test_search_claims_come_from_fresh_seeds():
     c4 = table[table.claim == "C4"]["this run verdict"].tolist()
     assert c4 == ["supported", "not resolved at this n", "supported"]
     assert "stand-in" in table[table.claim == "C5"].iloc[0]["says"]
+
+
+def test_runs_that_are_not_there_or_cut_short_are_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run notebook 02"):
+        ablation.read_runs(tmp_path)
+    (tmp_path / "table1.json").write_text('[{"label": "no')
+    with pytest.raises(ValueError, match="table1.json is no table of runs"):
+        ablation.read_runs(tmp_path)

@@ -179,7 +179,7 @@ def test_summaries_are_read_where_they_are_and_told_where_they_are_not(tmp_path)
     (tmp_path / "none.json").write_text('{"schema": 1, "stu')
     with pytest.raises(ValueError, match="none.json is no summary"):
         search.read_summaries(tmp_path)
-    with pytest.raises(FileNotFoundError, match="run ktglite search first"):
+    with pytest.raises(FileNotFoundError, match="ktglite search first"):
         search.read_summaries(tmp_path / "nowhere")
 
 
