@@ -59,15 +59,17 @@ def suite(name: str, profile: str) -> tuple:
     file, options = SUITES[name]
     command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-show-statistics", str(TESTS / file), *options]
     environment = {**os.environ, "HYPOTHESIS_PROFILE": profile}
-    text = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
-    examples = [int(n) for n in re.findall(r"(\d+) passing examples", text)]
-    bad = [int(n) for n in re.findall(r"(\d+) failing examples", text)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    text = done.stdout
+    examples = [int(n) for n in re.findall(r"- (\d+) passing,? ", text)]  # "25 passing, 0 failing, and 2 invalid"
+    bad = [int(n) for n in re.findall(r" (\d+) failing,? ", text)]
     plain, failed = (
         sum(map(int, re.findall(rf"(\d+) {word}", text.splitlines()[-1]))) for word in ("passed", "failed")
     )
     tried = sum(examples) + sum(bad) + max(plain + failed - len(set(re.findall(r"^\S+::\S+:$", text, re.M))), 0)
     print(text.splitlines()[-1], file=sys.stderr, flush=True)
-    return name, tried, tried - sum(bad) - failed, "–", re.findall(r"^FAILED .*", text, re.M)
+    wrong = re.findall(r"^(?:FAILED|ERROR) .*", text, re.M) or [f"{file}: {text[-300:]}"] * bool(done.returncode)
+    return name, tried, tried - sum(bad) - failed, "–", wrong
 
 
 def main() -> None:

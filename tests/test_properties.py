@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from test_graph import graphs
 
@@ -162,10 +162,18 @@ def test_texts_and_lists_survive_the_command_line_in_quotes(name, value):
     assert work.parse_overrides([f"{name}={json.dumps(value)}"]) == {name: value}
 
 
+class Dumper(yaml.SafeDumper):
+    """Puts a text such as 0E0 in quotes: YAML 1.2, and so our reader, takes it for a number, PyYAML does not."""
+
+
+Dumper.add_implicit_resolver("tag:yaml.org,2002:float", work.EXPONENT, list("-+0123456789"))
+
+
 @given(st.dictionaries(names, numbers | st.text() | st.lists(numbers | st.text()), max_size=5))
+@example({"a": "0E0"})
 def test_any_value_survives_a_profile(tmp_path_factory, values):
     path = tmp_path_factory.getbasetemp() / "any.yaml"
-    path.write_text(yaml.safe_dump({"shared": values}, allow_unicode=True), encoding="utf-8")
+    path.write_text(yaml.dump({"shared": values}, Dumper=Dumper, allow_unicode=True), encoding="utf-8")
     assert work.load_profile(path) == {"shared": values}
 
 
