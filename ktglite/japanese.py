@@ -14,6 +14,13 @@ PHRASES = {  # patterns, the longer ones first where one contains another
     r"no pre-training": "事前学習なし",
     r"(\d+) trials, (\d+) to the end": r"\1 試行，うち完走 \2",
     r"no trial was completed": "完走した試行なし",
+    r"trained to the end": "最後まで学習",
+    r"stopped at a later rung": "後の rung で打ち切り",
+    r"stopped at the first rung": "最初の rung で打ち切り",
+    r"graphs that pass \(%\)\ndashed: that end in the better half": (
+        "通過するグラフ (%)\n破線: 最終的に上位半分に入る割合"
+    ),
+    r"first rung": "最初の rung",
     r"node 1, test, fresh seeds: mean ± std; gain with 95 % interval": (
         "ノード1，テスト，新しいシード: 平均 ± 標準偏差; 差は95 %信頼区間つき"
     ),

@@ -368,7 +368,15 @@ def test_a_saved_figure_is_two_columns_wide_at_most(tmp_path, draw):
 
 
 @pytest.mark.parametrize(
-    "draw", [plots.draw_method, plots.plot_gate_curves, lambda: plots.plot_best_graphs(summaries())]
+    "draw",
+    [
+        plots.draw_method,
+        plots.plot_gate_curves,
+        lambda: plots.plot_best_graphs(summaries()),
+        lambda: plots.plot_searches(summaries()),
+        lambda: plots.plot_table1(records()),
+        lambda: plots.plot_main_effects(records()),
+    ],
 )
 def test_japanese_figures_keep_names_only(draw, four_gates):
     figure = japanese.translate_figure(draw())
