@@ -61,7 +61,6 @@ def ablation_grid(arch: str, sources: Sequence[str], n: int = 3) -> dict[str, Gr
     return grid
 
 
-@cache
 def read_runs(folder: str | Path) -> list[dict]:
     """The records of Table 1 that notebook 02 or `ktglite ablation` left in `<folder>/table1.json`.
 
@@ -76,6 +75,7 @@ def read_runs(folder: str | Path) -> list[dict]:
         raise ValueError(f"{path} is no table of runs ({error}); notebook 02 writes it again") from error
 
 
+@cache
 def paper() -> dict:
     """The paper's published numbers, in percent and points."""
     return json.loads(files("ktglite").joinpath("paper.json").read_text())

@@ -282,3 +282,6 @@ def test_runs_that_are_not_there_or_cut_short_are_told(tmp_path):
     (tmp_path / "table1.json").write_text('[{"label": "no')
     with pytest.raises(ValueError, match="table1.json is no table of runs"):
         ablation.read_runs(tmp_path)
+    for records in ([], [{"label": "none"}]):  # the second time too: what a later run wrote
+        (tmp_path / "table1.json").write_text(json.dumps(records))
+        assert ablation.read_runs(tmp_path) == records

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from safetensors.torch import save_file
 
 from ktglite import Graph, Node, TrainConfig, all_through, epochs, models, search
+from ktglite.files import shipped
 from ktglite.search import (
     Objective,
     SearchConfig,
@@ -181,6 +182,16 @@ def test_summaries_are_read_where_they_are_and_told_where_they_are_not(tmp_path)
         search.read_summaries(tmp_path)
     with pytest.raises(FileNotFoundError, match="ktglite search first"):
         search.read_summaries(tmp_path / "nowhere")
+
+
+def test_the_record_of_early_rungs_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = search.read_summaries(shipped("data/reference_runs/early_rungs"))
+    assert {name: len(search.early_rungs(summary)) for name, summary in whole.items()} == {
+        "fractaldb1k": 6,
+        "imagenet1k": 6,
+    }
+    assert not shipped("data/not there").exists()
 
 
 # ---- storage
