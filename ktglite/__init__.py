@@ -1,31 +1,49 @@
 """ktglite: reproduce "Effectiveness of pre-training in the Knowledge Transfer Graph", and teach it.
 
-The names below are the notebooks' vocabulary. `search`, `plots` and `reproduce` are loaded on first use, so that
-training runs where only torch is installed.
+The names below are the notebooks' vocabulary. What needs more than torch is imported on first use.
 """
 
 from importlib import import_module
 
-from ktglite.data import Data, Split, augment, load_data
+import ktglite.sources  # registers the sources that a node may start from
+from ktglite.data import Data, Split, augment
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, all_through, distillation, independent, mutual
-from ktglite.runs import load_records, run, run_all
-from ktglite.trainer import TrainConfig, edge_losses, epochs, initial_models, node_losses
+from ktglite.losses import edge_losses, node_losses
+from ktglite.trainer import TrainConfig, epochs, initial_models
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-LAZY = {
-    "ablation_graphs": "ablation",
-    "ablation_grid": "ablation",
-    "ablation_table": "ablation",
-    "FractalDB": "fractaldb",
-    "CONDITIONS": "search",
-    "Objective": "search",
-    "best_graphs": "search",
-    "open_study": "search",
-    "study_summary": "search",
+_LAZY = {
+    "FractalDB": "sources.fractaldb",
+    "ablation_graphs": "experiments.ablation",
+    "ablation_grid": "experiments.ablation",
+    "ablation_table": "experiments.ablation",
+    "best_graphs": "experiments.search",
+    "load_data": "sources.datasets",
+    "load_records": "experiments.runs",
+    "load_settings": "settings",
+    "open_pool": "pool",
+    "run": "experiments.runs",
+    "run_all": "experiments.runs",
+    "study_summary": "experiments.search",
+    "CONDITIONS": "experiments.space",
+    "SearchConfig": "experiments.space",
 }
-MODULES = ("ablation", "explorer", "fractaldb", "plots", "pretrain", "search", "stats", "synthcars")
+_MODULES = {
+    "ablation": "experiments.ablation",
+    "claims": "experiments.claims",
+    "datasets": "sources.datasets",
+    "fractaldb": "sources.fractaldb",
+    "plots": "figures",
+    "pretrain": "sources.pretrain",
+    "runs": "experiments.runs",
+    "search": "experiments.search",
+    "space": "experiments.space",
+    "stats": "experiments.stats",
+    "store": "store",
+    "synthcars": "sources.synthcars",
+}
 
 __all__ = [
     "GATES",
@@ -41,20 +59,16 @@ __all__ = [
     "epochs",
     "independent",
     "initial_models",
-    "load_data",
-    "load_records",
     "mutual",
     "node_losses",
-    "run",
-    "run_all",
-    *LAZY,
-    *MODULES,
+    *_LAZY,
+    *_MODULES,
 ]
 
 
 def __getattr__(name: str):
-    if name in LAZY:
-        return getattr(import_module(f"ktglite.{LAZY[name]}"), name)
-    if name in MODULES:
-        return import_module(f"ktglite.{name}")
+    if name in _LAZY:
+        return getattr(import_module(f"ktglite.{_LAZY[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"ktglite.{_MODULES[name]}")
     raise AttributeError(f"module 'ktglite' has no attribute {name!r}")

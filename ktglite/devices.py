@@ -1,14 +1,18 @@
-"""What a training runs on and in which precision: what "auto" means."""
+"""What a training runs on: device, precision, and the numerics that make two runs on it the same."""
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+__all__ = ["cpu_name", "numerics", "resolve_device", "resolve_precision"]
+
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `TrainConfig.device` names. Raises ValueError for a GPU that is not there."""
+    """The device that a setting names; "auto" is a GPU where there is one. Raises ValueError for a missing GPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {name!r}, but this torch sees no GPU: use device='cpu'")
@@ -21,19 +25,33 @@ def resolve_precision(name: str, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if cpu_gains_by_bf16() else "fp32"
+    # AMX and AMD's AVX-512 multiply bf16 faster than fp32, Intel's AVX-512 does not (benchmarks/RESULTS.md).
+    amd = torch.cpu._is_avx512_bf16_supported() and "AMD" in cpu_name()
+    return "bf16" if torch.cpu._is_amx_tile_supported() or amd else "fp32"
 
 
-def cpu_gains_by_bf16() -> bool:
-    """AMX tiles multiply bf16 many times faster than fp32, and AMD's AVX-512 (Zen 4 and later) twice as fast; Intel's
-    issues half as many bf16 instructions as fp32 ones, and the conversions come on top (benchmarks/RESULTS.md).
+@contextmanager
+def numerics(device: torch.device, deterministic: bool = True, tf32: bool = False) -> Iterator[None]:
+    """Set how `device` computes, and restore it; a CPU uses one thread, so that its cores do not change a result.
+
+    `deterministic`: the same bits again on the same device.  `tf32`: let a GPU round fp32 to 10 bits, cuDNN's default.
     """
-    return torch.cpu._is_amx_tile_supported() or (torch.cpu._is_avx512_bf16_supported() and "AMD" in cpu_name())
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    cudnn.deterministic, cudnn.benchmark = deterministic, False
+    cudnn.allow_tf32 = matmul.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+        torch.use_deterministic_algorithms(strict)
+        torch.set_num_threads(threads)
 
 
 def cpu_name() -> str:

@@ -5,13 +5,20 @@ A gate turns the per-sample losses of one edge into the scalar that the edge add
     gate(losses, correct, progress) -> scalar
 
 - `losses`: Tensor (B,), the loss of every sample of the batch on this edge, >= 0.
-- `correct`: bool Tensor (B,), whether the *source* of the edge answered the sample correctly.
+- `correct`: bool Tensor (B,), whether the *source* of the edge classified the sample correctly.
 - `progress`: k / K in (0, 1], the 1-based training iteration k over the K iterations of the whole run.
+
+>>> import torch
+>>> losses, right = torch.tensor([1.0, 3.0]), torch.tensor([True, False])
+>>> {name: gate(losses, right, 0.25).item() for name, gate in GATES.items()}
+{'through': 2.0, 'cutoff': 0.0, 'linear': 0.5, 'correct': 0.5}
 """
 
 from collections.abc import Callable
 
 from torch import Tensor
+
+__all__ = ["GATES"]
 
 Gate = Callable[[Tensor, Tensor, float], Tensor]
 

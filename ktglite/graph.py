@@ -6,13 +6,15 @@ from itertools import permutations
 from ktglite import models
 from ktglite.gates import GATES
 
+__all__ = ["Graph", "Node", "all_through", "distillation", "independent", "mutual"]
+
 
 @dataclass(frozen=True, order=True)
 class Node:
     """One network: its architecture and where its weights come from (Step 2 of the paper).
 
-    `arch` is one of `ktglite.models.arch_names()`; `init` is "scratch", "fractaldb1k", "imagenet1k",
-    "imagenet1k_standin", the path of a weights file, or a name of torchvision's such as
+    `arch` is one of `ktglite.models.arch_names()`; `init` is one of `ktglite.models.SOURCES`
+    ("scratch", "fractaldb1k", ..), the path of a weights file, or a name of torchvision's such as
     "ResNet50_Weights.IMAGENET1K_V2". Raises ValueError otherwise.
     """
 
@@ -21,15 +23,11 @@ class Node:
 
     def __post_init__(self):
         if self.arch not in models.arch_names():
-            raise ValueError(
-                f"unknown arch {self.arch!r}: allowed are {', '.join(models.SMALL_RESNETS)} and torchvision's "
-                f"models such as resnet18, resnet34, resnet50"
-            )
+            ours = ", ".join(models.NARROW)
+            raise ValueError(f"unknown arch {self.arch!r}: allowed are {ours} and torchvision's, such as resnet18")
         if not models.is_init(self.init):
-            raise ValueError(
-                f"unknown init {self.init!r}: allowed are {', '.join(models.SOURCES)}, a weights file "
-                f"ending in {', '.join(models.WEIGHT_SUFFIXES)}, or a name such as ResNet50_Weights.IMAGENET1K_V2"
-            )
+            others = f"a file ending in {', '.join(models.WEIGHT_SUFFIXES)}, or torchvision's ResNet18_Weights.DEFAULT"
+            raise ValueError(f"unknown init {self.init!r}: allowed are {', '.join(models.SOURCES)}, {others}")
 
 
 @dataclass(frozen=True)
@@ -123,13 +121,10 @@ class Graph:
         """The inverse of `to_dict`. Raises ValueError when an entry is missing, unknown or of the wrong kind."""
         if not isinstance(value, dict):
             raise ValueError(f"a graph is a dictionary with nodes and gates, not {type(value).__name__}")
-        unknown = set(value) - {"nodes", "gates", "transfer_weight"}
-        if unknown or not {"nodes", "gates"} <= set(value):
+        if not {"nodes", "gates"} <= set(value) <= {"nodes", "gates", "transfer_weight"}:
             raise ValueError(f"a graph has nodes, gates and transfer_weight; this one has {sorted(map(str, value))}")
         try:
-            nodes = tuple(Node(**node) for node in value["nodes"])
-            gates = tuple(tuple(row) for row in value["gates"])
-            return cls(nodes, gates, value.get("transfer_weight", 1.0))
+            return cls(**value | {"nodes": [Node(**node) for node in value["nodes"]]})
         except TypeError as error:
             raise ValueError(f"nodes or gates of the graph are malformed: {error}") from error
 
@@ -147,10 +142,7 @@ def all_through(*nodes: Node) -> Graph:
 
 
 def mutual(*nodes: Node) -> Graph:
-    """Deep Mutual Learning (Zhang et al., 2018): all Through with the transfer losses *averaged*, weight 1/(N-1).
-
-    The same as `all_through` for N = 2, a different graph for N > 2.
-    """
+    """Deep Mutual Learning (Zhang et al., 2018): all Through, the transfer losses *averaged* with weight 1/(N-1)."""
     n = len(nodes)
     return Graph(nodes, [["through"] * n] * n, transfer_weight=1 / max(n - 1, 1))
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+__all__ = ["captured"]
+
 LARGEST = 128  # px; above it the arithmetic hides the launches, and a graph would only hold its memory
 WARM_UP = 3  # calls; they allocate what must outlive the capture, such as the momentum buffers
 
@@ -16,11 +18,9 @@ WARM_UP = 3  # calls; they allocate what must outlive the capture, such as the m
 def captured(step: Callable, device: torch.device, size: int) -> Callable:
     """`step`, or on a GPU at up to `LARGEST` px a function that does the same from its fourth call on as one graph.
 
-    - `step(*tensors)` returns tensors and changes networks and optimizers in place; it starts and ends without
-      gradients, and every call brings tensors on `device` of the same shapes.
-    - The warm-up calls are real ones, so the same updates happen in the same order either way.
-
-    What a replay returns is overwritten by the next one: copy what is to be kept.
+    `step(*tensors)` returns tensors and changes networks and optimizers in place; it starts and ends without gradients,
+    and every call brings tensors on `device` of the same shapes. The warm-up calls are real ones, so the same updates
+    happen in the same order either way. What a replay returns is overwritten by the next one.
     """
     if device.type != "cuda" or size > LARGEST:
         return step

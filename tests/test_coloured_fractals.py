@@ -1,0 +1,177 @@
+"""Coloured fractals against plain renderers written here, and against numbers of the published one."""
+
+import colorsys
+import hashlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ktglite.sources import coloured_fractals as coloured
+from ktglite.sources.coloured_fractals import ColouredFractals
+from ktglite.sources.one_fractal import uniform
+
+KEY = np.uint64(123456789)
+
+
+def unpack(canvas):
+    """Red, green and blue of packed colours."""
+    return np.stack([canvas >> np.uint64(16 * k) & np.uint64(255) for k in range(3)], -1).astype(int)
+
+
+def plain_grades(points, window, patch, side):
+    """How many patches cover a px, point by point, as the published renderer counts them."""
+    grades = np.zeros((side, side), int)
+    for x, y in points:
+        row = int(np.floor((x - window[0]) / (window[2] - window[0]) * (side - 1)))
+        column = int(np.floor((y - window[1]) / (window[3] - window[1]) * (side - 1)))
+        for k in patch:
+            r, c = row + k // 3 - 1, column + k % 3 - 1
+            if 0 <= r < side and 0 <= c < side:
+                grades[r, c] += 1
+    return grades
+
+
+def look(images):
+    """Mean, contrast (mean standard deviation of a channel) and edges (mean step along a row) of uint8 images."""
+    images = images.astype(float)
+    return images.mean(), images.std((2, 3)).mean(), np.abs(np.diff(images, axis=3)).mean()
+
+
+def test_systems_are_contractive_full_and_those_of_the_published_search():
+    systems = coloured._systems(300)
+    first = [[0.50706549, -0.85720928, 0.44297668, 0.8477069, 0.4904841, 0.05070864]]  # printed by the published code
+    np.testing.assert_allclose(systems[0, :1], first)
+    np.testing.assert_array_equal(coloured._systems(20), systems[:20])
+    maps = np.count_nonzero(systems[:, :, 0], 1)
+    assert set(maps) == {2, 3, 4}
+    values = np.linalg.svd(systems.reshape(300, 4, 2, 3)[..., :2], compute_uv=False)
+    assert values.max() < 1
+    sums = (values @ [1, 2]).sum(1)
+    assert ((5 + maps) / 2 <= sums).all()
+    assert (sums <= (6 + maps) / 2).all()
+
+
+def test_orbits_go_by_the_maps_and_as_often_as_their_determinants():
+    (system,) = coloured._systems(1)
+    xs, ys = np.empty((2, 40_000))
+    left, low, right, high = coloured._orbit(system, KEY, xs, ys)
+    assert [left, low, right, high] == pytest.approx([xs.min(), ys.min(), xs.max(), ys.max()], abs=1e-3)
+    before, after = np.stack([xs, ys])[:, :-4], np.stack([xs, ys])[:, 4:]  # four orbits take turns
+    steps = [m.reshape(2, 3)[:, :2] @ before + m.reshape(2, 3)[:, 2:] - after for m in system]
+    taken = np.abs(steps).max(1).argmin(0)
+    assert np.abs(steps).max(1).min(0).max() < 1e-9
+    areas = np.abs(np.linalg.det(system.reshape(4, 2, 3)[..., :2]))
+    np.testing.assert_allclose(np.bincount(taken, minlength=4) / len(taken), areas / areas.sum(), atol=0.01)
+
+
+def test_jitter_scales_one_map_and_keeps_it_contractive():
+    changed = []
+    for k, system in enumerate(coloured._systems(200)):
+        found = system.copy()
+        coloured._jitter(found, np.uint64(k))
+        maps = np.flatnonzero((found != system).any(1))
+        assert len(maps) <= 1
+        changed += [factor for m in maps for factor in found[m, :1] / system[m, :1]]
+        assert np.linalg.svd(found.reshape(4, 2, 3)[..., :2], compute_uv=False).max() <= 1 + 1e-12
+    assert 0.8 <= min(changed) < 0.82
+    assert 1.05 < max(changed) <= 1.1
+    assert len(changed) > 190
+
+
+def test_a_fractal_is_painted_as_counted_point_by_point():
+    system, side = coloured._systems(3)[2], 60
+    xs, ys = np.empty((2, 4000))
+    left, low, right, high = coloured._orbit(system, KEY, xs, ys)
+    window = np.array([left + 0.1, low - 0.2, right - 0.2, high])  # some points are out of it
+    patch = [8 - k for k in range(9) if uniform(KEY, k, 0, 2) < 1]
+    grades = plain_grades(np.stack([xs, ys], 1), window, patch, side)
+    counts, canvas = np.empty((side + 4, side + 4), np.int32), np.zeros((side, side), np.uint64)
+    coloured._count(xs, ys, window, counts)
+    coloured._paint(counts, KEY, 0, 0, canvas)
+    np.testing.assert_array_equal(canvas > 0, grades > 0)
+    hue, saturation, value = uniform(KEY, 9, 0, 255), uniform(KEY, 10, 77, 255), uniform(KEY, 11, 128, 255)
+    for r, c in np.argwhere(grades > 0)[::29]:
+        step = int(int(grades[r, c] / grades.max() * 255) + hue) % 256
+        wanted = colorsys.hsv_to_rgb(step * 2 / 360 % 1, saturation / 255, 1)
+        np.testing.assert_allclose(unpack(canvas)[r, c], np.array(wanted) * value, atol=0.51)
+
+
+def test_a_window_from_right_to_left_mirrors():
+    xs, ys = np.random.default_rng(0).integers(-1, 9, (2, 50)).astype(float)
+    counts, mirrored = np.empty((2, 13, 13), np.int32)
+    coloured._count(xs.copy(), ys, np.array([0, 0, 8, 8.0]), counts)
+    coloured._count(xs, ys, np.array([8, 0, 0, 8.0]), mirrored)
+    assert counts[1:-1, 1:-1].sum() == 50
+    np.testing.assert_array_equal(mirrored[1:-1, 1:-1], counts[1:-1, 1:-1][::-1])
+
+
+def test_clouds_are_made_by_diamonds_and_squares():
+    heights = np.empty((65, 65))
+    coloured._heights(KEY, heights)
+    least = 0.5 * np.exp(-5 * uniform(KEY, 0, 0.4, 0.8))  # noise of the sixth and last level
+    corners = (heights[:-2:2, :-2:2] + heights[2::2, :-2:2] + heights[:-2:2, 2::2] + heights[2::2, 2::2]) / 4
+    off = np.abs(heights[1::2, 1::2] - corners)
+    assert 0.95 * least < off.max() <= least
+    beside = (heights[2:-2:2, :-2:2] + heights[2:-2:2, 2::2] + heights[1:-3:2, 1::2] + heights[3::2, 1::2]) / 4
+    off = np.abs(heights[2:-2:2, 1::2] - beside)
+    assert 0.95 * least < off.max() <= least
+
+
+def test_images_are_averaged_and_blurred():
+    colours = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
+    canvas = sum(colours[..., k].astype(np.uint64) << np.uint64(16 * k) for k in range(3))
+    image = np.empty((3, 16, 16), np.uint8)
+    coloured._finish(canvas, 0, image)
+    small = colours.reshape(16, 2, 16, 2, 3).mean((1, 3)).transpose(2, 0, 1)
+    np.testing.assert_allclose(image, small, atol=0.5)
+    coloured._finish(canvas, 64, image)
+    padded = np.pad(small, ((0, 0), (1, 1), (1, 1)), "reflect")
+    lines = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
+    np.testing.assert_allclose(image, (lines[..., :-2] + 2 * lines[..., 1:-1] + lines[..., 2:]) / 4, atol=1.6)
+
+
+@pytest.mark.parametrize(
+    ("many", "size", "published", "tolerance"),  # numbers of 600 images of the published renderer, of 224 px
+    [
+        (False, 224, (127.0, 40.9, 6.41), (2.5, 2, 0.5)),
+        (False, 64, (127.1, 37.7, 9.42), (2.5, 2.5, 1.1)),  # averaged down: ours has larger patches
+        (True, 224, (124.6, 40.9, 5.82), (5, 2, 0.8)),  # published with dark rims
+        (True, 64, (124.7, 37.9, 8.69), (5, 2.5, 1.1)),
+    ],
+)
+def test_images_look_as_published(many, size, published, tolerance):
+    numbers = np.arange(0, 10**6, 3331)
+    found = look(ColouredFractals(size, many=many).batch(numbers)[0])
+    assert (np.abs(np.subtract(found, published)) < tolerance).all(), found
+
+
+def test_an_image_is_a_function_of_seed_and_number():
+    small = ColouredFractals(48)
+    assert len(small.classes) == 1000
+    images, labels = small.batch([999_999, 0, 1500, 3])
+    assert images.shape == (4, 3, 48, 48)
+    assert images.dtype == np.uint8
+    assert labels.tolist() == [999, 0, 1, 0]
+    np.testing.assert_array_equal(small.batch([3, 999_999])[0], images[[3, 0]])
+    np.testing.assert_array_equal(ColouredFractals(48, categories=2).batch([1500])[0], images[2:3])
+    assert (ColouredFractals(48, seed=1).batch([0])[0] != images[1]).any()
+    assert hashlib.sha256(images.tobytes()).hexdigest()[:16] == "9002c3c72d37d726"
+
+
+def test_many_fractals_have_several_labels(tmp_path):
+    config = SimpleNamespace(size=32, render=48, seed=0, categories=50)
+    source = coloured.open_many(config, tmp_path)
+    images, targets = source.batch(np.arange(500))
+    assert targets.dtype == np.float32
+    assert targets.shape == (500, 50)
+    assert set(np.unique(targets)) == {0, 1}
+    labels = targets.sum(1)
+    assert (labels.min(), labels.max()) == (1, 5)
+    assert labels.mean() == pytest.approx(3 - 0.08, abs=0.25)  # two of a class count once
+    assert (targets.sum(0) > 0).all()
+    again = source.batch([77, 5])
+    np.testing.assert_array_equal(again[0], images[[77, 5]])
+    np.testing.assert_array_equal(again[1], targets[[77, 5]])
+    assert coloured.open_source(config, tmp_path).batch([0])[1].tolist() == [0]
+    assert hashlib.sha256(images[:4].tobytes()).hexdigest()[:16] == "056fac3e045a2cab"
