@@ -36,6 +36,7 @@ soak: $(READY)  ## a quarter of an hour and more: 100 kills, full disks, bad fil
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -45,7 +46,7 @@ lab: $(READY)  ## the notebooks in JupyterLab, with the kernel of .venv
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
 notebooks: $(READY)  ## the outputs of `make reproduce` into the committed notebooks
-	$(BIN)/python -m ktglite.notebooks $(ARGS)
+	$(BIN)/python -m ktglite.tools.notebooks $(ARGS)
 
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

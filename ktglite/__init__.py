@@ -5,7 +5,7 @@ The names below are the notebooks' vocabulary. What needs more than torch is imp
 
 from importlib import import_module
 
-import ktglite.sources  # registers the sources that a node may start from
+from ktglite import sources  # registers what a node may start from
 from ktglite.data import Data, Split, augment
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, all_through, distillation, independent, mutual
@@ -61,6 +61,7 @@ __all__ = [
     "initial_models",
     "mutual",
     "node_losses",
+    "sources",
     *_LAZY,
     *_MODULES,
 ]

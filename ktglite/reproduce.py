@@ -1,6 +1,5 @@
 """Run the numbered notebooks under papermill: every step of the paper in order, what is done already left alone."""
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -9,194 +8,81 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
 import nbconvert
 import nbformat
 import papermill
-import yaml
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from latex2mathml.converter import convert as to_mathml
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor, TagRemovePreprocessor
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 import ktglite
-from ktglite.notebooks import NOTEBOOKS, sources, static
-from ktglite.runs import provenance
+from ktglite.settings import NOTEBOOKS, Settings, load_settings, select_settings
+from ktglite.sources.datasets import size_and_time
+from ktglite.store import code_hash, file_hash, make_key, provenance
 
-PROFILES = ("smoke", "quick", "lab", "paper")
+__all__ = ["NotebookError", "find_notebooks", "reproduce", "sources_of", "without_widgets"]
+
+PARAMETERS = {"profile": "quick", "out": "data/runs/quick", "overrides": {}}  # of every notebook, opened by hand
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class NotebookError(Exception):
     """A cell failed; the message has its error and how to go on."""
 
 
-# ---- profiles and parameters
-
-
-def load_profile(name: str | Path) -> dict[str, dict]:
-    """A profile of the package, or a YAML file of one's own: sections `shared` and one per notebook.
-
-    Raises ValueError naming what is unknown or malformed.
-    """
-    if str(name) in PROFILES:
-        text = files("ktglite").joinpath(f"profiles/{name}.yaml").read_text()
-    elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
-        text = Path(name).read_bytes()
-    else:
-        raise ValueError(f"profile is {str(name)!r}: allowed are {', '.join(PROFILES)} and the path of a .yaml file")
-    try:
-        profile = read_yaml(text)
-    except ValueError as error:
-        raise ValueError(f"profile {name} is not readable YAML: {error}") from error
-    if not isinstance(profile, dict) or not all(isinstance(part or {}, dict) for part in profile.values()):
-        raise ValueError(f"profile {name} must be sections of name: value")
-    plain = all(is_plain(value) for part in profile.values() for value in (part or {}).values())
-    if not plain or not all(isinstance(key, str) for part in profile.values() for key in part or {}):
-        raise ValueError(f"profile {name} has a value that is no number, text, or list of these")
-    unknown = sorted(set(profile) - {"shared", *NOTEBOOKS}, key=str)
-    if unknown:
-        raise ValueError(
-            f"profile {name} has an unknown section {unknown[0]!r}: allowed are shared, {', '.join(NOTEBOOKS)}"
-        )
-    return {section: dict(values or {}) for section, values in profile.items()}
-
-
-class Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number, which YAML 1.1 takes for a word, and refuses a name given twice."""
-
-    def construct_mapping(self, node, deep=False):
-        names = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
-        for i, name in enumerate(names):
-            if name in names[:i]:
-                raise yaml.constructor.ConstructorError(None, None, f"{name!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
-
-
-def read_yaml(text: str | bytes) -> object:
-    """YAML as values. Raises ValueError for what is none, code among it."""
-    try:
-        return yaml.load(text, Loader)
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
-
-
-def is_plain(value: object) -> bool:
-    """Whether a value may be a parameter: nothing, a number, a text, or a list of these."""
-    if isinstance(value, list):
-        return all(entry is None or isinstance(entry, bool | int | float | str) for entry in value)
-    return value is None or isinstance(value, bool | int | float | str)
-
-
 def find_notebooks(folder: str | Path | None = None) -> Path:
-    """The folder of notebooks: as given, in the working folder, or beside the package in its checkout."""
+    """The folder of the notebooks: as given, or ./notebooks, or that of the checkout. Raises FileNotFoundError."""
     places = [Path(folder)] if folder else [Path("notebooks"), Path(ktglite.__file__).parents[1] / "notebooks"]
     for place in places:
-        if (place / f"{NOTEBOOKS[0]}.ipynb").is_file():
+        if (place / f"{next(iter(NOTEBOOKS))}.ipynb").is_file():
             return place
     raise FileNotFoundError(f"no notebooks in {' or '.join(map(str, places))}; run this in a checkout of ktglite")
 
 
-def declared(notebook: Path) -> dict[str, object]:
-    """The parameters of a notebook with their defaults: the literals in its cell tagged `parameters`."""
-    found = papermill.inspect_notebook(str(notebook))
-    return {name: yaml_value(entry["default"]) for name, entry in found.items()}
+def sources_of(notebook) -> list[tuple[str, str]]:
+    """Kind and text of every cell that counts: neither head cells nor the parameters that a run put in."""
+    skipped = {"head", "injected-parameters"}
+    return [(c.cell_type, c.source) for c in notebook.cells if not skipped & set(c.metadata.get("tags", []))]
 
 
-def yaml_value(text: str) -> object:
-    """A Python literal, or a word of YAML, as its value."""
-    words = {"None": None, "True": True, "False": False}
-    try:
-        return words[text] if text in words else read_yaml(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not a value: {error}") from error
+def without_widgets(notebook) -> None:
+    """Drop what only a living kernel can show: widgets, whose picture stands beside them in the same output."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET, None)
 
 
-def parameters(profile: str | Path, out: str | Path, overrides: Mapping[str, object], folder: Path) -> dict[str, dict]:
-    """The parameters of every notebook: its defaults, then the profile's, then `overrides`.
-
-    An override is named "trials" (every notebook that has it) or "03.trials" (that notebook). "{out}" in a text
-    stands for the run's folder. Raises ValueError for names no notebook has, with the nearest that exist, and for
-    values of another type than the default's.
-    """
-    sections = load_profile(profile)
-    defaults = {stem: declared(folder / f"{stem}.ipynb") for stem in NOTEBOOKS}
-    known = sorted({name for names in defaults.values() for name in names})
-    chosen = {stem: dict(values) for stem, values in defaults.items()}
-    for name, value in sections.get("shared", {}).items():
-        assign(chosen, defaults, name, value, known, f"profile {profile}")
-    for stem in NOTEBOOKS:
-        for name, value in sections.get(stem, {}).items():
-            assign(chosen, defaults, f"{stem[:2]}.{name}", value, known, f"profile {profile}")
-    for name, value in overrides.items():
-        assign(chosen, defaults, name, value, known, "--set")
-    for values in chosen.values():
-        values |= {"out": str(out)} if "out" in values else {}
-        values |= {"profile": Path(profile).stem} if "profile" in values else {}
-        values |= {k: v.replace("{out}", str(out)) for k, v in values.items() if isinstance(v, str)}
-    return chosen
+# ---- what is done already
 
 
-def assign(chosen: dict, defaults: dict, name: str, value: object, known: list[str], where: str) -> None:
-    """Set one parameter wherever `name` says, its type checked against the default."""
-    number, _, bare = name.rpartition(".")
-    stems = [stem for stem in NOTEBOOKS if stem.startswith(number) and bare in defaults[stem]]
-    if not stems or (number and not re.fullmatch(r"0\d", number)):
-        import difflib
-
-        near = difflib.get_close_matches(bare, known, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(known)}"
-        raise ValueError(f"{where}: no notebook has a parameter {name!r}; {hint}")
-    for stem in stems:
-        default = defaults[stem][bare]
-        if not same_kind(value, default):
-            kind = type(default).__name__
-            raise ValueError(f"{where}: {name} is {value!r}, but {stem} takes a value like {default!r} ({kind})")
-        chosen[stem][bare] = float(value) if isinstance(default, float) and value is not None else value
+def _fingerprint(notebook: Path, settings: Settings, upstream: str) -> str:
+    """Hex over what decides an executed notebook: cells, settings, images and weights, code, versions, those before."""
+    cells = sources_of(nbformat.read(notebook, as_version=4))
+    folder = Path(ktglite.__file__).parent
+    names = sorted(path.relative_to(folder.parent).with_suffix("") for path in folder.rglob("*.py"))
+    code = code_hash(*(".".join(name.parts).removesuffix(".__init__") for name in names))
+    packages = ("torch", "torchvision", "optuna", "matplotlib", "seaborn")
+    versions = [importlib.metadata.version(name) for name in packages]
+    return make_key(cells, settings.model_dump(mode="json"), _inputs(notebook.stem, settings), code, versions, upstream)
 
 
-def same_kind(value: object, default: object) -> bool:
-    """Whether `value` may take the place of `default`; None goes with everything."""
-    if value is None or default is None:
-        return True
-    if isinstance(value, bool) or isinstance(default, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
-    return isinstance(value, type(default))
-
-
-def parse_overrides(pairs: list[str]) -> dict[str, object]:
-    """["trials=50", ..] as a mapping; values are read as YAML. Raises ValueError for one without "="."""
-    overrides = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--set {pair!r} is not name=value")
-        overrides[name.strip()] = yaml_value(text.strip())
-    return overrides
-
-
-# ---- execution
-
-
-def fingerprint(notebook: Path, values: dict, upstream: str) -> str:
-    """Hex over what decides an executed notebook: its cells, parameters, this package, versions, and those before."""
-    cells = sources(nbformat.read(notebook, as_version=4))
-    code = {str(path.name): path.read_text() for path in sorted(Path(ktglite.__file__).parent.glob("*.py"))}
-    versions = [
-        importlib.metadata.version(name) for name in ("torch", "torchvision", "optuna", "matplotlib", "seaborn")
+def _inputs(stem: str, settings: Settings) -> list:
+    """The files a notebook reads: names, sizes and times of images, SHA-256 of weights (which 01 itself makes)."""
+    folders = [
+        Path(f) for f in (settings.dataset, getattr(settings, "imagenet_folder", None)) if f and Path(f).is_dir()
     ]
-    what = json.dumps([cells, values, code, versions, upstream], sort_keys=True)
-    return hashlib.sha256(what.encode()).hexdigest()
+    images = [(str(path), *size_and_time(path)) for folder in folders for path in sorted(folder.rglob("*"))]
+    weights = sorted(Path(settings.weights).glob("*.safetensors")) if stem[:2] not in ("00", "01") else []
+    own = [Path(source) for source in settings.sources if Path(source).is_file()]
+    return [images, [(str(path), file_hash(path)) for path in (*weights, *own)]]
 
 
-def is_current(executed: Path, mark: str) -> bool:
+def _is_current(executed: Path, mark: str) -> bool:
     """Whether an executed notebook was made from exactly this."""
     if not executed.exists():
         return False
@@ -204,6 +90,9 @@ def is_current(executed: Path, mark: str) -> bool:
         return nbformat.read(executed, as_version=4).metadata.get("ktglite", {}).get("fingerprint") == mark
     except Exception:  # not a notebook any more: make it again
         return False
+
+
+# ---- execution
 
 
 def reproduce(
@@ -221,34 +110,37 @@ def reproduce(
 
     Raises NotebookError when a cell fails, ValueError for a wrong parameter before anything runs.
     """
-    out = Path(out or f"data/runs/{Path(profile).stem}")
-    folder = find_notebooks(notebooks)
-    chosen = parameters(profile, out, overrides or {}, folder)
+    out, folder, overrides = Path(out or f"data/runs/{Path(profile).stem}"), find_notebooks(notebooks), overrides or {}
+    chosen = {stem: select_settings(stem[:2], overrides) for stem in NOTEBOOKS}
+    for stem, values in chosen.items():  # a wrong setting is told before anything runs
+        load_settings(stem[:2], profile, out, **values)
     unknown = [number for number in only or () if number not in {stem[:2] for stem in NOTEBOOKS}]
     if unknown:
         raise ValueError(f"--only {unknown[0]!r}: allowed are {', '.join(stem[:2] for stem in NOTEBOOKS)}")
     done, mark = {}, ""
-    for stem in NOTEBOOKS:
-        mark = fingerprint(folder / f"{stem}.ipynb", chosen[stem], mark)
+    for stem, values in chosen.items():
+        mark = _fingerprint(folder / f"{stem}.ipynb", load_settings(stem[:2], profile, out, **values), mark)
         executed = out / "notebooks" / f"{stem}.ipynb"
         if only and stem[:2] not in only:
             continue
-        if is_current(executed, mark) and not force:
+        if _is_current(executed, mark) and not force:
             print(f"{stem}: done and unchanged")
         else:
-            execute(folder / f"{stem}.ipynb", executed, chosen[stem], mark, out)
+            given = {"profile": str(profile), "out": str(out), "overrides": values}
+            given = {name: value for name, value in given.items() if value != PARAMETERS[name]}
+            _execute(folder / f"{stem}.ipynb", executed, given, mark, out, Path(profile).stem)
         done[stem] = executed
     return done
 
 
-def execute(notebook: Path, executed: Path, values: dict, mark: str, out: Path) -> None:
+def _execute(notebook: Path, executed: Path, values: dict, mark: str, out: Path, profile: str) -> None:
     """One notebook; the final name appears only when every cell has run."""
     executed.parent.mkdir(parents=True, exist_ok=True)
     partial = executed.with_suffix(".partial.ipynb")
     started = time.perf_counter()
-    papermill_engines.register("ktglite", Engine)
+    papermill_engines.register("ktglite", _Engine)
     try:
-        with cell_progress(notebook, out), quiet_kernel():
+        with _cell_progress(notebook, out), _quiet_kernel():
             papermill.execute_notebook(
                 str(notebook),
                 str(partial),
@@ -269,20 +161,41 @@ def execute(notebook: Path, executed: Path, values: dict, mark: str, out: Path) 
     finished = nbformat.read(partial, as_version=4)
     finished, _ = CoalesceStreamsPreprocessor().preprocess(finished, {})  # progress bars: only their last state
     seconds = time.perf_counter() - started
-    static(finished)
+    without_widgets(finished)
     hardware = provenance()["hardware"]
     machine = ", ".join([f"{hardware['cores']} cores, {hardware['cpu']}", *hardware["gpus"]])
-    facts = {"seconds": round(seconds, 1), "profile": values.get("profile", ""), "machine": machine}
+    facts = {"seconds": round(seconds, 1), "profile": profile, "machine": machine}
     finished.metadata["ktglite"] = {"fingerprint": mark, **facts}
     nbformat.write(finished, partial)
-    page, _ = nbconvert.HTMLExporter().from_notebook_node(finished)
-    executed.with_suffix(".html").write_text(page)
+    executed.with_suffix(".html").write_text(_html(finished))
     os.replace(partial, executed)
     print(f"{notebook.stem}: {seconds / 60:.1f} min, {executed.with_suffix('.html')}")
 
 
+def _html(notebook) -> str:
+    """The notebook as one page that needs no network: formulas as MathML, set-up cells folded away."""
+    page = nbformat.from_dict(json.loads(nbformat.writes(notebook)))
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _with_mathml(cell.source)
+    exporter = nbconvert.HTMLExporter(mathjax_url="")
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={"head", "hide"}), enabled=True)
+    return exporter.from_notebook_node(page)[0]
+
+
+def _with_mathml(text: str) -> str:
+    """Markdown with $..$ and $$..$$ as MathML; code in backticks is left alone."""
+    parts = re.split(r"(```.*?```|`[^`]*`|\$\$.+?\$\$|\$[^$\n]+?\$)", text, flags=re.S)
+    for i, part in enumerate(parts):
+        if part.startswith("$$"):
+            parts[i] = to_mathml(part[2:-2].strip(), display="block")
+        elif part.startswith("$"):
+            parts[i] = to_mathml(part[1:-1])
+    return "".join(parts)
+
+
 @contextmanager
-def quiet_kernel() -> Iterator[None]:
+def _quiet_kernel() -> Iterator[None]:
     """Kernels inherit the environment: no debugger warnings in the notebooks, and text that fits their width."""
     before = dict(os.environ)
     os.environ |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_NCOLS": "100"}
@@ -293,7 +206,7 @@ def quiet_kernel() -> Iterator[None]:
         os.environ.update(before)
 
 
-class Engine(NBClientEngine):
+class _Engine(NBClientEngine):
     """papermill's own engine, telling `on_cell` when a cell starts."""
 
     on_cell: Callable[[int], None] = staticmethod(lambda index: None)
@@ -311,7 +224,7 @@ class Engine(NBClientEngine):
 
 
 @contextmanager
-def cell_progress(notebook: Path, out: Path) -> Iterator[None]:
+def _cell_progress(notebook: Path, out: Path) -> Iterator[None]:
     """One line in the terminal: the notebook, its cell, and what the cell itself writes to `progress.jsonl`."""
     cells = len(nbformat.read(notebook, as_version=4).cells)
     log, over = out / "progress.jsonl", threading.Event()
@@ -326,13 +239,13 @@ def cell_progress(notebook: Path, out: Path) -> Iterator[None]:
 
         def watch() -> None:
             while not over.wait(2):
-                line = last_line(log, position)
+                line = _last_line(log, position)
                 if line and line["time"] > shown["time"]:
                     shown.update(line)
-                    bar.set_postfix_str(progress_text(line))
+                    bar.set_postfix_str(_progress_text(line))
 
         shown = {"time": 0.0}
-        Engine.on_cell = staticmethod(on_cell)
+        _Engine.on_cell = staticmethod(on_cell)
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
@@ -343,7 +256,7 @@ def cell_progress(notebook: Path, out: Path) -> Iterator[None]:
             bar.set_postfix_str("")
 
 
-def last_line(log: Path, position: int) -> dict | None:
+def _last_line(log: Path, position: int) -> dict | None:
     """The newest line of a progress file after `position`, if there is a whole one."""
     if not log.exists() or log.stat().st_size <= position:
         return None
@@ -356,7 +269,7 @@ def last_line(log: Path, position: int) -> dict | None:
         return None
 
 
-def progress_text(line: dict) -> str:
+def _progress_text(line: dict) -> str:
     """ "Table 1: 12 of 45, 3:20 left"."""
     left = int(line["seconds_left"])
     return f"{line['what']}: {line['done']} of {line['total']}, {left // 60}:{left % 60:02d} left"

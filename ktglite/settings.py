@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel, ConfigDict, Field, StrictInt, TypeAdapter, ValidationError, create_model, model_validator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
 )  # fmt: skip
 
 from ktglite.data import Data
@@ -20,7 +27,7 @@ from ktglite.trainer import TrainConfig
 
 __all__ = ["NOTEBOOKS", "PROFILES", "load_profile", "load_settings", "parse_overrides", "select_settings"]
 
-PROFILES = ("smoke", "quick", "lab", "paper")
+PROFILES = ("smoke", "quick", "lab", "cars64", "paper")
 Count = Annotated[int, Field(ge=1, strict=True)]
 
 

@@ -16,11 +16,14 @@ from pathlib import Path
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from ktglite import plots
-from ktglite.data import Data, load_data
+from ktglite import figures as plots
+from ktglite.data import Data
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, all_through, distillation, independent, mutual
+from ktglite.sources.datasets import load_data
 from ktglite.trainer import TrainConfig, epochs
+
+__all__ = ["Explorer", "explore", "formulas", "influence", "known_method"]
 
 CUT = "cutoff"
 PRESETS = {  # gates and transfer weight of three nodes; their initialisations stay as they are
@@ -84,7 +87,7 @@ def influence(graph: Graph) -> str:
     if deaf:
         said.append(f"{names(deaf)} cannot, and {'is' if len(deaf) == 1 else 'are'} not trained.")
     for i in fixed:
-        empty = ": it starts from random numbers and has nothing to teach" if graph.nodes[i].init == "scratch" else ""
+        empty = ": its head is random, so it has nothing to teach, unless its weights are of these classes"
         said.append(f"Node {i + 1} is a fixed teacher, since every edge into it is cut{empty}.")
     return " ".join(said)
 
@@ -176,8 +179,11 @@ class Explorer(widgets.VBox):
         n, width = graph.size, widgets.Layout(width="158px")
         close = {"description_width": "62px"}
         self.preset = widgets.Dropdown(options=["your own", *PRESETS] if n == 3 else ["your own"], description="graph")
+        weights_offered = {"summed": 1.0, "averaged": 1 / max(n - 1, 1)}
+        if graph.transfer_weight not in weights_offered.values():
+            weights_offered[f"times {graph.transfer_weight:g}"] = graph.transfer_weight
         self.average = widgets.Dropdown(
-            options=[("summed", 1.0), ("averaged", 1 / max(n - 1, 1))],
+            options=list(weights_offered.items()),
             description="transfer losses",
             layout=widgets.Layout(width="230px"),
             style={"description_width": "110px"},
@@ -219,7 +225,7 @@ class Explorer(widgets.VBox):
                 self.curve,
             ]
         )
-        self.average.value = graph.transfer_weight if graph.transfer_weight != 1 else 1.0
+        self.average.value = graph.transfer_weight
         for control in (*self.inits, *(gate for row in self.gates for gate in row), self.average):
             control.observe(self.changed, "value")
         self.preset.observe(self.fill, "value")
@@ -331,9 +337,9 @@ def explore(
     - `graph`: what is shown first; by default three small networks that listen in a chain.
     - `inits`, `weights`: what a node may start from, and the folder of those weights.
     """
-    config = config or TrainConfig(5, 16, 0.05, schedule="cosine", augmentation="shift")
+    config = config or TrainConfig(5, 16, 0.03, schedule="cosine", augmentation="shift")
     if graph is None:
-        graph = Graph([Node("resnet18_tiny")] * 3, *PRESETS["a chain: 3 → 2 → 1"])
+        graph = Graph([Node("resnet18_w8")] * 3, *PRESETS["a chain: 3 → 2 → 1"])
     return Explorer(
         graph, data, config, list(dict.fromkeys([*inits, *(node.init for node in graph.nodes)])), weights, seed
     )

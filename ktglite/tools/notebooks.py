@@ -16,15 +16,12 @@ import nbformat
 import yaml
 from PIL import Image
 
-NOTEBOOKS = (
-    "00_knowledge_transfer_graph",
-    "01_pretraining",
-    "02_table1_ablation",
-    "03_asha_graph_search",
-    "04_paper_figures",
-)
+from ktglite.reproduce import sources_of, without_widgets
+from ktglite.settings import NOTEBOOKS
+
+__all__ = ["address", "digest", "heads", "is_head", "refresh"]
+
 LIMIT = 500_000  # bytes of a committed notebook
-WIDGET = "application/vnd.jupyter.widget-view+json"
 BAR = re.compile(r"\d+%\||\d+/\d+ \[\d")  # a tqdm bar
 INSTALL = """\
 import importlib.util
@@ -44,15 +41,9 @@ def is_head(cell) -> bool:
     return "head" in cell.metadata.get("tags", [])
 
 
-def sources(notebook) -> list[tuple[str, str]]:
-    """Kind and text of every cell that counts: neither head cells nor the parameters that a run put in."""
-    skipped = {"head", "injected-parameters"}
-    return [(c.cell_type, c.source) for c in notebook.cells if not skipped & set(c.metadata.get("tags", []))]
-
-
 def digest(notebook) -> str:
-    """Hex over `sources`: a notebook whose outputs were made from other cells shows another one."""
-    return hashlib.sha256(json.dumps(sources(notebook)).encode()).hexdigest()[:16]
+    """Hex over `sources_of`: a notebook whose outputs were made from other cells shows another one."""
+    return hashlib.sha256(json.dumps(sources_of(notebook)).encode()).hexdigest()[:16]
 
 
 # ---- head cells
@@ -69,7 +60,7 @@ def heads(stem: str, times: dict, repository: str) -> tuple[str, str]:
     `times`: `{profile: {"machine": .., "seconds": {stem: ..}}}`, the content of data/run_times.json.
     """
     found = {name: part["seconds"][stem] for name, part in times.items() if stem in part["seconds"]}
-    parts = [f"`{name}` {minutes(found[name])} ({times[name]['machine']})" for name in found]
+    parts = [f"`{name}` {_minutes(found[name])} ({times[name]['machine']})" for name in found]
     told = "**Run time, measured:** " + ("; ".join(parts) + "." if parts else "not yet.")
     if not repository:
         return f"{told} To run it elsewhere, see CONTRIBUTING.md, *Badges*.", INSTALL.format(address="")
@@ -83,14 +74,14 @@ def heads(stem: str, times: dict, repository: str) -> tuple[str, str]:
     return f"{badges}\n\n{told}", INSTALL.format(address=repository)
 
 
-def minutes(seconds: float) -> str:
+def _minutes(seconds: float) -> str:
     """ "40 s", "3.2 min", "5.1 h"."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def set_heads(notebook, stem: str, times: dict, repository: str) -> None:
+def _set_heads(notebook, stem: str, times: dict, repository: str) -> None:
     """Write the head cells into a notebook, after its first cell, the question."""
     prose, code = heads(stem, times, repository)
     body = [cell for cell in notebook.cells if not is_head(cell)]
@@ -107,15 +98,7 @@ def set_heads(notebook, stem: str, times: dict, repository: str) -> None:
 # ---- outputs
 
 
-def static(notebook) -> None:
-    """Drop what only a kernel that is alive can show: widgets, whose picture stands beside them in the same output."""
-    notebook.metadata.pop("widgets", None)
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop(WIDGET, None)
-
-
-def tidy(outputs: list) -> list:
+def _tidy(outputs: list) -> list:
     """Outputs without progress bars."""
     kept = []
     for output in outputs:
@@ -126,7 +109,7 @@ def tidy(outputs: list) -> list:
     return kept
 
 
-def shrink(png: str, colours: int, scale: float) -> str:
+def _shrink(png: str, colours: int, scale: float) -> str:
     """A base64 PNG with so many colours, and so much of its width."""
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     if scale < 1:
@@ -136,35 +119,35 @@ def shrink(png: str, colours: int, scale: float) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def fill(notebook, executed) -> None:
+def _fill(notebook, executed) -> None:
     """Put the outputs of an executed notebook into its source, with the digest of the cells they were made from.
 
     Raises ValueError if the cells differ.
     """
-    if sources(notebook) != sources(executed):
+    if sources_of(notebook) != sources_of(executed):
         raise ValueError("its cells have changed since it was executed: give `make reproduce` first")
-    static(executed)
+    without_widgets(executed)
     outputs = {cell.id: cell for cell in executed.cells if cell.cell_type == "code"}
     for cell in notebook.cells:
         if cell.cell_type == "code":
             done = outputs.get(cell.id)
-            cell.outputs = tidy(done.outputs) if done else []
+            cell.outputs = _tidy(done.outputs) if done else []
             cell.execution_count = done.execution_count if done else None
     notebook.metadata["ktglite"] = {"sources": digest(notebook), "profile": executed.metadata["ktglite"]["profile"]}
 
 
-def pictures(notebook) -> list:
+def _pictures(notebook) -> list:
     """The outputs that hold a PNG."""
     found = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return [output for output in found if "image/png" in output.get("data", {})]
 
 
-def fit(notebook) -> str:
+def _fit(notebook) -> str:
     """The notebook as text of at most LIMIT bytes: fewer colours first, then fewer pixels. Raises ValueError."""
-    originals = [output.data["image/png"] for output in pictures(notebook)]
+    originals = [output.data["image/png"] for output in _pictures(notebook)]
     for colours, scale in ((256, 1), (128, 1), (64, 1), (64, 0.75), (48, 0.6)):
-        for output, png in zip(pictures(notebook), originals, strict=True):
-            output.data["image/png"] = min(shrink(png, colours, scale), png, key=len)
+        for output, png in zip(_pictures(notebook), originals, strict=True):
+            output.data["image/png"] = min(_shrink(png, colours, scale), png, key=len)
         text = nbformat.writes(notebook) + "\n"
         if len(text.encode()) <= LIMIT:
             return text
@@ -194,9 +177,9 @@ def refresh(run: str | Path = "data/runs/quick", top: str | Path = ".") -> list[
         notebook = nbformat.read(path, as_version=4)
         try:
             if stem in executed:
-                fill(notebook, executed[stem])
-            set_heads(notebook, stem, times, address(top))
-            texts[path] = fit(notebook)
+                _fill(notebook, executed[stem])
+            _set_heads(notebook, stem, times, address(top))
+            texts[path] = _fit(notebook)
         except ValueError as error:
             raise ValueError(f"{stem}: {error}") from error
     for path, text in texts.items():

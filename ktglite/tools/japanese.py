@@ -10,6 +10,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+__all__ = ["translate", "translate_figure", "use_font"]
+
 PHRASES = {  # patterns, the longer ones first where one contains another
     r"no pre-training": "事前学習なし",
     r"(\d+) trials, (\d+) to the end": r"\1 試行，うち完走 \2",
@@ -40,7 +42,7 @@ PHRASES = {  # patterns, the longer ones first where one contains another
     r"paper: mean ± std": "論文: 平均 ± 標準偏差",
     r"this run": "本実験",
     r"paper,": "論文，",
-    r"stand-in": "代用",
+    r"stand-in": "代替データ",
     r"pre-trained\nnodes": "事前学習\nノード",
     r"pre-trained: nodes": "事前学習したノード:",
     r"node that is pre-trained": "事前学習したノード",

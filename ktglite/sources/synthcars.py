@@ -10,6 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+__all__ = ["car_models", "class_names", "draw", "open_standin"]
+
+STANDIN_MODELS, STANDIN_SEED = 40, 1  # car models that no fine-tuning set has: those are drawn from seed 0
+
 # Side views, x from the rear bumper (0) to the front bumper (1), y up from the sill (0): the upper outline's knots,
 # as (x, share of the roof height), then the part of it that is glass.
 OUTLINES = {
@@ -116,15 +120,36 @@ def draw(
     labels = np.arange(count) % len(models)
     images = np.empty((count, size, size, 3), np.uint8)
     for i, label in enumerate(labels):
-        images[i] = draw_one(models[label], size, np.random.default_rng([seed, i, 21]))
+        images[i] = _draw_one(models[label], size, np.random.default_rng([seed, i, 21]))
     return images, labels
 
 
-def draw_one(model: CarModel, size: int, rng: np.random.Generator) -> np.ndarray:
+class _OtherCars:
+    """The stand-in for ImageNet-1k: drawn cars of models that are not in the fine-tuning set."""
+
+    def __init__(self, count: int, size: int):
+        models = car_models(STANDIN_MODELS, seed=STANDIN_SEED)
+        self.classes = tuple(class_names(models))
+        images, self.labels = draw(count, size, seed=STANDIN_SEED, models=models)
+        self.images = np.ascontiguousarray(np.moveaxis(images, 3, 1))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.images[indices], self.labels[indices]
+
+
+def open_standin(config, cache) -> _OtherCars:
+    """The stand-in's images for a `PretrainConfig`."""
+    return _OtherCars(config.standin_images, config.render or config.size)
+
+
+def _draw_one(model: CarModel, size: int, rng: np.random.Generator) -> np.ndarray:
     """One picture of `model`, uint8 (size, size, 3), drawn at twice the size and averaged down."""
     canvas = 2 * size
     horizon = rng.uniform(0.35, 0.6) * canvas
-    picture = background(canvas, horizon, rng)
+    picture = _background(canvas, horizon, rng)
     pen = ImageDraw.Draw(picture)
 
     # the view: length in the picture, how much of the front is turned towards us, tilt, position
@@ -147,21 +172,21 @@ def draw_one(model: CarModel, size: int, rng: np.random.Generator) -> np.ndarray
         px, py = at(0.98, y)
         return px + x * turn * length, py - x * turn * length * 0.12
 
-    paint_body(pen, model, at, on_front, turn, length, rng)
+    _paint_body(pen, model, at, on_front, turn, length, rng)
     if rng.random() < 0.3:
-        clutter(pen, canvas, rng)
-    return finish(picture, size, rng)
+        _clutter(pen, canvas, rng)
+    return _finish(picture, size, rng)
 
 
-def near(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _near(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One of `colours`, (n, 3), a little changed; float (3,)."""
     return np.clip(colours[rng.integers(len(colours))] + rng.normal(0, 9, 3), 0, 255)
 
 
-def background(canvas: int, horizon: float, rng: np.random.Generator) -> Image.Image:
+def _background(canvas: int, horizon: float, rng: np.random.Generator) -> Image.Image:
     """Sky, buildings or trees, and a road, in the light of some hour."""
     light = rng.uniform(0.45, 1.1)
-    sky, road = near(SKIES, rng), near(ROADS, rng)
+    sky, road = _near(SKIES, rng), _near(ROADS, rng)
 
     def shade(colour):
         return tuple(int(v) for v in np.clip(np.asarray(colour) * light, 0, 255))
@@ -175,7 +200,7 @@ def background(canvas: int, horizon: float, rng: np.random.Generator) -> Image.I
             rng.uniform(0.1, 0.9) * horizon,
         )
         box = [x, horizon - height, x + width, horizon + canvas * 0.05]
-        colour = shade(near(LANDS, rng) * rng.uniform(0.6, 1.2))
+        colour = shade(_near(LANDS, rng) * rng.uniform(0.6, 1.2))
         if rng.random() < 0.5:
             pen.rectangle(box, fill=colour)
             for wx in np.arange(box[0] + 3, box[2] - 3, canvas / 14):
@@ -193,9 +218,9 @@ def background(canvas: int, horizon: float, rng: np.random.Generator) -> Image.I
     return picture
 
 
-def paint_body(pen, model: CarModel, at, on_front, turn: float, length: float, rng: np.random.Generator) -> None:
+def _paint_body(pen, model: CarModel, at, on_front, turn: float, length: float, rng: np.random.Generator) -> None:
     """The car itself, from the shadow on the road to the spokes."""
-    paint = near(PAINTS[list(model.paints)], rng)
+    paint = _near(PAINTS[list(model.paints)], rng)
     light = rng.uniform(0.6, 1.15)
 
     def colour(scale: float = 1.0, base=paint):
@@ -221,10 +246,10 @@ def paint_body(pen, model: CarModel, at, on_front, turn: float, length: float, r
             [*cabin, at(*upper[-2]), on_front(0.9, top + 0.1 * roof), (cabin[0][0] + turn * length * 0.8, cabin[0][1])],
             fill=glass,
         )
-        front(pen, model, on_front, sill, roof, colour, dark)
+        _front(pen, model, on_front, sill, roof, colour, dark)
     pen.polygon([at(*p) for p in sides], fill=colour(), outline=colour(0.55))
 
-    windows(pen, model, at, bend, upper, glass_from, glass_to, glass, colour)
+    _windows(pen, model, at, bend, upper, glass_from, glass_to, glass, colour)
     y = sill + model.crease * roof
     pen.line([at(0.04, y), at(0.95, y - 0.01)], fill=colour(0.72), width=max(1, round(length / 90)))
     if model.trim:
@@ -240,13 +265,13 @@ def paint_body(pen, model: CarModel, at, on_front, turn: float, length: float, r
             [at(x - 0.05, y + 0.035), at(x + 0.04, y + 0.035), at(x + 0.04, y + 0.02), at(x - 0.05, y + 0.02)],
             fill=colour(0.6),
         )
-    lamp(pen, model, at, 0.955, sill + 0.34 * roof, 0.035, (250, 245, 200))
-    lamp(pen, model, at, 0.02, sill + 0.40 * roof, 0.025, (200, 30, 30))
+    _lamp(pen, model, at, 0.955, sill + 0.34 * roof, 0.035, (250, 245, 200))
+    _lamp(pen, model, at, 0.02, sill + 0.40 * roof, 0.025, (200, 30, 30))
     for x in model.axles:
-        wheel(pen, model, at, x, length, dark, rng)
+        _wheel(pen, model, at, x, length, dark, rng)
 
 
-def windows(pen, model: CarModel, at, bend, upper, glass_from, glass_to, glass, colour) -> None:
+def _windows(pen, model: CarModel, at, bend, upper, glass_from, glass_to, glass, colour) -> None:
     """The glass below the roof line, cut by the pillars."""
     sill, roof = model.clearance, model.height
     xs, ys = zip(*upper, strict=True)
@@ -267,7 +292,7 @@ def windows(pen, model: CarModel, at, bend, upper, glass_from, glass_to, glass, 
         pen.line([at(x, y0), at(x - 0.008, y1)], fill=colour(0.8), width=2)
 
 
-def front(pen, model: CarModel, on_front, sill, roof, colour, dark) -> None:
+def _front(pen, model: CarModel, on_front, sill, roof, colour, dark) -> None:
     """Grille and lamps on the front face."""
     low, high = sill + 0.14 * roof, sill + 0.32 * roof
     if model.grille in ("bars", "mesh"):
@@ -284,10 +309,10 @@ def front(pen, model: CarModel, on_front, sill, roof, colour, dark) -> None:
             outline=colour(1.3, [190, 190, 190]),
         )
     for x in (0.12, 0.88):
-        lamp(pen, model, on_front, x, sill + 0.34 * roof, 0.02, (250, 245, 200), wide=0.1)
+        _lamp(pen, model, on_front, x, sill + 0.34 * roof, 0.02, (250, 245, 200), wide=0.1)
 
 
-def lamp(pen, model: CarModel, at, x: float, y: float, r: float, colour, wide: float | None = None) -> None:
+def _lamp(pen, model: CarModel, at, x: float, y: float, r: float, colour, wide: float | None = None) -> None:
     """A head or tail lamp of the model's shape at (x, y)."""
     w = wide or r
     shapes = {"round": [(w, r)], "slit": [(1.6 * w, 0.4 * r)], "block": [(w, 0.9 * r)], "split": [(w, 0.35 * r)] * 2}
@@ -298,7 +323,7 @@ def lamp(pen, model: CarModel, at, x: float, y: float, r: float, colour, wide: f
         (pen.ellipse if model.lights == "round" else pen.rectangle)(box, fill=colour)
 
 
-def wheel(pen, model: CarModel, at, x: float, length: float, dark, rng: np.random.Generator) -> None:
+def _wheel(pen, model: CarModel, at, x: float, length: float, dark, rng: np.random.Generator) -> None:
     """A tyre, its rim and the spokes of the model."""
     cx, cy = at(x, model.wheel - 0.01)
     r = model.wheel * length
@@ -312,9 +337,9 @@ def wheel(pen, model: CarModel, at, x: float, length: float, dark, rng: np.rando
         pen.line([(cx, cy), end], fill=(50, 50, 55), width=max(1, int(r / 6)))
 
 
-def clutter(pen, canvas: int, rng: np.random.Generator) -> None:
+def _clutter(pen, canvas: int, rng: np.random.Generator) -> None:
     """Something between the camera and the car: a post, or a bush at the edge."""
-    colour = tuple(int(v) for v in near(LANDS, rng) * rng.uniform(0.4, 0.8))
+    colour = tuple(int(v) for v in _near(LANDS, rng) * rng.uniform(0.4, 0.8))
     x = rng.uniform(0, canvas)
     if rng.random() < 0.5:
         pen.rectangle([x, 0, x + rng.uniform(0.02, 0.05) * canvas, canvas], fill=colour)
@@ -323,7 +348,7 @@ def clutter(pen, canvas: int, rng: np.random.Generator) -> None:
         pen.ellipse([x - r, y - r, x + r, y + r], fill=colour)
 
 
-def finish(picture: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+def _finish(picture: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
     """Mirror, blur, average down, and add the camera's noise."""
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -9,9 +9,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from ktglite.devices import cores, cpu_name
-from ktglite.files import HOST
-from ktglite.runs import read_record
+from ktglite.devices import cpu_name
+from ktglite.experiments.runs import SCHEMA
+from ktglite.pool import cores
+from ktglite.store import HOST, read_record
+
+__all__ = ["examine"]
 
 ROOM = 5e9  # bytes: a run of the paper profile writes about as much
 LEFT = ("*.ckpt", "*.partial.ipynb", "*.ckpt.unused", "*.partial")
@@ -93,7 +96,7 @@ def left(out: Path) -> Iterator[tuple[bool, str]]:
             yield True, f"unfinished: {path}; the same command goes on with it"
     for path in sorted(out.rglob("runs/*.json")):
         try:
-            record = read_record(path)
+            record = read_record(path, SCHEMA)
         except ValueError as error:
             quiet = False
             yield False, f"damaged: {error}"
