@@ -43,6 +43,9 @@ _MODULES = {
     "stats": "experiments.stats",
     "store": "store",
     "synthcars": "sources.synthcars",
+    "losses": "losses",
+    "gates": "gates",
+    "trainer": "trainer",
 }
 
 __all__ = [

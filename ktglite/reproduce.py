@@ -174,7 +174,7 @@ def _execute(notebook: Path, executed: Path, values: dict, mark: str, out: Path,
 
 def _html(notebook) -> str:
     """The notebook as one page that needs no network: formulas as MathML, set-up cells folded away."""
-    page = nbformat.from_dict(json.loads(nbformat.writes(notebook)))
+    page = nbformat.reads(nbformat.writes(notebook), as_version=4)
     for cell in page.cells:
         if cell.cell_type == "markdown":
             cell.source = _with_mathml(cell.source)

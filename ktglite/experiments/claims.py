@@ -228,7 +228,9 @@ def search_luck(summary: Mapping, size: int, repeats: int = 1000, seed: int = 0)
     A row per repeat: `selection` (validation accuracy of the winner), `test` (its test accuracy), `target` (what its
     node 1 starts from), `single` (whether it is a single network). Only graphs trained to the end count.
     """
-    done = [trial for trial in summary["trials"] if trial["state"] == "COMPLETE" and trial["test_accuracy"] is not None]
+    done = [
+        trial for trial in summary["trials"] if trial["state"] == "COMPLETE" and trial.get("test_accuracy") is not None
+    ]
     if size > len(done):
         raise ValueError(f"size is {size}, but only {len(done)} graphs were trained to the end")
     rng, rows = np.random.default_rng(seed), []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import logging
 import threading
 import time
@@ -13,6 +14,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from safetensors import torch as safetensors
+from torch import nn
 from tqdm import tqdm
 
 from ktglite.data import Data
@@ -25,6 +28,7 @@ from ktglite.sources.datasets import load_data
 from ktglite.store import (
     CORE,
     Checkpoint,
+    atomic_write,
     code_hash,
     file_hash,
     log_progress,
@@ -36,7 +40,7 @@ from ktglite.store import (
 )  # fmt: skip
 from ktglite.trainer import TrainConfig, epochs
 
-__all__ = ["describe", "load_records", "run", "run_all", "run_key", "run_until", "weight_hashes"]
+__all__ = ["describe", "load_records", "run", "run_all", "run_key", "run_until", "save_network", "weight_hashes"]
 
 log = logging.getLogger(__name__)
 
@@ -239,6 +243,14 @@ def describe(data: Data) -> dict:
         "classes": len(data.classes),
         **sizes,
     }
+
+
+def save_network(net: nn.Module, path: str | Path, classes: Sequence[str]) -> Path:
+    """Write a trained network as safetensors; as `Node.init` of the same `classes` its head is kept, too."""
+    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    with atomic_write(path) as file:
+        file.write(safetensors.save(state, {"ktglite": json.dumps({"classes": list(classes)})}))
+    return Path(path)
 
 
 def load_records(store: str | Path, status: str = "complete") -> list[dict]:

@@ -149,10 +149,8 @@ def plot_learning_curves(records: Sequence[Mapping], sources: Sequence[str] | No
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
     others = " ".join(str(i + 1) for i in range(1, n))
-    figure.legend(
-        handles=[handle for handle in handles if handle], title=f"pre-trained auxiliaries (nodes {others})", ncols=4,
-        loc="outside lower center", title_fontsize=7.5,
-    )  # fmt: skip
+    head = Line2D([], [], ls="none", label=f"pre-trained nodes {others}:")
+    figure.legend(handles=[head, *filter(None, handles)], ncols=half + 1, loc="outside lower center")
     return figure
 
 
