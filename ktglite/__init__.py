@@ -39,6 +39,7 @@ _MODULES = {
     "pretrain": "sources.pretrain",
     "runs": "experiments.runs",
     "search": "experiments.search",
+    "settings": "settings",
     "space": "experiments.space",
     "stats": "experiments.stats",
     "store": "store",

@@ -23,7 +23,7 @@ REFERENCE = Path(__file__).parents[1] / "data/reference_runs"
 
 def records(seeds=3, gain=20.0, skip=(), sources=SOURCES, n=3):
     rng, found = np.random.default_rng(0), []
-    for label, graph in ablation.ablation_grid("resnet18_tiny", sources, n).items():
+    for label, graph in ablation.ablation_grid("resnet18_w8", sources, n).items():
         for seed in range(seeds):
             accuracy = 40 + gain * ("1" in label.rpartition("/")[2]) + rng.normal()
             if (label, seed) not in skip:
@@ -34,7 +34,7 @@ def records(seeds=3, gain=20.0, skip=(), sources=SOURCES, n=3):
 
 
 def test_eight_patterns_in_the_paper_s_order():
-    graphs = ablation.ablation_graphs("resnet18_tiny", "fractaldb1k")
+    graphs = ablation.ablation_graphs("resnet18_w8", "fractaldb1k")
     assert list(graphs) == ["none", "3", "2", "2+3", "1", "1+3", "1+2", "1+2+3"]
     assert [node.init for node in graphs["1+3"].nodes] == ["fractaldb1k", "scratch", "fractaldb1k"]
     assert all(gate == "through" for graph in graphs.values() for row in graph.gates for gate in row)
@@ -42,11 +42,11 @@ def test_eight_patterns_in_the_paper_s_order():
 
 @pytest.mark.parametrize(("n", "rows"), [(2, 4), (3, 8), (4, 16)])
 def test_other_sizes(n, rows):
-    assert len(set(ablation.ablation_graphs("resnet18_tiny", "fractaldb1k", n).values())) == rows
+    assert len(set(ablation.ablation_graphs("resnet18_w8", "fractaldb1k", n).values())) == rows
 
 
 def test_fifteen_distinct_graphs():
-    grid = ablation.ablation_grid("resnet18_tiny", SOURCES)
+    grid = ablation.ablation_grid("resnet18_w8", SOURCES)
     assert len(grid) == len(set(grid.values())) == 15
 
 
@@ -90,9 +90,9 @@ def test_weights_files_and_torchvision_s_names_are_sources(tmp_path):
 
 def test_sources_that_a_table_could_not_tell_apart_are_refused():
     with pytest.raises(ValueError, match="rename a file"):
-        ablation.ablation_grid("resnet18_tiny", ["a/x.pt", "b/x.pt"])
+        ablation.ablation_grid("resnet18_w8", ["a/x.pt", "b/x.pt"])
     with pytest.raises(ValueError, match="unknown init 'ResNet18_Weights.V9'"):
-        ablation.ablation_grid("resnet18_tiny", ["ResNet18_Weights.V9"])
+        ablation.ablation_grid("resnet18_w8", ["ResNet18_Weights.V9"])
 
 
 def test_intervals_stand_beside_effects():
@@ -107,15 +107,15 @@ def test_intervals_stand_beside_effects():
 
 def test_arms_of_one_seed_share_all_but_the_weights(tiny_data, tmp_path, monkeypatch):
     """Head, batches and views of a seed are the same in every arm; another seed changes each of them."""
-    state = models.initialise("resnet18_tiny", "scratch", 3, seed=99).state_dict()
-    save_file(state, tmp_path / "fractaldb1k-resnet18_tiny.safetensors")
+    state = models.initialise("resnet18_w8", "scratch", 3, seed=99).state_dict()
+    save_file(state, tmp_path / "fractaldb1k-resnet18_w8.safetensors")
     config = trainer.TrainConfig(epochs=1, batch_size=8, augmentation="shift", precision="fp32", device="cpu")
     seen = []
     monkeypatch.setattr(trainer, "see", lambda *a: seen.append(data.see(*a)) or seen[-1])
 
     def arm(pattern, seed):
         seen.clear()
-        graph = ablation.ablation_graphs("resnet18_tiny", "fractaldb1k", 2)[pattern]
+        graph = ablation.ablation_graphs("resnet18_w8", "fractaldb1k", 2)[pattern]
         nets = trainer.initial_models(graph, tiny_data, config, seed, tmp_path)
         start = [{name: value.clone() for name, value in net.state_dict().items()} for net in nets]
         list(trainer.epochs(graph, tiny_data, config, seed, tmp_path, models=nets))
@@ -164,9 +164,9 @@ def test_killed_twice_it_writes_the_same_tables(tmp_path):
     """15 graphs x 2 seeds through the command: SIGKILL to the parent twice, and every byte as without it."""
     (tmp_path / "weights").mkdir()
     for seed, source in enumerate(SOURCES):
-        state = models.initialise("resnet18_tiny", "scratch", 10, seed).state_dict()
-        save_file(state, tmp_path / f"weights/{source}-resnet18_tiny.safetensors")
-    values = {"dataset": "synthcars", "image_size": 16, "limit": 90, "arch": "resnet18_tiny", "sources": SOURCES}
+        state = models.initialise("resnet18_w8", "scratch", 10, seed).state_dict()
+        save_file(state, tmp_path / f"weights/{source}-resnet18_w8.safetensors")
+    values = {"dataset": "synthcars", "image_size": 16, "limit": 90, "arch": "resnet18_w8", "sources": SOURCES}
     values |= {"epochs": 2, "batch_size": 8, "seeds": 2, "weights": str(tmp_path / "weights")}
     values |= {"cache": str(tmp_path / "cache"), "split": [0.4, 0.1, 0.5]}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"shared": values}))

@@ -81,7 +81,7 @@ def test_figures_from_records(monkeypatch, capsys, tmp_path):
             "data": {"name": "synthcars", "fingerprint": "0" * 64},
             "provenance": {"git": None},
         }
-        for label, graph in ablation.ablation_grid("resnet18_tiny", ["imagenet1k_standin", "fractaldb1k"]).items()
+        for label, graph in ablation.ablation_grid("resnet18_w8", ["imagenet1k_standin", "fractaldb1k"]).items()
         for seed in (0, 1)
     ]
     (tmp_path / "table1.json").write_text(json.dumps(records))
@@ -92,7 +92,7 @@ def test_figures_from_records(monkeypatch, capsys, tmp_path):
 def test_the_end_of_a_run_shows_our_table_beside_the_paper_s(capsys, tmp_path):
     test_records = [
         {"label": label, "graph": graph.to_dict(), "seed": 0, "test_accuracy": [50.0, 1, 1]}
-        for label, graph in ablation.ablation_grid("resnet18_tiny", ["imagenet1k_standin"]).items()
+        for label, graph in ablation.ablation_grid("resnet18_w8", ["imagenet1k_standin"]).items()
     ]
     (tmp_path / "table1.json").write_text(json.dumps(test_records))
     cli.show_results(tmp_path, {})

@@ -35,7 +35,7 @@ from ktglite import (
 from ktglite.files import HOST, whole
 from ktglite.runs import read_record, write_json
 
-A = Node("resnet18_tiny")
+A = Node("resnet18_w8")
 CONFIG = TrainConfig(epochs=2, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
 DIVERGING = dataclasses.replace(CONFIG, lr=1e6, batch_size=4)  # eight iterations an epoch: the third is NaN
 
@@ -119,7 +119,7 @@ def cache(out):
 
 def step1(out):
     settings = pretrain.PretrainConfig(
-        pretrain.STANDIN, "resnet18_tiny", 16, epochs=1, images_per_epoch=32, batch_size=16, standin_images=64,
+        pretrain.STANDIN, "resnet18_w8", 16, epochs=1, images_per_epoch=32, batch_size=16, standin_images=64,
         augmentation="none", precision="fp32", device="cpu",
     )  # fmt: skip
     return pretrain.pretrain(settings, out / "weights")
@@ -216,7 +216,7 @@ def test_a_last_step_that_breaks_the_network_is_no_result(tiny_data, tmp_path):
 
 
 def test_a_learning_rate_of_a_million_fails_its_trials_and_not_the_study(tiny_data, tmp_path):
-    settings = search.SearchConfig(condition="none", arch="resnet18_tiny", nodes=2, trials=2)
+    settings = search.SearchConfig(condition="none", arch="resnet18_w8", nodes=2, trials=2)
     study = search.search(settings, tiny_data, DIVERGING, tmp_path, jobs=1, checkpoints=tmp_path / "c")
     trials = search.planned_trials(study)
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 2
@@ -227,7 +227,7 @@ def test_a_learning_rate_of_a_million_fails_its_trials_and_not_the_study(tiny_da
 
 def test_pre_training_names_epoch_and_iteration(tmp_path):
     settings = pretrain.PretrainConfig(
-        pretrain.STANDIN, "resnet18_tiny", 16, epochs=2, batch_size=16, standin_images=64, lr=1e6, precision="fp32",
+        pretrain.STANDIN, "resnet18_w8", 16, epochs=2, batch_size=16, standin_images=64, lr=1e6, precision="fp32",
         device="cpu",
     )  # fmt: skip
     with pytest.raises(FloatingPointError, match=r"epoch 1, iteration \d|not finite after epoch 1"):
@@ -294,9 +294,9 @@ def test_a_bad_checkpoint_is_set_aside_and_the_result_is_right(tiny_data, tmp_pa
 
 def test_weights_that_are_not_those_of_their_card_are_refused(tiny_data, tmp_path):
     path = step1(tmp_path)
-    state = {name: value.contiguous() for name, value in models.build("resnet18_tiny", 3).state_dict().items()}
+    state = {name: value.contiguous() for name, value in models.build("resnet18_w8", 3).state_dict().items()}
     save_file(state, path)
-    graph = independent(Node("resnet18_tiny", pretrain.STANDIN))
+    graph = independent(Node("resnet18_w8", pretrain.STANDIN))
     with pytest.raises(ValueError, match=r"not the file its card .*json was written for"):
         run(graph, tiny_data, CONFIG, 0, tmp_path / "runs", path.parent)
 
@@ -313,7 +313,7 @@ def test_a_damaged_cache_or_bank_is_named(tmp_path):
 
 @pytest.mark.parametrize("text", ["{\n", "[]\n", "hello\nworld\n", '{"op_code": 99, "worker_id": "x"}\n', "\0\1\n"])
 def test_a_damaged_journal_is_named(tiny_data, tmp_path, text):
-    settings = search.SearchConfig(condition="none", arch="resnet18_tiny", nodes=2, trials=2)
+    settings = search.SearchConfig(condition="none", arch="resnet18_w8", nodes=2, trials=2)
     path = tmp_path / "search.log"
     search.open_study("none", path, settings, tiny_data, CONFIG)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]) + text)

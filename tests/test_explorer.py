@@ -12,7 +12,7 @@ import torch
 from ktglite import GATES, Graph, Node, TrainConfig, all_through, distillation, edge_losses, independent, mutual
 from ktglite import explorer as ex
 
-ARCH = "resnet18_tiny"
+ARCH = "resnet18_w8"
 N, F = Node(ARCH), Node(ARCH, "fractaldb1k")
 CHAIN = [["through", "linear", "cutoff"], ["cutoff", "through", "correct"], ["cutoff", "cutoff", "through"]]
 

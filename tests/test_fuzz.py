@@ -58,7 +58,7 @@ def only(error: type[Exception], read, path=None):
 
 # ---- graphs
 
-GRAPH = all_through(Node("resnet18_tiny"), Node("resnet18_tiny", "fractaldb1k")).to_dict()
+GRAPH = all_through(Node("resnet18_w8"), Node("resnet18_w8", "fractaldb1k")).to_dict()
 
 
 @given(json_values)
@@ -132,7 +132,7 @@ def test_deep_nesting_is_no_crash(tmp_path, opening):
 @pytest.fixture(scope="module")
 def record(tiny_data, place):
     config = TrainConfig(epochs=1, batch_size=16, augmentation="none", precision="fp32", device="cpu")
-    found = run(independent(Node("resnet18_tiny")), tiny_data, config, 0, place / "runs")
+    found = run(independent(Node("resnet18_w8")), tiny_data, config, 0, place / "runs")
     return place / "runs" / f"{found['key']}.json"
 
 

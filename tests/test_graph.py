@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ktglite import GATES, Graph, Node, all_through, distillation, independent, mutual
 
-A, B, C = Node("resnet18_tiny"), Node("resnet18_narrow", "fractaldb1k"), Node("resnet18_small", "imagenet1k")
+A, B, C = Node("resnet18_w8"), Node("resnet18_w16", "fractaldb1k"), Node("resnet18", "imagenet1k")
 
 
 @st.composite

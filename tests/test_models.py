@@ -21,7 +21,7 @@ def test_small_resnets_keep_the_resolution_of_the_stem(arch, width):
 
 
 def test_small_resnet_has_torchvision_names_and_blocks():
-    full, small = models.build("resnet18", 7).state_dict(), models.build("resnet18_small", 7).state_dict()
+    full, small = models.build("resnet18", 7).state_dict(), models.build("resnet18", 7).state_dict()
     assert set(full) == set(small)
     assert {name for name in full if full[name].shape != small[name].shape} == {"conv1.weight"}
 
@@ -33,40 +33,40 @@ def test_torchvision_architectures_come_by_name():
 
 
 def test_the_same_seed_gives_the_same_network():
-    first, again, other = (models.initialise("resnet18_tiny", "scratch", 3, seed) for seed in (1, 1, 2))
+    first, again, other = (models.initialise("resnet18_w8", "scratch", 3, seed) for seed in (1, 1, 2))
     assert torch.equal(first.conv1.weight, again.conv1.weight)
     assert not torch.equal(first.conv1.weight, other.conv1.weight)
 
 
 def save_weights(folder, classes, seed=5, **change):
-    source = models.initialise("resnet18_tiny", "scratch", len(classes), seed)
+    source = models.initialise("resnet18_w8", "scratch", len(classes), seed)
     state = {k: v.contiguous() for k, v in source.state_dict().items()} | change
-    save_file(state, folder / "fractaldb1k-resnet18_tiny.safetensors", {"ktglite": json.dumps({"classes": classes})})
+    save_file(state, folder / "fractaldb1k-resnet18_w8.safetensors", {"ktglite": json.dumps({"classes": classes})})
     return source
 
 
 def test_backbone_is_loaded_and_the_head_is_the_one_of_the_seed(tmp_path):
     source = save_weights(tmp_path, ["x", "y", "z"])
-    fresh = models.initialise("resnet18_tiny", "scratch", 3, 1)
-    tuned = models.initialise("resnet18_tiny", "fractaldb1k", 3, 1, tmp_path, classes=("a", "b", "c"))
+    fresh = models.initialise("resnet18_w8", "scratch", 3, 1)
+    tuned = models.initialise("resnet18_w8", "fractaldb1k", 3, 1, tmp_path, classes=("a", "b", "c"))
     assert torch.equal(tuned.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
     assert torch.equal(tuned.fc.weight, fresh.fc.weight)  # as many classes, but others: the head does not fit
 
 
 def test_head_is_kept_where_the_classes_are_the_same(tmp_path):
     source = save_weights(tmp_path, ["x", "y", "z"])
-    tuned = models.initialise("resnet18_tiny", "fractaldb1k", 3, 1, tmp_path, classes=("x", "y", "z"))
+    tuned = models.initialise("resnet18_w8", "fractaldb1k", 3, 1, tmp_path, classes=("x", "y", "z"))
     assert torch.equal(tuned.fc.weight, source.fc.weight)
 
 
 def test_missing_weights_say_how_to_make_them(tmp_path):
-    with pytest.raises(FileNotFoundError, match="ktglite pretrain --source fractaldb1k --arch resnet18_tiny"):
-        models.find_weights("resnet18_tiny", "fractaldb1k", tmp_path)
+    with pytest.raises(FileNotFoundError, match="ktglite pretrain --source fractaldb1k --arch resnet18_w8"):
+        models.find_weights("resnet18_w8", "fractaldb1k", tmp_path)
 
 
 def test_a_missing_weights_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="the file .*mine.pt does not exist"):
-        models.find_weights("resnet18_tiny", f"{tmp_path}/mine.pt", tmp_path)
+        models.find_weights("resnet18_w8", f"{tmp_path}/mine.pt", tmp_path)
 
 
 def test_weights_by_torchvision_s_names(tmp_path, monkeypatch):
@@ -83,13 +83,13 @@ def test_weights_by_torchvision_s_names(tmp_path, monkeypatch):
 def test_wrong_shape_is_named(tmp_path):
     save_weights(tmp_path, ["x", "y", "z"], **{"conv1.weight": torch.zeros(4, 3, 3, 3)})
     with pytest.raises(ValueError, match=r"conv1.weight is \(4, 3, 3, 3\), the model has \(8, 3, 3, 3\)"):
-        models.initialise("resnet18_tiny", "fractaldb1k", 3, 1, tmp_path)
+        models.initialise("resnet18_w8", "fractaldb1k", 3, 1, tmp_path)
 
 
 def test_missing_and_extra_keys_are_named(tmp_path):
     save_file({"conv1.weight": torch.zeros(8, 3, 3, 3), "extra": torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="missing bn1.bias") as error:
-        models.initialise("resnet18_tiny", str(tmp_path / "w.safetensors"), 3, 1)
+        models.initialise("resnet18_w8", str(tmp_path / "w.safetensors"), 3, 1)
     assert "more" in str(error.value)
 
 
@@ -113,13 +113,13 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
 
 def test_truncated_file_is_refused(tmp_path):
     save_weights(tmp_path, ["x"])
-    path = tmp_path / "fractaldb1k-resnet18_tiny.safetensors"
+    path = tmp_path / "fractaldb1k-resnet18_w8.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="not a readable weights file"):
         models.read_weights(path)
 
 
-@pytest.mark.parametrize("arch", ["resnet18_tiny", "resnet50"])
+@pytest.mark.parametrize("arch", ["resnet18_w8", "resnet50"])
 def test_a_fresh_scale_changes_no_answer(arch):
     torch.manual_seed(0)
     model = models.build(arch, 3).double()
@@ -146,10 +146,10 @@ def test_a_fresh_scale_is_for_resnets():
 
 
 def test_a_node_starts_at_the_scale_that_is_asked_for(tmp_path):
-    state = {name: 3 * value for name, value in models.build("resnet18_tiny", 5).state_dict().items()}
-    save_file(state, tmp_path / "fractaldb1k-resnet18_tiny.safetensors")
+    state = {name: 3 * value for name, value in models.build("resnet18_w8", 5).state_dict().items()}
+    save_file(state, tmp_path / "fractaldb1k-resnet18_w8.safetensors")
     kept, fresh = (
-        models.initialise("resnet18_tiny", "fractaldb1k", 3, 0, tmp_path, scale=scale).conv1.weight
+        models.initialise("resnet18_w8", "fractaldb1k", 3, 0, tmp_path, scale=scale).conv1.weight
         for scale in ("kept", "fresh")
     )
     assert torch.equal(kept, state["conv1.weight"])

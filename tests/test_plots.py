@@ -23,7 +23,7 @@ from ktglite import Graph, Node, ablation, all_through, japanese, mutual, plots
 # Hashes of the drawings below, put here after they were looked at.
 LOOKED_AT = {"distillation": "bda708c072400dea", "mixed": "09ea0c295ddd8a27", "six nodes": "c32d79471d4dd8e1"}
 SOURCES = ["imagenet1k_standin", "fractaldb1k"]
-ARCH = "resnet18_tiny"
+ARCH = "resnet18_w8"
 
 
 @pytest.fixture(autouse=True)

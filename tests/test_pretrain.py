@@ -21,7 +21,7 @@ from ktglite.pretrain import PretrainConfig, pretrain, read_card
 
 SMALL = PretrainConfig(
     "imagenet1k_standin",
-    "resnet18_tiny",
+    "resnet18_w8",
     16,
     epochs=2,
     images_per_epoch=96,
@@ -65,12 +65,12 @@ def test_the_kit_brings_the_weights_that_the_quick_profile_asks_for():
     names = {"PretrainConfig": PretrainConfig, **values}
     exec(next(cell.source for cell in cells if "configs = [" in cell.source), names)
     (config,) = [config for config in names["configs"] if config.source == "fractaldb1k"]
-    assert step1.is_done(config, top / values["ready_weights"] / "fractaldb1k-resnet18_tiny.safetensors")
-    assert read_card(top / "data/weights/fractaldb1k-resnet18_tiny.safetensors")["curve"][-1]["accuracy"] > 40
+    assert step1.is_done(config, top / values["ready_weights"] / "fractaldb1k-resnet18_w8.safetensors")
+    assert read_card(top / "data/weights/fractaldb1k-resnet18_w8.safetensors")["curve"][-1]["accuracy"] > 40
 
 
 def test_settings_that_a_source_does_not_use_are_not_in_its_key():
-    fractals = PretrainConfig(arch="resnet18_tiny")
+    fractals = PretrainConfig(arch="resnet18_w8")
     assert step1.settings_key(fractals) == step1.settings_key(dataclasses.replace(fractals, standin_images=5))
     assert step1.settings_key(fractals) != step1.settings_key(dataclasses.replace(fractals, categories=5))
     assert step1.settings_key(SMALL) != step1.settings_key(dataclasses.replace(SMALL, standin_images=5))
@@ -136,7 +136,7 @@ def test_the_stand_in_has_none_of_the_task_s_models():
 def test_a_node_starts_from_the_backbone_with_a_new_head(tmp_path):
     path = pretrain(SMALL, tmp_path)
     state, _ = read_weights(path)
-    model = initialise("resnet18_tiny", "imagenet1k_standin", 3, seed=0, weights=tmp_path)
+    model = initialise("resnet18_w8", "imagenet1k_standin", 3, seed=0, weights=tmp_path)
     assert torch.equal(model.conv1.weight, state["conv1.weight"])
     assert model.fc.weight.shape[0] == 3
 
@@ -228,7 +228,7 @@ def test_wrong_settings_are_named(change, words):
 def test_a_card_that_cannot_be_read_is_named(tmp_path):
     path = pretrain(dataclasses.replace(SMALL, epochs=1), tmp_path)
     path.with_suffix(".json").write_text("{")
-    with pytest.raises(ValueError, match=r"imagenet1k_standin-resnet18_tiny\.json is not a readable card"):
+    with pytest.raises(ValueError, match=r"imagenet1k_standin-resnet18_w8\.json is not a readable card"):
         pretrain(SMALL, tmp_path)
 
 
@@ -246,7 +246,7 @@ def test_nearest_neighbours_tell_colours_apart():
         return Split(images, labels)
 
     data = Data("colours", 16, ("red", "green", "blue"), coloured(30), coloured(9), coloured(9))
-    assert step1.nearest_neighbours(initialise("resnet18_tiny", "scratch", 3, seed=0), data) == 100
+    assert step1.nearest_neighbours(initialise("resnet18_w8", "scratch", 3, seed=0), data) == 100
 
 
 def test_learning_rates():
@@ -258,7 +258,7 @@ def test_learning_rates():
 @pytest.mark.slow
 def test_two_processes_learn_as_one(tmp_path):
     """Two processes with half batches: the same images in all, a curve as that of one process."""
-    command = ["--source", "imagenet1k_standin", "--arch", "resnet18_tiny", "--size", "16", "--epochs", "4"]
+    command = ["--source", "imagenet1k_standin", "--arch", "resnet18_w8", "--size", "16", "--epochs", "4"]
     command += ["--batch-size", "64", "--lr", "0.05", "--standin-images", "1280", "--precision", "fp32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     cards = []
@@ -266,7 +266,7 @@ def test_two_processes_learn_as_one(tmp_path):
     for out, launcher in [("one", []), ("two", ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"])]:
         arguments = [sys.executable, "-m", *launcher, "ktglite.pretrain", *command, "--out", str(tmp_path / out)]
         subprocess.run(arguments, check=True, env=environment)
-        cards.append(read_card(tmp_path / out / "imagenet1k_standin-resnet18_tiny.safetensors"))
+        cards.append(read_card(tmp_path / out / "imagenet1k_standin-resnet18_w8.safetensors"))
     one, two = cards
     assert two["processes"] == 2
     assert [row["images"] for row in one["curve"]] == [row["images"] for row in two["curve"]]

@@ -88,7 +88,7 @@ def test_a_graph_and_its_canonical_form_train_the_same_target(graph):
 
 def plain(graph: Graph) -> Graph:
     """With nodes that need no weights file."""
-    nodes = [dataclasses.replace(node, init="scratch", arch="resnet18_tiny") for node in graph.nodes]
+    nodes = [dataclasses.replace(node, init="scratch", arch="resnet18_w8") for node in graph.nodes]
     return Graph(nodes, graph.gates, min(graph.transfer_weight, 1.0))
 
 

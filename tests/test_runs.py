@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from ktglite import Data, Node, TrainConfig, all_through, independent, load_data, models, run, run_all, runs
 from ktglite.runs import load_records, read_record, run_key, write_json
 
-A = Node("resnet18_tiny")
+A = Node("resnet18_w8")
 CONFIG = TrainConfig(epochs=1, batch_size=8, augmentation="shift", precision="fp32", device="cpu")
 
 
@@ -52,16 +52,16 @@ def test_whatever_decides_the_result_changes_the_key(tiny_data):
         run_key(graph, tiny_data, CONFIG, 1, base),
         run_key(all_through(A, A), tiny_data, CONFIG, 0, base),
         run_key(graph, changed, CONFIG, 0, base),
-        run_key(graph, tiny_data, CONFIG, 0, {"fractaldb1k resnet18_tiny": "0"}),
+        run_key(graph, tiny_data, CONFIG, 0, {"fractaldb1k resnet18_w8": "0"}),
     }
     assert len(keys) == len(dataclasses.fields(TrainConfig)) + 4
 
 
 def test_other_weights_are_another_run(tiny_data, tmp_path):
-    graph, keys = independent(Node("resnet18_tiny", "fractaldb1k")), set()
+    graph, keys = independent(Node("resnet18_w8", "fractaldb1k")), set()
     for seed in (1, 2):
-        state = models.initialise("resnet18_tiny", "scratch", 3, seed).state_dict()
-        save_file(state, tmp_path / "fractaldb1k-resnet18_tiny.safetensors")
+        state = models.initialise("resnet18_w8", "scratch", 3, seed).state_dict()
+        save_file(state, tmp_path / "fractaldb1k-resnet18_w8.safetensors")
         keys.add(run(graph, tiny_data, CONFIG, 0, tmp_path / "runs", tmp_path)["key"])
     assert len(keys) == 2
 
@@ -136,11 +136,11 @@ def test_what_a_run_raises_names_the_run(tiny_data, tmp_path):
 
 def test_missing_or_wrong_weights_stop_it_before_anything_is_trained(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "local_executors", lambda jobs: pytest.fail("started"))
-    graphs = {"none": independent(A), "x": independent(Node("resnet18_tiny", "fractaldb1k"))}
+    graphs = {"none": independent(A), "x": independent(Node("resnet18_w8", "fractaldb1k"))}
     with pytest.raises(FileNotFoundError, match="ktglite pretrain"):
         run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path)
-    state = models.initialise("resnet18_narrow", "scratch", 3, 0).state_dict()
-    save_file(state, tmp_path / "fractaldb1k-resnet18_tiny.safetensors")
+    state = models.initialise("resnet18_w16", "scratch", 3, 0).state_dict()
+    save_file(state, tmp_path / "fractaldb1k-resnet18_w8.safetensors")
     with pytest.raises(ValueError, match="do not fit the model"):
         run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path)
 

@@ -25,7 +25,7 @@ from ktglite.cuda_graph import captured
 from ktglite.data import Data, Split, augment
 from ktglite.trainer import edge_losses, learning_rate, node_losses
 
-A = Node("resnet18_tiny")
+A = Node("resnet18_w8")
 CONFIG = TrainConfig(epochs=2, batch_size=8, lr=0.05, augmentation="shift", precision="fp32", device="cpu")
 
 # Two samples, two classes. Node 1 answers 0, 0; node 2 answers 0, 0; the labels are 0, 1.
@@ -85,7 +85,7 @@ def test_one_summed_backward_gives_the_gradients_of_one_backward_per_node():
     graph = Graph((A, A, A), [["through", "correct", "linear"], ["linear", "correct", "through"], ["through"] * 3])
     images, labels = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
     torch.manual_seed(0)
-    nets = [trainer.initialise("resnet18_tiny", "scratch", 3, seed) for seed in range(3)]
+    nets = [trainer.initialise("resnet18_w8", "scratch", 3, seed) for seed in range(3)]
     node_losses(graph, [net(images) for net in nets], labels, 0.4).sum().backward()
     summed = [[p.grad.clone() for p in net.parameters()] for net in nets]
     losses = node_losses(graph, [net(images) for net in nets], labels, 0.4)
@@ -248,7 +248,7 @@ def test_bad_settings_are_named(setting, value):
 
 
 def test_nodes_may_differ_in_architecture_and_number(tiny_data):
-    graph = all_through(A, Node("resnet18_narrow"), Node("mobilenet_v3_small"), A)
+    graph = all_through(A, Node("resnet18_w16"), Node("mobilenet_v3_small"), A)
     config = dataclasses.replace(CONFIG, epochs=1)
     assert len(list(epochs(graph, tiny_data, config, seed=0))[-1]["test_accuracy"]) == 4
 

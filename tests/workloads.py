@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ktglite import Node, TrainConfig, all_through, cli, data, fractaldb, models, pretrain, runs, search, trainer
 from ktglite.data import load_data
 
-ARCH = "resnet18_tiny"
+ARCH = "resnet18_w8"
 FEW = ["limit=60", "epochs=2", "batch_size=16", "seeds=1", "precision=fp32", "sources=[fractaldb1k]"]
 
 
