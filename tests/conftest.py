@@ -1,4 +1,4 @@
-"""Small data that every test may share: random 16 px images of three classes that a mean colour tells apart."""
+"""Small data that every test may share: random 32 px images of three classes that a mean colour tells apart."""
 
 import os
 
@@ -19,7 +19,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
-def random_split(n: int, seed: int, size: int = 16) -> Split:
+def random_split(n: int, seed: int, size: int = 32) -> Split:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 3
     images = torch.randint(0, 200, (n, 3, size, size), generator=generator)
@@ -29,7 +29,7 @@ def random_split(n: int, seed: int, size: int = 16) -> Split:
 
 @pytest.fixture(scope="session")
 def tiny_data() -> Data:
-    return Data("random", 16, ("a", "b", "c"), random_split(32, 0), random_split(12, 1), random_split(12, 2))
+    return Data("random", 32, ("a", "b", "c"), random_split(32, 0), random_split(12, 1), random_split(12, 2))
 
 
 @pytest.fixture(autouse=True, scope="session")

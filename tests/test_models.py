@@ -8,22 +8,24 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ktglite import models
+from ktglite import models, sources  # noqa: F401 - registers the sources
 
 
-@pytest.mark.parametrize(("arch", "width"), models.SMALL_RESNETS.items())
-def test_small_resnets_keep_the_resolution_of_the_stem(arch, width):
-    model = models.build(arch, 7)
-    images = torch.zeros(2, 3, 32, 32)
+@pytest.mark.parametrize(("arch", "width"), models.NARROW.items())
+def test_narrow_resnets_are_the_papers_at_another_width(arch, width):
+    model, full = models.build(arch, 7), models.build("resnet18", 7)
+    images = torch.zeros(2, 3, 48, 48)
     assert model(images).shape == (2, 7)
-    assert model.maxpool(model.conv1(images)).shape == (2, width, 32, 32)
-    assert sum(len(getattr(model, f"layer{i}")) for i in (1, 2, 3, 4)) == 8
+    assert model.maxpool(model.conv1(images)).shape == (2, width, 12, 12)
+    kinds = [[type(module) for module in net.modules()] for net in (model, full)]
+    assert kinds[0] == kinds[1]
+    shapes = [[value.shape for value in net.state_dict().values() if value.ndim == 4] for net in (model, full)]
+    assert [shape[0] * 64 // width for shape in shapes[0]] == [shape[0] for shape in shapes[1]]
+    assert [shape[2:] for shape in shapes[0]] == [shape[2:] for shape in shapes[1]]
 
 
-def test_small_resnet_has_torchvision_names_and_blocks():
-    full, small = models.build("resnet18", 7).state_dict(), models.build("resnet18", 7).state_dict()
-    assert set(full) == set(small)
-    assert {name for name in full if full[name].shape != small[name].shape} == {"conv1.weight"}
+def test_a_narrow_resnet_has_torchvision_s_names():
+    assert set(models.build("resnet18", 7).state_dict()) == set(models.build("resnet18_w8", 7).state_dict())
 
 
 def test_torchvision_architectures_come_by_name():
@@ -81,13 +83,13 @@ def test_weights_by_torchvision_s_names(tmp_path, monkeypatch):
 
 
 def test_wrong_shape_is_named(tmp_path):
-    save_weights(tmp_path, ["x", "y", "z"], **{"conv1.weight": torch.zeros(4, 3, 3, 3)})
-    with pytest.raises(ValueError, match=r"conv1.weight is \(4, 3, 3, 3\), the model has \(8, 3, 3, 3\)"):
+    save_weights(tmp_path, ["x", "y", "z"], **{"conv1.weight": torch.zeros(4, 3, 7, 7)})
+    with pytest.raises(ValueError, match=r"conv1.weight is \(4, 3, 7, 7\), the model has \(8, 3, 7, 7\)"):
         models.initialise("resnet18_w8", "fractaldb1k", 3, 1, tmp_path)
 
 
 def test_missing_and_extra_keys_are_named(tmp_path):
-    save_file({"conv1.weight": torch.zeros(8, 3, 3, 3), "extra": torch.zeros(1)}, tmp_path / "w.safetensors")
+    save_file({"conv1.weight": torch.zeros(8, 3, 7, 7), "extra": torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="missing bn1.bias") as error:
         models.initialise("resnet18_w8", str(tmp_path / "w.safetensors"), 3, 1)
     assert "more" in str(error.value)
@@ -133,7 +135,8 @@ def test_a_fresh_scale_changes_no_answer(arch):
     model.train()(images)  # running statistics of these weights
     before = model.eval()(images)
     fresh = models.build(arch, 3).state_dict()
-    after = models.rescale(model)(images)
+    models._rescale(model)
+    after = model(images)
     torch.testing.assert_close(after, before)
     for name, value in model.state_dict().items():
         if value.ndim == 4:
@@ -142,7 +145,7 @@ def test_a_fresh_scale_changes_no_answer(arch):
 
 def test_a_fresh_scale_is_for_resnets():
     with pytest.raises(ValueError, match="scale 'fresh' is for ResNets"):
-        models.rescale(models.build("vgg11", 3))
+        models._rescale(models.build("vgg11", 3))
 
 
 def test_a_node_starts_at_the_scale_that_is_asked_for(tmp_path):
@@ -155,3 +158,21 @@ def test_a_node_starts_at_the_scale_that_is_asked_for(tmp_path):
     assert torch.equal(kept, state["conv1.weight"])
     torch.testing.assert_close(fresh / fresh.norm(), kept / kept.norm())
     assert fresh.norm() < 0.6 * kept.norm()
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4, 5])
+def test_so_many_stages_are_taken_over(tmp_path, stages):
+    source = save_weights(tmp_path, ["x", "y", "z"]).state_dict()
+    fresh = models.initialise("resnet18_w8", "scratch", 3, 1).state_dict()
+    tuned = models.initialise("resnet18_w8", "fractaldb1k", 3, 1, tmp_path, stages=stages).state_dict()
+    taken = {"conv1.weight": 1, "layer1.0.conv1.weight": 2, "layer2.0.conv1.weight": 3}
+    taken |= {"layer3.0.conv1.weight": 4, "layer4.1.conv2.weight": 5, "fc.weight": 6}
+    for name, stage in taken.items():
+        assert torch.equal(tuned[name], (source if stage <= stages else fresh)[name]), name
+
+
+def test_titles_of_starts():
+    assert models.title("imagenet1k_standin") == "ImageNet-1k stand-in"
+    assert models.title("scratch") == "no pre-training"
+    assert models.title("my/cars.safetensors") == "cars"
+    assert models.title("ResNet18_Weights.DEFAULT") == "ResNet18_Weights.DEFAULT"

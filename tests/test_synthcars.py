@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ktglite import synthcars
+from ktglite.sources import synthcars
 
 
 def test_there_are_at_least_twenty_models_and_no_two_alike():
@@ -98,5 +98,5 @@ def test_a_negative_count_is_an_error():
 def test_a_model_can_be_told_from_its_like():
     """The class is in the picture: one model's pictures from one random stream differ from another's."""
     a, b = (model for model in synthcars.car_models(16) if model.body == "sedan")
-    pictures = [synthcars.draw_one(model, 64, np.random.default_rng(5)).astype(float) for model in (a, b)]
+    pictures = [synthcars._draw_one(model, 64, np.random.default_rng(5)).astype(float) for model in (a, b)]
     assert np.abs(pictures[0] - pictures[1]).mean() > 1

@@ -8,102 +8,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ktglite import (
-    Graph,
-    Node,
-    TrainConfig,
-    all_through,
-    devices,
-    distillation,
-    epochs,
-    independent,
-    initial_models,
-    mutual,
-    trainer,
-)
-from ktglite.cuda_graph import captured
+from ktglite import Graph, Node, TrainConfig, all_through, distillation, epochs, independent, initial_models, trainer
+from ktglite.captured import captured
 from ktglite.data import Data, Split, augment
-from ktglite.trainer import edge_losses, learning_rate, node_losses
+from ktglite.store import Checkpoint
+from ktglite.trainer import learning_rate
 
 A = Node("resnet18_w8")
 CONFIG = TrainConfig(epochs=2, batch_size=8, lr=0.05, augmentation="shift", precision="fp32", device="cpu")
-
-# Two samples, two classes. Node 1 answers 0, 0; node 2 answers 0, 0; the labels are 0, 1.
-LOGITS = [torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]]), torch.tensor([[math.log(4.0), 0.0], [math.log(4.0), 0.0]])]
-LABELS = torch.tensor([0, 1])
-P = [[(0.75, 0.25), (0.5, 0.5)], [(0.8, 0.2), (0.8, 0.2)]]  # softmax of LOGITS, by hand
-CE = [[-math.log(P[i][b][LABELS[b]]) for b in range(2)] for i in range(2)]
-KL = {
-    (s, t): [sum(ps * math.log(ps / pt) for ps, pt in zip(P[s][b], P[t][b], strict=True)) for b in range(2)]
-    for s, t in [(0, 1), (1, 0)]
-}
-
-
-def two(gates):
-    return Graph((A, A), gates)
-
-
-def test_through_is_cross_entropy_plus_kl_from_the_source():
-    losses = node_losses(two([["through"] * 2] * 2), LOGITS, LABELS, 0.5)
-    assert losses[0].item() == pytest.approx(sum(CE[0]) / 2 + sum(KL[1, 0]) / 2, abs=1e-6)
-    assert losses[1].item() == pytest.approx(sum(CE[1]) / 2 + sum(KL[0, 1]) / 2, abs=1e-6)
-
-
-def test_cutoff_linear_and_correct_edges():
-    edges = edge_losses(two([["linear", "correct"], ["cutoff", "correct"]]), LOGITS, LABELS, 0.25)
-    assert edges[0, 0].item() == pytest.approx(0.25 * sum(CE[0]) / 2, abs=1e-6)
-    # node 2 is right on the first sample only; the second one counts as 0 in a mean over both
-    assert edges[0, 1].item() == pytest.approx(KL[1, 0][0] / 2, abs=1e-6)
-    assert edges[1, 0].item() == 0
-    # on a label edge the source is the label, always right: Correct is Through there
-    assert edges[1, 1].item() == pytest.approx(sum(CE[1]) / 2, abs=1e-6)
-
-
-def test_linear_is_exactly_through_at_the_last_iteration():
-    open_, linear = ["through"] * 2, ["linear"] * 2
-    assert torch.equal(
-        node_losses(two([open_, open_]), LOGITS, LABELS, 0.1), node_losses(two([linear, linear]), LOGITS, LABELS, 1.0)
-    )
-
-
-def test_the_transfer_losses_are_summed_and_mutual_averages_them():
-    logits = [torch.randn(4, 5) for _ in range(3)]
-    labels = torch.tensor([0, 1, 2, 3])
-    edges = edge_losses(all_through(A, A, A), logits, labels, 1.0)
-    mean = node_losses(mutual(A, A, A), logits, labels, 1.0)
-    assert mean[0].item() == pytest.approx((edges[0, 0] + (edges[0, 1] + edges[0, 2]) / 2).item(), rel=1e-5)
-
-
-def test_temperature_softens_and_is_squared():
-    soft = edge_losses(two([["through"] * 2] * 2), LOGITS, LABELS, 1.0, temperature=3.0)
-    expected = 9 * edge_losses(two([["through"] * 2] * 2), [z / 3 for z in LOGITS], LABELS, 1.0)
-    assert soft[0, 1].item() == pytest.approx(expected[0, 1].item(), rel=1e-5)
-    assert soft[0, 0].item() == pytest.approx(sum(CE[0]) / 2, abs=1e-6)  # the labels know no temperature
-
-
-def test_one_summed_backward_gives_the_gradients_of_one_backward_per_node():
-    graph = Graph((A, A, A), [["through", "correct", "linear"], ["linear", "correct", "through"], ["through"] * 3])
-    images, labels = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
-    torch.manual_seed(0)
-    nets = [trainer.initialise("resnet18_w8", "scratch", 3, seed) for seed in range(3)]
-    node_losses(graph, [net(images) for net in nets], labels, 0.4).sum().backward()
-    summed = [[p.grad.clone() for p in net.parameters()] for net in nets]
-    losses = node_losses(graph, [net(images) for net in nets], labels, 0.4)
-    for net, loss, expected in zip(nets, losses, summed, strict=True):
-        own = torch.autograd.grad(loss, list(net.parameters()), retain_graph=True)
-        for a, b in zip(own, expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-def test_progress_outside_its_range_is_refused():
-    for progress in (0, 1.1):
-        with pytest.raises(ValueError, match="progress"):
-            node_losses(two([["through"] * 2] * 2), LOGITS, LABELS, progress)
-
-
-def test_progress_may_be_a_tensor():
-    graph = two([["linear", "correct"], ["through", "linear"]])
-    assert torch.equal(edge_losses(graph, LOGITS, LABELS, 0.25), edge_losses(graph, LOGITS, LABELS, torch.tensor(0.25)))
 
 
 class HostReads(TorchDispatchMode):
@@ -146,6 +58,7 @@ def test_records_are_complete_and_the_same_for_the_same_seed(tiny_data):
     last = first[-1]
     for name in ("train_loss", "train_accuracy", "val_accuracy", "test_accuracy"):
         assert len(last[name]) == 2
+    assert all(0 <= last[name] <= 100 for name in ("val_ensemble", "test_ensemble"))
     assert last["train_loss"][0] == pytest.approx(sum(last["edge_loss"][0]), rel=1e-5)
     assert all(0 <= a <= 100 for a in last["test_accuracy"])
     assert without_seconds(epochs(graph, tiny_data, CONFIG, seed=4)) != first
@@ -153,8 +66,8 @@ def test_records_are_complete_and_the_same_for_the_same_seed(tiny_data):
 
 def test_test_images_are_looked_at_once_after_the_last_epoch(tiny_data, monkeypatch):
     seen = []
-    real = trainer.accuracy
-    monkeypatch.setattr(trainer, "accuracy", lambda net, split, *a: seen.append(split) or real(net, split, *a))
+    real = trainer.predict
+    monkeypatch.setattr(trainer, "predict", lambda net, split, *a: seen.append(split) or real(net, split, *a))
     records = epochs(independent(A), tiny_data, CONFIG, seed=0)
     next(records)
     assert not any(split is tiny_data.test for split in seen)
@@ -210,10 +123,14 @@ def test_leaving_out_a_node_nobody_hears_does_not_change_the_target(tiny_data):
 def test_an_interrupted_training_resumes_to_the_same_records(tiny_data, tmp_path):
     config = dataclasses.replace(CONFIG, epochs=3)
     whole = without_seconds(epochs(all_through(A, A), tiny_data, config, seed=0))
-    interrupted = epochs(all_through(A, A), tiny_data, config, seed=0, checkpoint=tmp_path / "c.ckpt")
+    interrupted = epochs(
+        all_through(A, A), tiny_data, config, seed=0, checkpoint=Checkpoint(tmp_path / "c.ckpt", "key")
+    )
     next(interrupted)
     interrupted.close()
-    resumed = without_seconds(epochs(all_through(A, A), tiny_data, config, seed=0, checkpoint=tmp_path / "c.ckpt"))
+    resumed = without_seconds(
+        epochs(all_through(A, A), tiny_data, config, seed=0, checkpoint=Checkpoint(tmp_path / "c.ckpt", "key"))
+    )
     assert resumed == whole
 
 
@@ -260,22 +177,30 @@ def test_bf16_trains(tiny_data):
 
 def test_fewer_images_than_a_batch_still_train(tiny_data):
     few = Split(tiny_data.train.images[:6], tiny_data.train.labels[:6])
-    data = Data("few", 16, tiny_data.classes, few, tiny_data.val, tiny_data.test)
+    data = Data("few", 32, tiny_data.classes, few, tiny_data.val, tiny_data.test)
     assert list(epochs(independent(A), data, CONFIG, seed=0))[-1]["train_loss"][0] > 0
 
 
-@pytest.mark.parametrize(
-    ("amx", "avx512", "name", "wanted"),
-    [
-        (True, True, "Intel Xeon Platinum 8480", "bf16"),
-        (False, True, "AMD EPYC 9R14", "bf16"),
-        (False, True, "Intel Xeon Processor", "fp32"),  # has the instructions, and loses by them
-        (False, False, "AMD EPYC 7R13", "fp32"),
-    ],
-)
-def test_auto_takes_bf16_where_a_processor_gains_by_it(monkeypatch, amx, avx512, name, wanted):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    monkeypatch.setattr(devices, "cpu_name", lambda: name)
-    assert devices.resolve_precision("auto", torch.device("cpu")) == wanted
-    assert devices.resolve_precision("bf16", torch.device("cpu")) == "bf16"
+def test_an_ensemble_is_the_mean_of_the_softmaxes(tiny_data):
+    models = initial_models(all_through(A, A), tiny_data, CONFIG, seed=0)
+    last = list(epochs(all_through(A, A), tiny_data, CONFIG, seed=0, models=models))[-1]
+    mean = sum(trainer.predict(net, tiny_data.test).softmax(1) for net in models)
+    assert last["test_ensemble"] == trainer.accuracy(mean, tiny_data.test.labels)
+    alone = list(epochs(independent(A), tiny_data, CONFIG, seed=0))[-1]
+    assert alone["test_ensemble"] == alone["test_accuracy"][0]
+
+
+def test_an_epoch_computes_as_its_settings_say_and_restores_the_rest(tiny_data, monkeypatch):
+    seen, real = [], trainer._step
+    cudnn = torch.backends.cudnn
+
+    def spy(*arguments):
+        seen.append((cudnn.deterministic, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()))
+        return real(*arguments)
+
+    monkeypatch.setattr(trainer, "_step", spy)
+    before = (cudnn.deterministic, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled())
+    next(epochs(independent(A), tiny_data, CONFIG, seed=0))
+    assert (cudnn.deterministic, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()) == before
+    next(epochs(independent(A), tiny_data, dataclasses.replace(CONFIG, deterministic=False, tf32=True), seed=0))
+    assert seen == [(True, False, True)] * 4 + [(False, True, before[2])] * 4

@@ -1,7 +1,6 @@
 """Run once and remember: every training is one JSON record under a key that hashes all that decides its result."""
 
 import dataclasses
-import inspect
 import json
 import logging
 import threading
@@ -221,7 +220,8 @@ def run_key(graph: Graph, data: Data, config: TrainConfig, seed: int, weights: d
     settings = dataclasses.asdict(config)
     settings["precision"] = resolve_precision(config.precision, resolve_device(settings.pop("device")))
     gates = {GATES[name] for row in graph.gates for name in row}
-    added = sorted(inspect.getsource(gate) for gate in gates if gate.__module__ != "ktglite.gates")
+    bodies = [gate.__code__ for gate in gates if gate.__module__ != "ktglite.gates"]
+    added = sorted(repr((body.co_code, body.co_consts, body.co_names)) for body in bodies)
     code = [code_hash(*CORE), *added]
     return make_key(SCHEMA, code, graph.to_dict(), data.fingerprint, settings, seed, weights)
 

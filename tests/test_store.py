@@ -1,0 +1,109 @@
+"""Atomic files, content hashes, keys over code, and checkpoints."""
+
+import json
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from ktglite import store
+from ktglite.store import Checkpoint, atomic_dir, atomic_write, code_hash, make_key, once, read_record, write_json
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "r.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(path, {"a": float("nan")})
+    with pytest.raises(KeyError), atomic_write(path) as file:
+        file.write(b"half")
+        raise KeyError
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    with pytest.raises(KeyError), atomic_dir(tmp_path / "d") as partial:
+        (partial / "a").write_text("1")
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+    with atomic_dir(tmp_path / "d") as partial:
+        (partial / "a").write_text("1")
+    assert (tmp_path / "d" / "a").read_text() == "1"
+
+
+def test_made_once_by_many(tmp_path):
+    made = []
+
+    def make(path):
+        made.append(path)
+        time.sleep(0.2)
+        write_json(path, 1)
+
+    threads = [threading.Thread(target=once, args=(tmp_path / "x" / "r.json", make)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [tmp_path / "x" / "r.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "readable record"), ("[]", "schema"), ('{"schema": 99}', "schema 99")]
+)
+def test_foreign_records_are_named(tmp_path, text, message):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        read_record(tmp_path / "x.json", 1)
+    assert "x.json" in str(error.value)
+
+
+def test_a_changed_record_is_refused(tmp_path):
+    store.write_record(tmp_path / "x.json", {"value": 1, "label": "a"}, 1)
+    record = read_record(tmp_path / "x.json", 1)
+    assert record["value"] == 1
+    (tmp_path / "x.json").write_text(json.dumps(record | {"label": "b"}))
+    assert read_record(tmp_path / "x.json", 1)["label"] == "b"  # a label is no content
+    (tmp_path / "x.json").write_text(json.dumps(record | {"value": 2}))
+    with pytest.raises(ValueError, match="not as it was written"):
+        read_record(tmp_path / "x.json", 1)
+
+
+def test_code_is_known_by_what_it_does(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def hash_of(text):
+        (tmp_path / "some_gate.py").write_text(text)
+        sys.modules.pop("some_gate", None)
+        code_hash.cache_clear()
+        return code_hash("some_gate")
+
+    first = hash_of('"""A gate."""\ndef gate(x):\n    """Its mean."""\n    return x.mean()\n')
+    assert hash_of('"""Other words."""\n\ndef gate(x):\n    # a comment\n    return x.mean()\n') == first
+    assert hash_of("def gate(x):\n    return 2 * x.mean()\n") != first
+    code_hash.cache_clear()
+
+
+def test_keys_are_made_of_all_parts():
+    assert make_key({"a": 1, "b": 2}) == make_key({"b": 2, "a": 1}) != make_key({"a": 1, "b": 3})
+    assert len(make_key()) == 32
+
+
+def test_checkpoints_of_others_are_set_aside(tmp_path, caplog):
+    mine = Checkpoint(tmp_path / "c.ckpt", "mine")
+    assert mine.load() is None
+    mine.save({"x": torch.arange(3)})
+    assert torch.equal(mine.load()["x"], torch.arange(3))
+    assert Checkpoint(tmp_path / "c.ckpt", "yours").load() is None
+    assert "belongs to another training" in caplog.text
+    assert (tmp_path / "c.ckpt.unused").exists()
+    mine.save({"x": torch.arange(3)})
+    content = bytearray((tmp_path / "c.ckpt").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "c.ckpt").write_bytes(content)
+    assert mine.load() is None
+    assert "not as it was written" in caplog.text
+    mine.drop()
+    mine.drop()
