@@ -15,7 +15,9 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
-from ktglite import ablation, data, models, plots, runs, trainer
+from ktglite import data, models, trainer
+from ktglite import figures as plots
+from ktglite.experiments import ablation, claims, runs
 
 SOURCES = ["imagenet1k_standin", "fractaldb1k"]
 REFERENCE = Path(__file__).parents[1] / "data/reference_runs"
@@ -27,7 +29,7 @@ def records(seeds=3, gain=20.0, skip=(), sources=SOURCES, n=3):
         for seed in range(seeds):
             accuracy = 40 + gain * ("1" in label.rpartition("/")[2]) + rng.normal()
             if (label, seed) not in skip:
-                run = {"seed": seed, "test_accuracy": [accuracy, 1.0, 2.0]}
+                run = {"seed": seed, "test_accuracy": [accuracy, 1.0, 2.0], "data": {"name": "x", "fingerprint": "0"}}
                 curve = [{"epoch": epoch, "val_accuracy": [accuracy * epoch / 3]} for epoch in (1, 2, 3)]
                 found.append({"label": label, "graph": graph.to_dict(), "epochs": curve, **run})
     return found
@@ -45,9 +47,11 @@ def test_other_sizes(n, rows):
     assert len(set(ablation.ablation_graphs("resnet18_w8", "fractaldb1k", n).values())) == rows
 
 
-def test_fifteen_distinct_graphs():
+def test_fifteen_distinct_graphs_and_each_start_alone():
     grid = ablation.ablation_grid("resnet18_w8", SOURCES)
-    assert len(grid) == len(set(grid.values())) == 15
+    alone = {label: graph for label, graph in grid.items() if graph.size == 1}
+    assert list(alone) == ["alone", "imagenet1k_standin/alone", "fractaldb1k/alone"]
+    assert len(grid) == len(set(grid.values())) == 15 + 3
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
@@ -59,12 +63,12 @@ def test_any_number_of_nodes_to_table_figures_and_claims(tmp_path, n):
     assert ("FractalDB-1k", "paper mean") in table or n != 3  # its table is one of three nodes
     ablation.write_table(table, tmp_path)
     assert (tmp_path / "table1.md").read_text().count("\n") == 2 + 2**n
-    claims = ablation.claims_table(found).set_index(["claim", "source"])
-    assert claims.loc[("C1", "FractalDB-1k"), "this run verdict"] == "supported"
-    assert (claims.loc[("C1", "FractalDB-1k"), "paper verdict"] == "not measured") == (n != 3)
+    judged = claims.claims_table(found).set_index(["claim", "source"])
+    assert judged.loc[("C1", "FractalDB-1k"), "verdict"] == "supported"
+    assert (judged.loc[("C1", "FractalDB-1k"), "paper verdict"] == "not measured") == (n != 3)
     assert len(plots.plot_table1(found).axes) == (4 if n == 3 else 2)
-    assert len(plots.plot_main_effects(found).axes) == (2 if n == 3 else 1)
-    assert len(plots.plot_learning_curves(found).axes[-1].get_legend().get_texts()) == 2**n
+    assert len(plots.plot_main_effects(found).axes) == (4 if n == 3 else 2)
+    assert len(plots.plot_learning_curves(found).axes) == 4
     plt.close("all")
 
 
@@ -81,10 +85,10 @@ def test_weights_files_and_torchvision_s_names_are_sources(tmp_path):
     assert (table["my_weights", "n"] == 3).all()
     ablation.write_table(table, tmp_path)
     assert r"my\_weights" in (tmp_path / "table1.tex").read_text()
-    text = ablation.contrasts_beside_paper(found).to_csv() + ablation.claims_table(found).to_csv()
-    assert "my_weights instead of ResNet50_Weights.IMAGENET1K_V2, all nodes" in text
+    text = claims.exploratory(found).to_csv() + claims.claims_table(found).to_csv()
+    assert "my_weights" in text
     assert "some/where" not in text
-    assert plots.plot_learning_curves(found).axes[0].get_title() == "my_weights"
+    assert plots.plot_learning_curves(found).axes[0].get_title() == "my_weights: node 1 scratch"
     plt.close("all")
 
 
@@ -95,23 +99,13 @@ def test_sources_that_a_table_could_not_tell_apart_are_refused():
         ablation.ablation_grid("resnet18_w8", ["ResNet18_Weights.V9"])
 
 
-def test_intervals_stand_beside_effects():
-    table = ablation.claims_table(records()).set_index(["claim", "source"])
-    every = ablation.contrasts_beside_paper(records())
-    part = every[(every["from"] == "this run") & (every.claim == "C1") & (every.source == "FractalDB-1k")]
-    expected = f"{part.effect.min():+.2f} .. {part.effect.max():+.2f} [{part.low.min():+.2f}, {part.high.max():+.2f}]"
-    assert table.loc[("C1", "FractalDB-1k"), "this run effect"] == expected
-    single = ablation.claims_table(records(seeds=1)).set_index(["claim", "source"])
-    assert "[" not in single.loc[("C1", "FractalDB-1k"), "this run effect"]
-
-
 def test_arms_of_one_seed_share_all_but_the_weights(tiny_data, tmp_path, monkeypatch):
     """Head, batches and views of a seed are the same in every arm; another seed changes each of them."""
     state = models.initialise("resnet18_w8", "scratch", 3, seed=99).state_dict()
     save_file(state, tmp_path / "fractaldb1k-resnet18_w8.safetensors")
     config = trainer.TrainConfig(epochs=1, batch_size=8, augmentation="shift", precision="fp32", device="cpu")
     seen = []
-    monkeypatch.setattr(trainer, "see", lambda *a: seen.append(data.see(*a)) or seen[-1])
+    monkeypatch.setattr(trainer, "apply_views", lambda *a: seen.append(data.apply_views(*a)) or seen[-1])
 
     def arm(pattern, seed):
         seen.clear()
@@ -139,7 +133,8 @@ def test_committed_records_redraw_everything_without_training(tmp_path, monkeypa
     assert (table.xs("n", axis=1, level=1) > 0).all(axis=None)
     for path in ablation.write_table(table, tmp_path):
         assert path.read_bytes() == (REFERENCE / folder / "tables" / path.name).read_bytes()
-    assert "not measured" not in ablation.claims_table(found).query("claim < 'C4'")["this run verdict"].to_list()
+    judged = claims.claims_table(found)
+    assert "not measured" not in judged[judged.claim.isin(["C1", "C2", "C3"])].verdict.to_list()
     for draw in (plots.plot_table1, plots.plot_learning_curves, plots.plot_main_effects):
         assert draw(found).axes[0].has_data()
     plt.close("all")
@@ -170,7 +165,7 @@ def test_killed_twice_it_writes_the_same_tables(tmp_path):
     values |= {"epochs": 2, "batch_size": 8, "seeds": 2, "weights": str(tmp_path / "weights")}
     values |= {"cache": str(tmp_path / "cache"), "split": [0.4, 0.1, 0.5]}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"shared": values}))
-    command = [sys.executable, "-m", "ktglite.cli", "ablation", "--profile", str(tmp_path / "tiny.yaml")]
+    command = [sys.executable, "-m", "ktglite.tools.commands", "ablation", "--profile", str(tmp_path / "tiny.yaml")]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": Path(__file__).parents[1]}
     subprocess.run([*command, "--out", str(tmp_path / "whole"), "--jobs", "1"], check=True, **quiet)
     again = [*command, "--out", str(tmp_path / "killed"), "--jobs", "2"]
@@ -189,7 +184,7 @@ def test_killed_twice_it_writes_the_same_tables(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.05)
     subprocess.run(again, check=True, **quiet)
-    assert len(list(store.glob("*.json"))) == 15 * 2
+    assert len(list(store.glob("*.json"))) == 18 * 2
     written = sorted((tmp_path / "whole/tables").iterdir())
     assert [path.name for path in written] == ["claims.csv", "table1.csv", "table1.md", "table1.tex"]
     for path in written:
@@ -213,7 +208,7 @@ def test_a_stand_in_is_never_without_the_word():
     for text in (
         ablation.markdown(ablation.format_table(table)),
         ablation.style_table(table).to_html(),
-        ablation.claims_table(records(), scale="quick").query("claim in ['C1', 'C2', 'C3']").to_csv(),
+        claims.claims_table(records(), scale="quick").to_csv(),
     ):
         assert text.replace("paper, ImageNet-1k", "").count("ImageNet-1k") == text.count("ImageNet-1k stand-in")
 
@@ -224,9 +219,9 @@ def test_missing_runs_lower_n_and_break_nothing():
     table = ablation.ablation_table(found)
     assert table.loc["1", "FractalDB-1k"]["n"] == 0
     assert table.loc["none", "FractalDB-1k"]["n"] == 2
-    claims = ablation.claims_table(found)
-    row = claims[(claims.claim == "C1") & (claims.source == "FractalDB-1k")].iloc[0]
-    assert row["this run verdict"] == "not measured"
+    judged = claims.claims_table(found)
+    row = judged[(judged.claim == "C1") & (judged.source == "FractalDB-1k")].iloc[0]
+    assert row["verdict"] == "not measured"
 
 
 def test_files_do_not_depend_on_the_order_of_records(tmp_path):
@@ -237,43 +232,6 @@ def test_files_do_not_depend_on_the_order_of_records(tmp_path):
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
     assert r"\toprule" in (tmp_path / "a/table1.tex").read_text()
-
-
-def test_claims_are_computed():
-    def verdicts(found, claim):
-        table = ablation.claims_table(found, scale="quick")
-        assert set(table.scale) == {"quick"}
-        return set(table[table.claim == claim]["this run verdict"])
-
-    assert verdicts(records(gain=20), "C1") == {"supported"}
-    assert verdicts(records(gain=-20), "C1") == {"contradicted"}
-    assert verdicts(records(gain=0), "C1") == {"not resolved at this n"}
-    assert verdicts(records(seeds=1), "C1") == {"not resolved at this n"}
-    assert verdicts(records(), "C4") == {"not measured"}
-
-
-def test_the_paper_through_the_same_rule():
-    table = ablation.claims_table(records(), scale="quick").set_index(["claim", "source"])
-    assert table.loc[("C1", "ImageNet-1k stand-in"), "paper verdict"] == "supported"
-    assert table.loc[("C1", "FractalDB-1k"), "paper verdict"] == "not resolved at this n"
-    assert table.loc[("C3", "FractalDB-1k"), "paper effect"].startswith("+3.82")
-
-
-def test_search_claims_come_from_fresh_seeds():
-    def study(choices, values):
-        entry = {"label": "top 1", "seeds": [7, 8, 9], "test_accuracy": values}
-        return {"choices": ["scratch", *choices], "reevaluated": [entry]}
-
-    summaries = {
-        "none": study([], [40.0, 41.0, 40.5]),
-        "imagenet1k": study(["imagenet1k_standin"], [60.0, 61.2, 60.3]),
-        "fractaldb1k": study(["fractaldb1k"], [40.0, 41.5, 40.1]),
-        "mixed": study(["imagenet1k_standin", "fractaldb1k"], [60.2, 61.0, 60.6]),
-    }
-    table = ablation.claims_table(records(), summaries)
-    c4 = table[table.claim == "C4"]["this run verdict"].tolist()
-    assert c4 == ["supported", "not resolved at this n", "supported"]
-    assert "stand-in" in table[table.claim == "C5"].iloc[0]["says"]
 
 
 def test_runs_that_are_not_there_or_cut_short_are_told(tmp_path):
