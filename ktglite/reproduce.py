@@ -178,7 +178,7 @@ def _html(notebook) -> str:
     for cell in page.cells:
         if cell.cell_type == "markdown":
             cell.source = _with_mathml(cell.source)
-    exporter = nbconvert.HTMLExporter(mathjax_url="")
+    exporter = nbconvert.HTMLExporter(mathjax_url="", require_js_url="")
     exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={"head", "hide"}), enabled=True)
     return exporter.from_notebook_node(page)[0]
 

@@ -45,21 +45,10 @@ def test_the_paper_s_own_numbers_support_its_claims(claim, source):
 
 def test_the_paper_s_effects_by_hand():
     table = claims.claims_table(records()).set_index(["claim", "source"])
-    fractal = {
-        "none": 90.45,
-        "3": 91.97,
-        "2": 92.20,
-        "2+3": 93.84,
-        "1": 93.46,
-        "1+3": 94.08,
-        "1+2": 94.27,
-        "1+2+3": 93.96,
-    }
-    main = np.mean([fractal[k] for k in ("1", "1+3", "1+2", "1+2+3")]) - np.mean(
-        [fractal[k] for k in ("none", "3", "2", "2+3")]
-    )
+    scratch, trained = [90.45, 91.97, 92.20, 93.84], [93.46, 94.08, 94.27, 93.96]
+    main = np.mean(trained) - np.mean(scratch)
     assert table.loc[("C1", "FractalDB-1k"), "paper effect"] == pytest.approx(main)
-    assert table.loc[("C2", "FractalDB-1k"), "paper effect"] == pytest.approx((fractal["2+3"] - fractal["none"]) / 2)
+    assert table.loc[("C2", "FractalDB-1k"), "paper effect"] == pytest.approx((93.84 - 90.45) / 2)
     assert table.loc[("C3", "FractalDB-1k"), "paper effect"] == pytest.approx(93.96 - 90.45)
 
 

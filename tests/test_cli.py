@@ -5,12 +5,15 @@ import sys
 
 import pytest
 
-from ktglite import ablation, cli, health, runs
+from ktglite import cli
+from ktglite.experiments import ablation
+from ktglite.store import write_json
+from ktglite.tools import commands, doctor
 
 
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["ktglite", *map(str, arguments)])
-    cli.main()
+    commands.main()
 
 
 @pytest.mark.parametrize(
@@ -22,12 +25,12 @@ def run(monkeypatch, *arguments):
         (["reproduce", "--profile", "smoke", "--only", "07"], "--only '07'"),
         (["fractaldb", "draw"], "allowed are verify, show, export"),
         (["figures", "--records", "nowhere"], "no table1.json"),
-        (["search", "--condition", "best"], "condition is 'best'"),
-        (["ablation", "--profile", "smoke", "--set", "dataset=nowhere"], "neither a folder nor one of"),
+        (["search", "--condition", "best", "--profile", "smoke"], "condition is 'best'"),
+        (["ablation", "--profile", "smoke", "--set", "dataset=nowhere"], "neither a folder nor"),
         (["ablation", "--profile", "smoke", "--seeds", "0"], "seeds is 0"),
         (["ablation", "--profile", "smoke", "--sources", "a/x.pt", "b/x.pt"], "rename a file"),
         (["ablation", "--profile", "smoke", "--arch", "resnet9"], "unknown arch 'resnet9'"),
-        (["ablation", "--profile", "smoke", "--nodes", "0"], "at least one node"),
+        (["ablation", "--profile", "smoke", "--nodes", "0"], "nodes is 0"),
     ],
 )
 def test_errors_name_the_cause_and_exit_with_1(monkeypatch, arguments, words):
@@ -47,7 +50,7 @@ def test_unknown_commands_and_options_are_errors(monkeypatch, capsys):
 
 def test_doctor_names_what_waits_and_what_is_wrong(monkeypatch, capsys, tmp_path):
     store = tmp_path / "quick" / "runs"
-    runs.write_json(store / "a.json", {"schema": 1, "key": "a", "status": "failed", "label": "wild", "seed": 3,
+    write_json(store / "a.json", {"schema": 1, "key": "a", "status": "failed", "label": "wild", "seed": 3,
                                        "error": "the loss is nan"})  # fmt: skip
     (store / "b.json").write_text("{")
     (store / "c.ckpt").write_text("")
@@ -62,10 +65,10 @@ def test_doctor_names_what_waits_and_what_is_wrong(monkeypatch, capsys, tmp_path
 
 
 def test_doctor_finds_a_healthy_machine_healthy(tmp_path, monkeypatch):
-    lines = dict((line, good) for good, line in health.examine(tmp_path))
+    lines = dict((line, good) for good, line in doctor.examine(tmp_path))
     assert f"no unfinished or failed run below {tmp_path}" in lines
-    monkeypatch.setattr(health.importlib.metadata, "requires", lambda name: ["torch>=99", "nothing-of-that-name"])
-    lines = [line for good, line in health.packages() if not good]
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: ["torch>=99", "nothing-of-that-name"])
+    lines = [line for good, line in doctor.packages() if not good]
     assert "needs >=99" in lines[0]
     assert "nothing-of-that-name is missing" in lines[1]
 
@@ -95,7 +98,24 @@ def test_the_end_of_a_run_shows_our_table_beside_the_paper_s(capsys, tmp_path):
         for label, graph in ablation.ablation_grid("resnet18_w8", ["imagenet1k_standin"]).items()
     ]
     (tmp_path / "table1.json").write_text(json.dumps(test_records))
-    cli.show_results(tmp_path, {})
+    cli._show_results(tmp_path, {})
     text = capsys.readouterr().out
     assert "stand-in" in text
     assert "90.45" in text
+
+
+def test_errors_of_others_keep_their_traceback(monkeypatch):
+    def broken(arguments):
+        json.loads("{")
+
+    with pytest.raises(ValueError, match="property name"):
+        cli.run_app(broken)
+
+    def ours(arguments):
+        cli.settings_of("02", "quick", None, ["epoks=1"], {})
+
+    with pytest.raises(SystemExit, match="ktglite: .*did you mean epochs"):
+        cli.run_app(ours)
+    monkeypatch.setenv("KTGLITE_DEBUG", "1")
+    with pytest.raises(ValueError, match="did you mean epochs"):
+        cli.run_app(ours)

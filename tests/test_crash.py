@@ -14,6 +14,8 @@ import numpy as np
 import psutil
 import pytest
 import workloads
+from ktglite.files import HOST, whole
+from ktglite.runs import read_record, write_json
 from optuna.trial import TrialState
 from safetensors.torch import save_file
 
@@ -32,8 +34,6 @@ from ktglite import (
     runs,
     search,
 )
-from ktglite.files import HOST, whole
-from ktglite.runs import read_record, write_json
 
 A = Node("resnet18_w8")
 CONFIG = TrainConfig(epochs=2, batch_size=16, augmentation="shift", precision="fp32", device="cpu")

@@ -8,14 +8,14 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from ktglite.pretrain import read_card
+from ktglite.runs import read_record
 from PIL import Image
 from safetensors.torch import save
 
 from ktglite import Graph, Node, TrainConfig, all_through, fractaldb, independent, models, run
 from ktglite import reproduce as work
 from ktglite.data import read_image
-from ktglite.pretrain import read_card
-from ktglite.runs import read_record
 from ktglite.trainer import load_checkpoint, save_atomically
 
 json_values = st.recursive(

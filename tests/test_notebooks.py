@@ -15,10 +15,13 @@ import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from PIL import Image
 
-from ktglite import notebooks as books
+from ktglite import load_settings
 from ktglite import reproduce as work
+from ktglite.settings import NOTEBOOKS
+from ktglite.tools import notebooks as books
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
+STEMS = list(NOTEBOOKS)
 
 
 def cells(stem, kind="code"):
@@ -26,7 +29,7 @@ def cells(stem, kind="code"):
     return [cell for cell in notebook.cells if cell.cell_type == kind]
 
 
-@pytest.mark.parametrize("stem", work.NOTEBOOKS)
+@pytest.mark.parametrize("stem", STEMS)
 def test_a_cell_is_short_and_defines_nothing(stem):
     for cell in cells(stem):
         tagged = "parameters" in cell.metadata.get("tags", [])
@@ -35,7 +38,7 @@ def test_a_cell_is_short_and_defines_nothing(stem):
             assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef), cell.source
 
 
-@pytest.mark.parametrize("stem", work.NOTEBOOKS)
+@pytest.mark.parametrize("stem", STEMS)
 def test_parameters_are_literals_in_one_cell(stem):
     tagged = [cell for cell in cells(stem) if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
@@ -44,14 +47,18 @@ def test_parameters_are_literals_in_one_cell(stem):
         ast.literal_eval(statement.value)
 
 
-@pytest.mark.parametrize("stem", work.NOTEBOOKS)
-def test_opened_by_hand_it_goes_on_where_the_quick_profile_stands(stem):
-    quick = work.parameters("quick", "data/runs/quick", {}, FOLDER)[stem]
-    declared = work.declared(FOLDER / f"{stem}.ipynb")
-    assert declared == {name: quick[name] for name in declared}
+@pytest.mark.parametrize("stem", STEMS)
+def test_parameters_are_few_and_what_a_run_puts_in(stem):
+    (cell,) = [cell for cell in cells(stem) if "parameters" in cell.metadata.get("tags", [])]
+    found = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(cell.source).body}
+    assert len(found) <= 10
+    assert {name: found[name] for name in work.PARAMETERS} == work.PARAMETERS
+    assert all(
+        "source_hidden" in c.metadata.get("jupyter", {}) for c in cells(stem) if "hide" in c.metadata.get("tags", [])
+    )
 
 
-@pytest.mark.parametrize("stem", work.NOTEBOOKS)
+@pytest.mark.parametrize("stem", STEMS)
 def test_it_opens_with_a_question_and_ends_with_exercises(stem):
     prose = [cell.source for cell in cells(stem, "markdown")]
     assert "**Question.**" in prose[0]
@@ -59,7 +66,7 @@ def test_it_opens_with_a_question_and_ends_with_exercises(stem):
     assert prose[-1].count("<details>") == prose[-1].count("</details>")
 
 
-@pytest.mark.parametrize("stem", work.NOTEBOOKS)
+@pytest.mark.parametrize("stem", STEMS)
 def test_code_follows_prose(stem):
     notebook = nbformat.read(FOLDER / f"{stem}.ipynb", as_version=4)
     kinds = [cell.cell_type for cell in notebook.cells]
@@ -76,16 +83,16 @@ def has_outputs(notebook):
     return any(cell.get("outputs") for cell in notebook.cells)
 
 
-@pytest.mark.parametrize("stem", work.NOTEBOOKS)
+@pytest.mark.parametrize("stem", STEMS)
 def test_outputs_belong_to_the_cells(stem):
     notebook = read(stem)
     if has_outputs(notebook):
         assert notebook.metadata["ktglite"]["sources"] == books.digest(notebook), "give `make reproduce notebooks`"
-    assert books.WIDGET not in (FOLDER / f"{stem}.ipynb").read_text()
+    assert work.WIDGET not in (FOLDER / f"{stem}.ipynb").read_text()
     assert (FOLDER / f"{stem}.ipynb").stat().st_size <= books.LIMIT
 
 
-@pytest.mark.parametrize("stem", work.NOTEBOOKS)
+@pytest.mark.parametrize("stem", STEMS)
 def test_it_carries_outputs_of_a_quick_run(stem):
     notebook = read(stem)
     assert has_outputs(notebook)
@@ -93,7 +100,7 @@ def test_it_carries_outputs_of_a_quick_run(stem):
     assert notebook.metadata["ktglite"]["profile"] == "quick"
 
 
-@pytest.mark.parametrize("stem", work.NOTEBOOKS)
+@pytest.mark.parametrize("stem", STEMS)
 def test_head_cells_say_what_is_measured_and_where_this_is_published(stem):
     top, notebook = FOLDER.parent, read(stem)
     log = top / "data/run_times.json"
@@ -132,7 +139,7 @@ def execute(notebook, side=64):
     file = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     Image.fromarray(noise).save(file, "PNG")
-    data = {"image/png": base64.b64encode(file.getvalue()).decode(), books.WIDGET: {"model_id": "1"}}
+    data = {"image/png": base64.b64encode(file.getvalue()).decode(), work.WIDGET: {"model_id": "1"}}
     text = "runs: 100%|#####| 3/3 [00:01]\nsaid\n"
     done.cells[-1].outputs = [
         nbformat.v4.new_output("stream", name="stderr", text=text),
@@ -149,7 +156,7 @@ def checkout(tmp_path):
     for place in ("notebooks", "data", "run/notebooks"):
         (tmp_path / place).mkdir(parents=True)
     (tmp_path / "CITATION.cff").write_text(yaml.safe_dump({"title": "x"}))
-    for stem in work.NOTEBOOKS:
+    for stem in STEMS:
         nbformat.write(mini(), tmp_path / f"notebooks/{stem}.ipynb")
         nbformat.write(execute(mini()), tmp_path / f"run/notebooks/{stem}.ipynb")
     return tmp_path
@@ -157,7 +164,7 @@ def checkout(tmp_path):
 
 def test_refresh_puts_outputs_times_and_heads(checkout):
     books.refresh(checkout / "run", checkout)
-    for stem in work.NOTEBOOKS:
+    for stem in STEMS:
         notebook = nbformat.read(checkout / f"notebooks/{stem}.ipynb", as_version=4)
         assert [cell.id for cell in notebook.cells] == ["a", "head-times", "head-install", "b", "c"]
         assert "`quick` 1.0 min (2 cores, X)" in notebook.cells[1].source
@@ -172,7 +179,7 @@ def test_refresh_puts_outputs_times_and_heads(checkout):
 
 
 def test_refresh_refuses_outputs_of_other_cells(checkout):
-    stem = work.NOTEBOOKS[3]
+    stem = STEMS[3]
     nbformat.write(mini("print(2)"), checkout / f"notebooks/{stem}.ipynb")
     before = [path.read_bytes() for path in sorted((checkout / "notebooks").iterdir())]
     with pytest.raises(ValueError, match=rf"{stem}: its cells have changed"):
@@ -182,7 +189,7 @@ def test_refresh_refuses_outputs_of_other_cells(checkout):
 
 
 def test_large_pictures_are_made_to_fit(checkout, monkeypatch):
-    stem = work.NOTEBOOKS[0]
+    stem = STEMS[0]
     nbformat.write(execute(mini(), side=500), checkout / f"run/notebooks/{stem}.ipynb")
     assert (checkout / f"run/notebooks/{stem}.ipynb").stat().st_size > books.LIMIT
     books.refresh(checkout / "run", checkout)
@@ -193,38 +200,30 @@ def test_large_pictures_are_made_to_fit(checkout, monkeypatch):
 
 
 def test_head_cells_do_not_make_a_run_stale(checkout):
-    path = checkout / f"notebooks/{work.NOTEBOOKS[0]}.ipynb"
-    before = work.fingerprint(path, {}, "")
+    path, settings = checkout / f"notebooks/{STEMS[0]}.ipynb", load_settings("00", "smoke")
+    before = work._fingerprint(path, settings, "")
     books.refresh(checkout / "run", checkout)
-    assert work.fingerprint(path, {}, "") == before
+    assert work._fingerprint(path, settings, "") == before
     nbformat.write(mini("print(2)"), path)
-    assert work.fingerprint(path, {}, "") != before
-
-
-@pytest.mark.parametrize("profile", work.PROFILES)
-def test_every_profile_fits_the_notebooks(profile):
-    values = work.parameters(profile, "there", {}, FOLDER)
-    assert set(values) == set(work.NOTEBOOKS)
-    # a run keeps to its folder: two runs side by side must not exchange weights
-    assert {part["weights"] for part in values.values() if "weights" in part} == {"there/weights"}
+    assert work._fingerprint(path, settings, "") != before
 
 
 def test_the_paper_profile_is_the_paper():
-    values = work.parameters("paper", "there", {}, FOLDER)
-    table1, search = values["02_table1_ablation"], values["03_asha_graph_search"]
+    table1, search = load_settings("02", "paper"), load_settings("03", "paper")
     wanted = {"arch": "resnet18", "image_size": 224, "epochs": 200, "lr": 0.01, "batch_size": 64, "seeds": 3}
-    assert {name: table1[name] for name in wanted} == wanted
-    assert table1["limit"] == 12_554
-    assert (search["trials"], search["nodes"], search["search_epochs"], search["select_on"]) == (1500, 3, 200, "val")
-    assert search["conditions"] == ["none", "imagenet1k", "fractaldb1k", "mixed"]
-    assert table1["sources"] == ["imagenet1k", "fractaldb1k"]
+    assert {name: getattr(table1, name) for name in wanted} == wanted
+    assert table1.limit == 12_554
+    assert (search.trials, search.nodes, search.epochs, search.select_on) == (1500, 3, 200, "val")
+    assert (search.pruner, search.min_resource, search.reduction_factor) == ("asha", 1, 2)
+    assert search.conditions == ("none", "imagenet1k", "fractaldb1k", "mixed")
+    assert table1.sources == ("imagenet1k", "fractaldb1k")
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     """Every notebook on smoke through the command, as a user types it."""
     out = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, "-m", "ktglite.cli", "reproduce", "--profile", "smoke", "--out", str(out)]
+    command = [sys.executable, "-m", "ktglite.tools.commands", "reproduce", "--profile", "smoke", "--out", str(out)]
     command += ["--set", f"cache={out}/cache"]
     first = subprocess.run(command, capture_output=True, text=True, cwd=FOLDER.parent)
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-6000:]
@@ -233,7 +232,7 @@ def smoke(tmp_path_factory):
 
 def test_all_notebooks_run_on_smoke(smoke):
     out, _, text = smoke
-    for stem in work.NOTEBOOKS:
+    for stem in STEMS:
         notebook = nbformat.read(out / f"notebooks/{stem}.ipynb", as_version=4)
         outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
         assert not [output for output in outputs if output.output_type == "error"]
@@ -246,8 +245,8 @@ def test_all_notebooks_run_on_smoke(smoke):
 def test_smoke_leaves_whole_records(smoke):
     out, *_ = smoke
     records = json.loads((out / "table1.json").read_text())
-    assert len({record["label"] for record in records}) == 15
-    assert len(records) == 15 * 2
+    assert len({record["label"] for record in records}) == 15 + 3  # and each start alone
+    assert len(records) == 18 * 2
     assert all(record["status"] == "complete" for record in records)
     assert {path.stem for path in (out / "search").glob("*.json")} == {"none", "imagenet1k", "fractaldb1k", "mixed"}
     assert list((out / "figures").glob("*.pdf"))
@@ -259,4 +258,4 @@ def test_a_second_call_finds_everything_done(smoke):
     _, command, _ = smoke
     again = subprocess.run(command, capture_output=True, text=True, cwd=FOLDER.parent)
     assert again.returncode == 0
-    assert again.stdout.count("done and unchanged") == len(work.NOTEBOOKS)
+    assert again.stdout.count("done and unchanged") == len(STEMS)

@@ -5,12 +5,15 @@ import sys
 import numpy as np
 import pytest
 
-from ktglite import cli, plan
-from ktglite import reproduce as work
+from ktglite.settings import NOTEBOOKS, load_settings, parse_overrides, select_settings
+from ktglite.tools import commands, plan
 
 
 def parameters(profile, *pairs):
-    return work.parameters(profile, "there", work.parse_overrides(list(pairs)), work.find_notebooks())
+    given = parse_overrides(pairs)
+    return {
+        stem[:2]: load_settings(stem[:2], profile, "there", **select_settings(stem[:2], given)) for stem in NOTEBOOKS
+    }
 
 
 def hours(rows):
@@ -18,11 +21,11 @@ def hours(rows):
 
 
 def test_simulated_searches_are_seeded_and_cost_what_searches_of_this_size_do():
-    values = parameters("paper")["03_asha_graph_search"]
+    values = parameters("paper")["03"]
     assert plan.search_epochs(values) == plan.search_epochs(values)
     assert 7_000 < plan.search_epochs(values) < 13_300  # 35 to 67 whole trainings of 200 epochs
-    assert plan.search_epochs(values | {"pruner": "none"}) == 1500 * 200
-    assert plan.search_epochs(values | {"min_resource": 8}) > 1.5 * plan.search_epochs(values)
+    assert plan.search_epochs(values.model_copy(update={"pruner": "none"})) == 1500 * 200
+    assert plan.search_epochs(values.model_copy(update={"min_resource": 8})) > 1.5 * plan.search_epochs(values)
     curves = plan.simulated_curves(300, 200)
     assert (curves == plan.simulated_curves(300, 200)).all()
     assert np.corrcoef(curves[:, 0], curves[:, -1])[0, 1] < np.corrcoef(curves[:, 63], curves[:, -1])[0, 1]
@@ -33,6 +36,7 @@ def test_the_sum_of_table_1_by_hand():
     assert (speed.train, speed.start) == (300, 0)
     train, val, test = 8788, 1883, 1883
     seconds = 45 * (200 * (train // 64 * 64 / 100 + val / 300) + test / 300)
+    seconds += 9 * (200 * (train // 64 * 64 / 300 + val / 900) + test / 900)  # each start alone
     table = rows[2]
     assert table["epochs"] == 45 * 200
     assert table["device_hours"] == pytest.approx(seconds / 3600)
@@ -42,11 +46,9 @@ def test_the_sum_of_table_1_by_hand():
 
 
 def test_weights_that_come_with_the_kit_cost_nothing():
-    values = parameters("quick")
-    brought = hours(plan.plan(values, 1, 100)[0])["01"]
-    values["01_pretraining"]["ready_weights"] = "nowhere"
-    trained = hours(plan.plan(values, 1, 100)[0])["01"]
-    assert trained - brought == pytest.approx(960_000 / 300 / 3600)
+    brought = hours(plan.plan(parameters("quick"), 1, 100)[0])["01"]
+    trained = hours(plan.plan(parameters("quick", "ready_weights=nowhere"), 1, 100)[0])["01"]
+    assert trained - brought == pytest.approx(5_000_000 / 300 / 3600)
 
 
 def test_what_grows_when_a_setting_does():
@@ -60,13 +62,30 @@ def test_what_grows_when_a_setting_does():
     assert fast["al"] == pytest.approx(base["al"] / 2)
 
 
-def test_the_command_measures_this_device(monkeypatch, capsys):
+def test_the_command_measures_this_device_and_says_so_first(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "argv", ["ktglite", "plan", "--profile", "smoke", "--devices", "2"])
-    cli.main()
+    commands.main()
     text = capsys.readouterr().out
+    assert text.startswith("measuring 2 iterations of 3 x resnet18_w8")
     assert "measured here" in text
     assert "03_asha_graph_search" in text
     monkeypatch.setattr(sys, "argv", ["ktglite", "plan", "--profile", "paper", "--images-per-second", "100"])
-    cli.main()
+    commands.main()
     assert "not measured" in capsys.readouterr().out
+
+
+def test_large_images_are_measured_in_small_batches(monkeypatch, capsys):
+    """Two iterations, whatever the profile: a plan must not take as long as what it plans."""
+    seen, ticks = [], iter(range(100))
+
+    def train(graph, data, *rest, **more):
+        seen.append(data.train.images.shape)
+        return iter(range(2))
+
+    monkeypatch.setattr(plan, "epochs", train)
+    monkeypatch.setattr(plan, "predict", lambda *arguments: None)
+    monkeypatch.setattr(plan, "_clock", lambda device: float(next(ticks)))
+    plan.measure(parameters("paper")["02"])
+    assert seen[0][0] * seen[0][2] ** 2 <= 16 * plan.LARGEST
+    assert "224 px" in capsys.readouterr().out

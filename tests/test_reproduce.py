@@ -1,19 +1,27 @@
-"""Profiles, parameters and the papermill runs around them, on small notebooks made here."""
+"""The notebooks under papermill: small ones made here, done once and again when something changed."""
 
 import json
+import shutil
 
 import nbformat
+import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from ktglite import reproduce as work
+from ktglite.settings import NOTEBOOKS
+
+STEMS = list(NOTEBOOKS)
+PARAMETERS = 'profile = "quick"\nout = "data/runs/quick"\noverrides = {}'
 
 
-def write(folder, stem, parameters, *cells):
-    first = new_code_cell(parameters)
+def write(folder, stem, *cells):
+    first = new_code_cell(PARAMETERS)
     first.metadata["tags"] = ["parameters"]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = new_notebook(cells=[first, *map(new_code_cell, cells)], metadata={"kernelspec": kernel})
+    prose = new_markdown_cell("the loss $L_t = \\sum_s G_{t,s}$ and\n\n$$\\frac{k}{K}$$\n\nand `$HOME`")
+    notebook = new_notebook(cells=[prose, first, *map(new_code_cell, cells)], metadata={"kernelspec": kernel})
     nbformat.write(notebook, folder / f"{stem}.ipynb")
 
 
@@ -21,95 +29,72 @@ def write(folder, stem, parameters, *cells):
 def notebooks(tmp_path):
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    for stem in work.NOTEBOOKS:
-        write(folder, stem, 'out = ""\nlr = 0.1\nepochs = 1\nname = "a"\nsplit = [0.5, 0.5]', "print(epochs * lr)")
+    for stem in STEMS:
+        write(folder, stem, "print(sorted(overrides.items()), out)")
     return folder
 
 
 @pytest.fixture
-def profile(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text('shared:\n  epochs: 3\n02_table1_ablation:\n  lr: 1\n  name: "{out}/x"\n')
-    return path
+def images(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "cars" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(np.full((9, 9, 3), 9 * i, np.uint8)).save(tmp_path / f"cars/{name}/{i}.png")
+    return tmp_path / "cars"
 
 
-def chosen(profile, notebooks, **overrides):
-    return work.parameters(profile, "data/there", overrides, notebooks)
+def text_of(path):
+    return nbformat.read(path, as_version=4).cells[-1].outputs[0].text
 
 
-def test_defaults_then_shared_then_section_then_overrides(profile, notebooks):
-    values = chosen(profile, notebooks, **{"03.epochs": 7})
-    assert values["00_knowledge_transfer_graph"]["epochs"] == 3
-    assert values["02_table1_ablation"]["lr"] == 1.0
-    assert isinstance(values["02_table1_ablation"]["lr"], float)
-    assert values["02_table1_ablation"]["name"] == "data/there/x"
-    assert values["03_asha_graph_search"]["epochs"] == 7
-    assert all(part["out"] == "data/there" for part in values.values())
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        ({"epoch": 1}, "no notebook has a parameter 'epoch'; did you mean epochs"),
-        ({"07.epochs": 1}, "no notebook has a parameter '07.epochs'"),
-        ({"epochs": "many"}, "epochs is 'many', but 00_knowledge_transfer_graph takes a value like 1"),
-        ({"epochs": True}, "epochs is True"),
-        ({"epochs": 1.5}, "epochs is 1.5"),
-        ({"name": 3}, "name is 3"),
-    ],
-)
-def test_wrong_overrides_are_named_before_anything_runs(profile, notebooks, overrides, words):
-    with pytest.raises(ValueError, match=words):
-        chosen(profile, notebooks, **overrides)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("shred:\n  epochs: 3\n", "unknown section 'shred'"),
-        ("shared:\n  epoks: 3\n", "did you mean epochs"),
-        ("shared: [1, 2]\n", "sections of name: value"),
-        ("shared: {\n", "not readable YAML"),
-        ("a: !!python/object/apply:os.system ['true']\n", "not readable YAML"),
-    ],
-)
-def test_wrong_profiles_are_named(tmp_path, notebooks, text, words):
-    path = tmp_path / "bad.yaml"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=words):
-        chosen(path, notebooks)
-    with pytest.raises(ValueError, match="profile is 'quik'"):
-        work.load_profile("quik")
-
-
-def test_override_texts():
-    pairs = ["a=1", "03.b=1e-3", "c=[x, y]", "d=null", "e=word", "f=0.5"]
-    values = {"a": 1, "03.b": 0.001, "c": ["x", "y"], "d": None, "e": "word", "f": 0.5}
-    assert work.parse_overrides(pairs) == values
-    with pytest.raises(ValueError, match="'a' is not name=value"):
-        work.parse_overrides(["a"])
-
-
-def test_executed_once_and_again_only_when_changed(tmp_path, profile, notebooks, capsys):
+def test_executed_once_and_again_only_when_changed(tmp_path, notebooks, capsys):
     def go(**overrides):
-        done = work.reproduce(profile, ["00", "02"], tmp_path / "out", overrides, notebooks)
+        done = work.reproduce("smoke", ["00", "02"], tmp_path / "out", overrides, notebooks)
         return done, capsys.readouterr().out
 
     done, text = go()
     assert "unchanged" not in text
-    executed = nbformat.read(done["02_table1_ablation"], as_version=4)
-    assert executed.cells[-1].outputs[0].text == "3.0\n"
-    assert done["02_table1_ablation"].with_suffix(".html").exists()
+    assert text_of(done[STEMS[2]]) == f"[] {tmp_path / 'out'}\n"
     assert go()[1].count("done and unchanged") == 2
     # notebook 02 builds on 01, so that a change there is one for it; 00 comes before and stays
-    assert go(**{"01.lr": 0.2})[1].count("done and unchanged") == 1
-    assert go(**{"01.lr": 0.2})[1].count("done and unchanged") == 2
+    assert go(**{"01.short_images": 200})[1].count("done and unchanged") == 1
+    assert go(**{"01.short_images": 200})[1].count("done and unchanged") == 2
+    done, text = go(epochs=3)
+    assert text_of(done[STEMS[2]]).startswith("[('epochs', 3)]")
 
 
-def test_a_failing_cell_names_itself_and_leaves_no_result(tmp_path, profile, notebooks):
-    write(notebooks, work.NOTEBOOKS[1], "epochs = 1", "1 / 0")
+def test_other_images_or_weights_under_the_same_path_are_a_change(tmp_path, notebooks, images, capsys):
+    def unchanged():
+        work.reproduce("smoke", ["02"], tmp_path / "out", {"dataset": str(images)}, notebooks)
+        return capsys.readouterr().out.count("done and unchanged")
+
+    assert [unchanged(), unchanged()] == [0, 1]
+    (images / "a/2.png").unlink()
+    assert [unchanged(), unchanged()] == [0, 1]
+    Image.fromarray(np.full((9, 9, 3), 250, np.uint8)).save(images / "b/0.png")
+    assert [unchanged(), unchanged()] == [0, 1]
+    weights = tmp_path / "out/weights"
+    weights.mkdir()
+    (weights / "fractaldb1k-resnet18_w8.safetensors").write_bytes(b"1")
+    assert [unchanged(), unchanged()] == [0, 1]
+    (weights / "fractaldb1k-resnet18_w8.safetensors").write_bytes(b"2")
+    assert [unchanged(), unchanged()] == [0, 1]
+
+
+def test_code_counts_by_what_it_does(tmp_path, notebooks, monkeypatch):
+    settings = work.load_settings("02", "smoke", tmp_path)
+    first = work._fingerprint(notebooks / f"{STEMS[2]}.ipynb", settings, "")
+    assert work._fingerprint(notebooks / f"{STEMS[2]}.ipynb", settings, "") == first
+    seen = []
+    monkeypatch.setattr(work, "code_hash", lambda *modules: seen.extend(modules) or "other")
+    assert work._fingerprint(notebooks / f"{STEMS[2]}.ipynb", settings, "") != first
+    assert {"ktglite.gates", "ktglite.sources.fractaldb", "ktglite.experiments.search", "ktglite"} <= set(seen)
+
+
+def test_a_failing_cell_names_itself_and_leaves_no_result(tmp_path, notebooks):
+    write(notebooks, STEMS[1], "1 / 0")
     with pytest.raises(work.NotebookError) as caught:
-        work.reproduce(profile, None, tmp_path / "out", {}, notebooks)
+        work.reproduce("smoke", None, tmp_path / "out", {}, notebooks)
     for words in ("01_pretraining, cell", "1 / 0", "ZeroDivisionError", "same command"):
         assert words in str(caught.value)
     names = {path.name for path in (tmp_path / "out/notebooks").iterdir()}
@@ -118,17 +103,33 @@ def test_a_failing_cell_names_itself_and_leaves_no_result(tmp_path, profile, not
     assert "02_table1_ablation.ipynb" not in names
 
 
+def test_pages_need_no_network_for_their_formulas(tmp_path, notebooks):
+    done = work.reproduce("smoke", ["00"], tmp_path / "out", {}, notebooks)
+    page = done[STEMS[0]].with_suffix(".html").read_text()
+    assert page.count("<math") == 2
+    assert "mfrac" in page
+    assert "$HOME" in page
+    assert "cdnjs" not in page.split("</head>")[1]
+    assert 'src="https' not in page
+
+
+def test_wrong_settings_are_named_before_anything_runs(tmp_path, notebooks):
+    with pytest.raises(ValueError, match="did you mean epochs"):
+        work.reproduce("smoke", None, tmp_path / "out", {"epoks": 3}, notebooks)
+    with pytest.raises(ValueError, match="--only '9'"):
+        work.reproduce("smoke", ["9"], tmp_path / "out", {}, notebooks)
+    assert not (tmp_path / "out").exists()
+    shutil.rmtree(notebooks)
+    with pytest.raises(FileNotFoundError, match="run this in a checkout"):
+        work.find_notebooks(notebooks)
+
+
 def test_progress_reads_the_newest_whole_line(tmp_path):
     log = tmp_path / "progress.jsonl"
-    assert work.last_line(log, 0) is None
+    assert work._last_line(log, 0) is None
     lines = [{"time": 1.0, "what": "Table 1", "done": i, "total": 45, "seconds_left": 200.0} for i in (1, 2)]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert work.progress_text(work.last_line(log, 0)) == "Table 1: 2 of 45, 3:20 left"
-    assert work.last_line(log, log.stat().st_size) is None
+    assert work._progress_text(work._last_line(log, 0)) == "Table 1: 2 of 45, 3:20 left"
+    assert work._last_line(log, log.stat().st_size) is None
     log.write_text(log.read_text() + '{"time"')
-    assert work.last_line(log, 0) is None
-
-
-def test_unknown_notebook_number(tmp_path, profile, notebooks):
-    with pytest.raises(ValueError, match="--only '9'"):
-        work.reproduce(profile, ["9"], tmp_path / "out", {}, notebooks)
+    assert work._last_line(log, 0) is None
