@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ktglite import GATES, Graph, Node, TrainConfig, all_through, distillation, edge_losses, independent, mutual
-from ktglite import explorer as ex
+from ktglite.tools import explorer as ex
 
 ARCH = "resnet18_w8"
 N, F = Node(ARCH), Node(ARCH, "fractaldb1k")
@@ -84,7 +84,8 @@ def test_what_cannot_matter_has_no_formula():
 )
 def test_influence_is_said(graph, words):
     assert words in ex.influence(graph)
-    assert "nothing to teach" not in ex.influence(distillation(N, F))
+    assert "its head is random, so it has nothing to teach" in ex.influence(distillation(N, F))
+    assert "nothing to teach" not in ex.influence(distillation(N, Node(ARCH, "teacher.safetensors")))
 
 
 @pytest.mark.parametrize(
@@ -176,3 +177,9 @@ def test_missing_weights_are_said_in_place(shown):
     shown.button.click()
     assert "run notebook 01" in shown.status.value
     assert not shown.training
+
+
+def test_another_weight_of_the_transfer_losses_is_offered():
+    shown = ex.explore(graph=Graph((N, N), [["through"] * 2] * 2, transfer_weight=0.3))
+    assert shown.average.value == 0.3
+    assert shown.graph.transfer_weight == 0.3

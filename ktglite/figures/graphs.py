@@ -36,10 +36,8 @@ def _colour(init: str) -> str:
 
 
 def node_name(node: Node) -> str:
-    """The paper's short names: RN18, PIRN18 (ImageNet-1k), PFRN18 (FractalDB-1k); RN18/4 at a quarter of the width."""
-    arch = node.arch.split("_")[0].replace("resnet", "RN") + (
-        f"/{64 // NARROW[node.arch]}" if node.arch in NARROW else ""
-    )
+    """The paper's short names: RN18, PIRN18 (ImageNet-1k), PFRN18 (FractalDB-1k); legends tell narrow ones."""
+    arch = node.arch.split("_")[0].replace("resnet", "RN")
     return (SOURCES[node.init].short if node.init in SOURCES else "P") + arch
 
 
@@ -169,18 +167,14 @@ def gate_legend(cutoff: bool = False) -> list[Line2D]:
     ]
 
 
-def init_legend(graphs: Sequence[Graph]) -> list[Patch]:
-    """Legend entries of the initialisations that occur, the stand-in by that word."""
-    inits = {node.init: node for graph in graphs for node in graph.nodes}
-    order = [init for init in SOURCES if init in inits] + [init for init in inits if init not in SOURCES]
-    return [
-        Patch(
-            fc=_colour(init),
-            ec="#444444",
-            label=f"{node_name(inits[init])}: {title(init)}",
-        )
-        for init in order
-    ]
+def init_legend(graphs: Sequence[Graph]) -> list:
+    """Legend entries of the initialisations that occur, the stand-in by that word, and of narrow networks."""
+    nodes = {node.init: node for graph in graphs for node in graph.nodes}
+    order = [init for init in SOURCES if init in nodes] + [init for init in nodes if init not in SOURCES]
+    entries = [Patch(fc=_colour(i), ec="#444444", label=f"{node_name(nodes[i])}: {title(i)}") for i in order]
+    for arch in sorted({node.arch for graph in graphs for node in graph.nodes} & set(NARROW)):
+        entries.append(Line2D([], [], ls="none", label=f"RN18 at 1/{64 // NARROW[arch]} of its width"))
+    return entries
 
 
 def draw_method() -> Figure:

@@ -20,6 +20,7 @@ from ktglite import figures as plots
 from ktglite.data import Data
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, all_through, distillation, independent, mutual
+from ktglite.models import WEIGHT_SUFFIXES
 from ktglite.sources.datasets import load_data
 from ktglite.trainer import TrainConfig, epochs
 
@@ -87,7 +88,9 @@ def influence(graph: Graph) -> str:
     if deaf:
         said.append(f"{names(deaf)} cannot, and {'is' if len(deaf) == 1 else 'are'} not trained.")
     for i in fixed:
-        empty = ": its head is random, so it has nothing to teach, unless its weights are of these classes"
+        start = graph.nodes[i].init
+        empty = "" if start.endswith(WEIGHT_SUFFIXES) else ": its head is random, so it has nothing to teach"
+        empty = ": it starts from random numbers and has nothing to teach" if start == "scratch" else empty
         said.append(f"Node {i + 1} is a fixed teacher, since every edge into it is cut{empty}.")
     return " ".join(said)
 

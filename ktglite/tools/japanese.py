@@ -14,11 +14,17 @@ __all__ = ["translate", "translate_figure", "use_font"]
 
 PHRASES = {  # patterns, the longer ones first where one contains another
     r"no pre-training": "事前学習なし",
-    r"(\d+) trials, (\d+) to the end": r"\1 試行，うち完走 \2",
+    r"(\d+) graphs, (\d+) to the end": r"\1 グラフ，うち完走 \2",
     r"no trial was completed": "完走した試行なし",
-    r"trained to the end": "最後まで学習",
-    r"stopped at a later rung": "後の rung で打ち切り",
-    r"stopped at the first rung": "最初の rung で打ち切り",
+    r"stopped": "打ち切り",
+    r"not resolved at this n": "この n では判定できない",
+    r"supported": "支持",
+    r"contradicted": "反証",
+    r"search, ": "探索, ",
+    r"RN18 at 1/(\d+) of its width": r"RN18 の幅の 1/\1",
+    r": node 1 scratch": ": ノード1は事前学習なし",
+    r": node 1 pre-trained": ": ノード1は事前学習あり",
+    r"scratch": "事前学習なし",
     r"graphs that pass \(%\)\ndashed: that end in the better half": (
         "通過するグラフ (%)\n破線: 最終的に上位半分に入る割合"
     ),
@@ -35,28 +41,25 @@ PHRASES = {  # patterns, the longer ones first where one contains another
     r"inits and gates, on the\nfine-tuning set": "初期値とゲートを，\n転移先データセットで",
     r"random\nnumbers": "乱数",
     r"no\ntraining": "学習\nなし",
-    r"\ntarget\b|\(target\)": "(ターゲット)",
-    r"this run \(mean, 95 % interval\)": "本実験 (平均，95 %信頼区間)",
-    r"paper \(mean, 95 % interval\)": "論文 (平均，95 %信頼区間)",
+    r"\ntarget\b|\(target\)": "(対象)",
     r"mean, 95 % interval": "平均，95 %信頼区間",
     r"paper: mean ± std": "論文: 平均 ± 標準偏差",
     r"this run": "本実験",
-    r"paper,": "論文，",
+    r"paper": "論文",
     r"stand-in": "代替データ",
     r"pre-trained\nnodes": "事前学習\nノード",
     r"pre-trained: nodes": "事前学習したノード:",
     r"node that is pre-trained": "事前学習したノード",
-    r"pre-trained nodes": "事前学習したノード",
+    r"pre-trained nodes?": "事前学習したノード",
+    r"points": "ポイント",
     r"effect on node 1 \(points\)": "ノード1への効果 (ポイント)",
     r"validation accuracy of node 1": "ノード1の検証精度",
     r"val accuracy of node 1": "ノード1の検証精度",
     r"test accuracy of node 1": "ノード1のテスト精度",
     r"accuracy of node 1": "ノード1の精度",
-    r"best value in the search \(val\)": "探索中の最良値 (検証)",
-    r"best value in the search \(test\)": "探索中の最良値 (テスト)",
-    r"fresh seed \(test\)": "新しいシード (テスト)",
+    r"best value in the search": "探索中の最良値",
+    r"fresh seed": "新しいシード",
     r"one seed": "1シード",
-    r"rung: trained for this many epochs at least": "rung: 少なくともこのエポック数まで学習",
     r"half of the batch known to the source": "送り手がバッチの半分に正解",
     r"half of the training done": "学習の半分が終了",
     r"share of the batch known to the source": "送り手が正解したサンプルの割合",
@@ -84,7 +87,7 @@ PHRASES = {  # patterns, the longer ones first where one contains another
 }
 # What stays as it is: gates, networks, data sets, single letters, and the papers' own terms.
 KEPT = re.compile(
-    r"through|Through|linear|correct|cutoff|(PI|PF|SI|P)?RN\d+|(ImageNet|FractalDB)\s?-1k|Step|rung|[a-dA-Zknt]\b"
+    r"quick|smoke|cars64|through|Through|linear|correct|cutoff|(PI|PF|SI|P)?RN\d+|(ImageNet|FractalDB)(\s?-1k)?|Step|rung|C\d|[a-dA-Zknt]\b"
 )
 
 
