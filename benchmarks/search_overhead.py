@@ -16,6 +16,7 @@ import torch
 
 from ktglite import TrainConfig, epochs, load_data
 from ktglite.experiments import search
+from ktglite.experiments.rungs import replay
 from ktglite.experiments.space import SearchConfig, sample_graphs
 
 TRIALS = int(os.environ.get("TRIALS", 100))
@@ -60,7 +61,7 @@ def main() -> None:
     epoch = (time.process_time() - start) / trained
     print(f"training: {epoch:.2f} s per epoch of {len(data.train)} images (processor)")
     for pruner in ("asha", "promote"):
-        trial = epoch * search.replay(curves, pruner, workers=WORKERS).mean()
+        trial = epoch * replay(curves, pruner, workers=WORKERS).mean()
         for name, storage in {"journal": None, "database": os.environ.get("KTGLITE_STORAGE")}.items():
             if storage or name == "journal":
                 wall, own = storage_seconds(storage, pruner, data, curves)

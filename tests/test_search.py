@@ -1,4 +1,4 @@
-"""The search: who trains next, the coordinator and its storage, processes that are killed, what is kept of a study."""
+"""The search: the coordinator and its storage, processes that are killed, what is kept of a study."""
 
 import dataclasses
 import json
@@ -24,23 +24,21 @@ from safetensors.torch import save_file
 
 from ktglite import models, trainer
 from ktglite.data import Data
-from ktglite.experiments import runs, search
+from ktglite.experiments import rungs, runs, search
+from ktglite.experiments.rungs import replay
 from ktglite.experiments.search import (
     best_graphs,
     best_trials,
-    early_rungs,
     load_study,
-    pruner_table,
     read_summaries,
     reevaluate,
-    replay,
     study_summary,
     write_summary,
 )
 from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, to_params
 from ktglite.graph import Graph, Node, all_through
 from ktglite.pool import open_pool
-from ktglite.store import Checkpoint, shipped
+from ktglite.store import Checkpoint
 from ktglite.trainer import TrainConfig, epochs
 
 ARCH = "resnet18_w8"
@@ -107,25 +105,6 @@ def states(study):
 # ---- who trains next
 
 
-@pytest.mark.parametrize("rungs", [(1, 2), (2, 2), (3, 3), (9, 2), (12, 2)])
-def test_replayed_asha_decides_as_optunas_does(rungs):
-    curves = np.random.default_rng(0).integers(0, 12, (60, 9)).astype(float)  # with ties
-    pruner = optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=rungs[0], reduction_factor=rungs[1], min_early_stopping_rate=0, bootstrap_count=0
-    )
-    study = optuna.create_study(direction="maximize", pruner=pruner)
-
-    def objective(trial):
-        for step, value in enumerate(curves[trial.number], 1):
-            trial.report(value, step)
-            if step < 9 and trial.should_prune():
-                raise optuna.TrialPruned
-        return value
-
-    study.optimize(objective, n_trials=60)
-    assert replay(curves, "asha", eta=rungs[1], first_rung=rungs[0]).tolist() == spent(study)
-
-
 def first_of_the_clock(monkeypatch):
     """Stands in for `wait`: of the running trials, one comes first as in `replay`, where an epoch takes one unit."""
     clock, ends, trained = [0], {}, Counter()
@@ -167,29 +146,21 @@ def test_promotion_by_hand(tiny_data, tmp_path, monkeypatch):
     assert [trial.value for trial in study.trials] == [50, 10, 70, 55]
 
 
-def test_promotion_never_keeps_what_asha_would_let_on_by_being_first():
-    """ASHA lets the first graph run to its end, however bad; promotion waits for rivals."""
-    curves = np.array([[1.0, 1, 1, 1]] + [[50 + i, 50, 50, 50 + i] for i in range(7)])
-    assert replay(curves, "asha")[0] == 4
-    assert replay(curves, "promote")[0] == 1
-    assert replay(curves, "none").tolist() == [4] * 8
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_hopeless_trials_are_never_promoted_and_leave_early(tiny_data, tmp_path, monkeypatch, seed):
     """Told as soon as it is certain: the same trials are promoted as if all had waited until the end."""
     curves = np.random.default_rng(seed).integers(0, 30, (24, 8)).astype(float)
     told = []
-    real = search._Rungs.hopeless
+    real = rungs.Rungs.hopeless
 
     def spy(self):
         found = real(self)
         told.append(len(found))
         return found
 
-    monkeypatch.setattr(search._Rungs, "hopeless", spy)
+    monkeypatch.setattr(rungs.Rungs, "hopeless", spy)
     early = run_scripted(monkeypatch, tiny_data, tmp_path / "early", curves, HerePool(3), pruner="promote")
-    monkeypatch.setattr(search._Rungs, "hopeless", lambda self: set())
+    monkeypatch.setattr(rungs.Rungs, "hopeless", lambda self: set())
     late = run_scripted(monkeypatch, tiny_data, tmp_path / "late", curves, HerePool(3), pruner="promote")
     assert [(t.state, t.intermediate_values) for t in early.trials] == [
         (t.state, t.intermediate_values) for t in late.trials
@@ -455,9 +426,15 @@ def test_a_checkpoint_is_kept_until_the_result_is_told(tiny_data, tmp_path, monk
     saved = []
     real = Checkpoint.save
     monkeypatch.setattr(Checkpoint, "save", lambda self, state: (saved.append(self.key), real(self, state)))
-    settings = dataclasses.replace(SETTINGS, trials=3)
+    settings, tell = dataclasses.replace(SETTINGS, trials=6), optuna.Study.tell
+
+    def killed(self, *arguments, **more):
+        if TrialState.PRUNED in (*arguments, *more.values()):
+            raise KeyboardInterrupt
+        return tell(self, *arguments, **more)
+
     with monkeypatch.context() as patch:
-        patch.setattr(optuna.Study, "tell", mock.Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(optuna.Study, "tell", killed)
         with pytest.raises(KeyboardInterrupt):
             search.search(settings, tiny_data, CONFIG, tmp_path, pool=HerePool(3))
     before = len(saved)
@@ -695,56 +672,6 @@ def test_summaries_are_read_where_they_are_and_told_where_they_are_not(tmp_path)
         read_summaries(tmp_path)
     with pytest.raises(FileNotFoundError, match="ktglite search first"):
         read_summaries(tmp_path / "nowhere")
-
-
-def test_early_rungs_tell_a_slow_start_from_a_bad_graph():
-    """Slow targets start below all others and end above them: the first rung stops them, a later one does not."""
-    trials = []
-    for i in range(40):
-        slow = i % 2
-        values = [1 + i / 100, 50 + i, 60 + i, 70 + i] if slow else [10 + i / 100, 11, 12, 13]
-        nodes = [{"init": "scratch" if slow else "fractaldb1k"}]
-        trials.append({"state": "COMPLETE", "values": values, "graph": {"nodes": nodes}})
-    summary = {"study": "s", "choices": ["scratch", "fractaldb1k"], "trials": trials}
-    summary["search"] = {"pruner": "none", "reduction_factor": 2}
-    table = early_rungs(summary, (1, 2, 4)).set_index(["rung", "target"])
-    assert list(table.index) == [(r, t) for r in (1, 2) for t in ("scratch", "fractaldb1k")]  # 4 is the end
-    assert (table.n == 20).all()
-    assert table.deserved.to_dict() == {key: 100.0 * (key[1] == "scratch") for key in table.index}
-    assert table.passed[1, "scratch"] < 25 < 70 < table.passed[2, "scratch"]
-    assert table.bias_high[1, "scratch"] < 0
-    assert (table.verdict[1, "scratch"], table.verdict[1, "fractaldb1k"]) == ("held back", "favoured")
-    pruners = pruner_table(summary, (1, 2)).set_index(["pruner", "first_rung"])
-    for pruner in ("asha", "promote"):
-        assert pruners.best_kept[pruner, 1] < 80 < pruners.best_kept[pruner, 2] == 100
-    assert (pruners.low <= pruners.best_kept).all()
-    assert (pruners.best_kept <= pruners.high).all()
-    assert pruners.epochs.between(25, 100).all()
-    with pytest.raises(ValueError, match="was pruned"):
-        early_rungs(summary | {"search": {"pruner": "asha"}})
-
-
-def test_of_several_best_graphs_one_is_enough():
-    """Accuracies of few images are often equal: whoever keeps one of the best has lost nothing."""
-    curves = np.array([[1.0, 9], [5, 9], [6, 8], [3, 7], [2, 6], [4, 5], [0, 4], [7, 3]])
-    table = pruner_table(curves, (1,)).set_index("pruner")
-    last = pruner_table(curves[1:], (1,)).set_index("pruner")  # without the one that starts badly
-    assert table.best_kept["promote"] == last.best_kept["promote"] == 100
-    few = pruner_table(curves, (1,), graphs=2).set_index("pruner")
-    assert few.best_kept["promote"] < 100
-    assert few.epochs["promote"] == 75  # of two, one is promoted
-
-
-def test_the_stored_curves_give_the_table_of_the_docs(tmp_path, monkeypatch):
-    """Found from any folder, though their architecture is none of this version's."""
-    monkeypatch.chdir(tmp_path)
-    whole = read_summaries(shipped("data/reference_runs/early_rungs"))
-    tables = {name: pruner_table(summary).set_index(["pruner", "first_rung"]) for name, summary in whole.items()}
-    assert tables["imagenet1k"].best_kept["asha"].round(1).tolist() == [55.5, 85.5, 100]
-    assert tables["imagenet1k"].best_kept["promote"].round(1).tolist() == [37, 100, 100]
-    assert (tables["fractaldb1k"].best_kept == 100).all()
-    assert {len(early_rungs(summary)) for summary in whole.values()} == {6}
-    assert not shipped("data/not there").exists()
 
 
 def test_the_package_does_not_import_optuna():

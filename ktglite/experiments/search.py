@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ktglite.data import Data
 from ktglite.devices import resolve_device, resolve_precision
-from ktglite.experiments.rungs import Rungs, early_rungs, pruner_table, replay
+from ktglite.experiments.rungs import Rungs
 from ktglite.experiments.runs import describe, run_all, run_key, run_until, weight_hashes
 from ktglite.experiments.space import SearchConfig, expected_share_run, from_params, sample_graphs, to_params
 from ktglite.gates import GATES
@@ -35,8 +35,8 @@ from ktglite.store import CORE, Checkpoint, code_hash, log_progress, read_record
 from ktglite.trainer import TrainConfig, derive
 
 __all__ = [
-    "best_graphs", "best_trials", "early_rungs", "load_study", "pruner_table", "read_summaries", "reevaluate", "replay",
-    "search", "study_summary", "write_summary",
+    "best_graphs", "best_trials", "load_study", "read_summaries", "reevaluate", "search", "study_summary",
+    "write_summary",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)

@@ -20,10 +20,10 @@ PHRASES = {  # patterns, the longer ones first where one contains another
     r"not resolved at this n": "この n では判定できない",
     r"supported": "支持",
     r"contradicted": "反証",
-    r"search, ": "探索, ",
+    r"search,": "探索,",
     r"RN18 at 1/(\d+) of its width": r"RN18 の幅の 1/\1",
-    r": node 1 scratch": ": ノード1は事前学習なし",
-    r": node 1 pre-trained": ": ノード1は事前学習あり",
+    r"node 1 scratch": "ノード1は事前学習なし",
+    r"node 1 pre-trained": "ノード1は事前学習あり",
     r"scratch": "事前学習なし",
     r"graphs that pass \(%\)\ndashed: that end in the better half": (
         "通過するグラフ (%)\n破線: 最終的に上位半分に入る割合"
@@ -51,8 +51,8 @@ PHRASES = {  # patterns, the longer ones first where one contains another
     r"pre-trained: nodes": "事前学習したノード:",
     r"node that is pre-trained": "事前学習したノード",
     r"pre-trained nodes?": "事前学習したノード",
-    r"points": "ポイント",
     r"effect on node 1 \(points\)": "ノード1への効果 (ポイント)",
+    r"points": "ポイント",
     r"validation accuracy of node 1": "ノード1の検証精度",
     r"val accuracy of node 1": "ノード1の検証精度",
     r"test accuracy of node 1": "ノード1のテスト精度",
