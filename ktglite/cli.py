@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -206,7 +208,9 @@ def _is_ours(error: Exception) -> bool:
 
     if isinstance(error, OSError | FloatingPointError | ChildProcessError | NotebookError):
         return True
-    trace = error.__traceback__
-    while trace.tb_next:
-        trace = trace.tb_next
-    return isinstance(error, ValueError) and trace.tb_frame.f_globals.get("__name__", "").startswith("ktglite")
+    if type(error.__cause__).__name__ == "_RemoteTraceback":  # it was raised in a worker, and comes with its words
+        trace = str(error.__cause__)
+    else:
+        trace = "".join(traceback.format_tb(error.__traceback__))
+    raised_in = re.findall(r'^  File "(.+?)", line', trace, re.M)[-1]
+    return isinstance(error, ValueError) and Path(raised_in).is_relative_to(Path(__file__).parent)

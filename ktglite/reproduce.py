@@ -73,13 +73,13 @@ def _fingerprint(notebook: Path, settings: Settings, upstream: str) -> str:
 
 def _inputs(stem: str, settings: Settings) -> list:
     """The files a notebook reads: names, sizes and times of images, SHA-256 of weights (which 01 itself makes)."""
-    folders = [
-        Path(f) for f in (settings.dataset, getattr(settings, "imagenet_folder", None)) if f and Path(f).is_dir()
-    ]
-    images = [(str(path), *size_and_time(path)) for folder in folders for path in sorted(folder.rglob("*"))]
-    weights = sorted(Path(settings.weights).glob("*.safetensors")) if stem[:2] not in ("00", "01") else []
-    own = [Path(source) for source in settings.sources if Path(source).is_file()]
-    return [images, [(str(path), file_hash(path)) for path in (*weights, *own)]]
+    places = settings.dataset, getattr(settings, "imagenet_folder", None)
+    walks = [walk for place in places if place for walk in os.walk(place, followlinks=True)]
+    images = [(folder, name, *size_and_time(Path(folder, name))) for folder, _, names in walks for name in names]
+    weights = [Path(source) for source in settings.sources if Path(source).is_file()]
+    if stem[:2] not in ("00", "01"):
+        weights += Path(settings.weights).glob("*.safetensors")
+    return [sorted(images), [(str(path), file_hash(path)) for path in sorted(weights)]]
 
 
 def _is_current(executed: Path, mark: str) -> bool:
@@ -209,14 +209,14 @@ def _quiet_kernel() -> Iterator[None]:
 class _Engine(NBClientEngine):
     """papermill's own engine, telling `on_cell` when a cell starts."""
 
-    on_cell: Callable[[int], None] = staticmethod(lambda index: None)
+    on_cell: Callable[[int, int], None] = staticmethod(lambda index, cells: None)
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **options):
         start = nb_man.cell_start
 
         def cell_start(cell, cell_index=None, **more):
-            cls.on_cell(cell_index)
+            cls.on_cell(cell_index, len(nb_man.nb.cells))
             return start(cell, cell_index, **more)
 
         nb_man.cell_start = cell_start
@@ -226,15 +226,12 @@ class _Engine(NBClientEngine):
 @contextmanager
 def _cell_progress(notebook: Path, out: Path) -> Iterator[None]:
     """One line in the terminal: the notebook, its cell, and what the cell itself writes to `progress.jsonl`."""
-    cells = len(nbformat.read(notebook, as_version=4).cells)
     log, over = out / "progress.jsonl", threading.Event()
     position = log.stat().st_size if log.exists() else 0
-    with tqdm(
-        total=cells, desc=notebook.stem, unit="cell", bar_format="{desc}: cell {n_fmt}/{total_fmt} [{elapsed}]{postfix}"
-    ) as bar:
+    with tqdm(desc=notebook.stem, bar_format="{desc}: cell {n_fmt}/{total_fmt} [{elapsed}]{postfix}") as bar:
 
-        def on_cell(index: int) -> None:
-            bar.n = index + 1
+        def on_cell(index: int, cells: int) -> None:
+            bar.n, bar.total = index + 1, cells
             bar.set_postfix_str("")
 
         def watch() -> None:

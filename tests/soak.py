@@ -23,7 +23,7 @@ KILLS = {  # of each workload, by how long one takes
     "data cache": 25,
     "FractalDB bank": 20,
     "pre-training": 25,
-    "search worker": 14,
+    "search": 14,
     "ablation run": 14,
     "ktglite reproduce": 4,
 }

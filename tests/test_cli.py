@@ -7,6 +7,8 @@ import pytest
 
 from ktglite import cli
 from ktglite.experiments import ablation
+from ktglite.pool import open_pool
+from ktglite.store import read_record
 from ktglite.tools import commands
 
 
@@ -78,18 +80,41 @@ def test_the_end_of_a_run_shows_our_table_beside_the_paper_s(capsys, tmp_path):
     assert "90.45" in text
 
 
-def test_errors_of_others_keep_their_traceback(monkeypatch):
-    def broken(arguments):
-        json.loads("{")
+def ours(arguments):
+    cli.settings_of("02", "quick", None, ["epoks=1"], {})
 
-    with pytest.raises(ValueError, match="property name"):
-        cli.run_app(broken)
 
-    def ours(arguments):
-        cli.settings_of("02", "quick", None, ["epoks=1"], {})
+def damaged(path):
+    return read_record(path, 1)
 
-    with pytest.raises(SystemExit, match="ktglite: .*did you mean epochs"):
-        cli.run_app(ours)
+
+def not_json(text):
+    return json.loads(text)
+
+
+@pytest.mark.parametrize("function", [not_json, damaged])
+def test_an_error_of_a_library_keeps_its_traceback_and_one_of_ours_does_not(tmp_path, function):
+    """Whether it is raised in this process or in a worker."""
+    (tmp_path / "a.json").write_text("{")
+    argument, kind, words = tmp_path / "a.json", SystemExit, "ktglite: .*a.json is not a readable record"
+    if function is not_json:
+        argument, kind, words = "{", json.JSONDecodeError, "property name"
+    with pytest.raises(kind, match=words):
+        cli.run_app(lambda arguments: function(argument))
+    with open_pool(1) as pool, pytest.raises(kind, match=words):
+        cli.run_app(lambda arguments: pool.submit(function, argument).result())
+
+
+def test_notes_are_told_and_a_variable_shows_the_traceback_of_ours_too(monkeypatch):
+    def noted(arguments):
+        try:
+            ours(arguments)
+        except ValueError as error:
+            error.add_note("This was run 3.")
+            raise
+
+    with pytest.raises(SystemExit, match="ktglite: .*did you mean epochs.*\nThis was run 3.$"):
+        cli.run_app(noted)
     monkeypatch.setenv("KTGLITE_DEBUG", "1")
     with pytest.raises(ValueError, match="did you mean epochs"):
         cli.run_app(ours)

@@ -14,26 +14,14 @@ import numpy as np
 import psutil
 import pytest
 import workloads
-from ktglite.files import HOST, whole
-from ktglite.runs import read_record, write_json
 from optuna.trial import TrialState
 from safetensors.torch import save_file
 
-from ktglite import (
-    Node,
-    TrainConfig,
-    all_through,
-    epochs,
-    fractaldb,
-    independent,
-    load_data,
-    load_records,
-    models,
-    pretrain,
-    run,
-    runs,
-    search,
-)
+from ktglite import Node, TrainConfig, all_through, epochs, independent, load_data, load_records, models, run
+from ktglite.experiments import runs, search
+from ktglite.experiments.space import SearchConfig
+from ktglite.sources import fractaldb, pretrain
+from ktglite.store import HOST, Checkpoint, atomic_write, read_record, write_json
 
 A = Node("resnet18_w8")
 CONFIG = TrainConfig(epochs=2, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
@@ -43,7 +31,7 @@ DIVERGING = dataclasses.replace(CONFIG, lr=1e6, batch_size=4)  # eight iteration
 # ---- processes
 
 
-@pytest.mark.parametrize("name", ["data cache", "FractalDB bank", "pre-training", "search worker"])
+@pytest.mark.parametrize("name", ["data cache", "FractalDB bank", "pre-training", "search"])
 def test_killed_twice_it_ends_as_if_nothing_had_happened(tmp_path, name):
     undisturbed = workloads.uninterrupted(name, tmp_path / "whole")
     seen = workloads.crash(name, tmp_path / "killed", undisturbed, 2, random.Random(0))
@@ -61,7 +49,7 @@ def test_killed_commands_go_on(tmp_path, name):
     assert seen.lost <= 2 * seen.kills
 
 
-@pytest.mark.parametrize("name", ["search worker", pytest.param("ktglite reproduce", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["search", pytest.param("ktglite reproduce", marks=pytest.mark.slow)])
 def test_nothing_listens_beyond_this_machine(tmp_path, name):
     """Jupyter's kernel talks to papermill over loopback; everything else has no socket that waits."""
     workloads.folder(name, tmp_path / "run")
@@ -110,7 +98,7 @@ def full_disk(size: int):
 
 
 def bank(out):
-    return fractaldb.bank(64, 2000, 3, out / "cache", progress=False)
+    return fractaldb.bank(64, 2000, fractaldb.categories(3), out / "cache", progress=False)
 
 
 def cache(out):
@@ -119,7 +107,7 @@ def cache(out):
 
 def step1(out):
     settings = pretrain.PretrainConfig(
-        pretrain.STANDIN, "resnet18_w8", 16, epochs=1, images_per_epoch=32, batch_size=16, standin_images=64,
+        "imagenet1k_standin", "resnet18_w8", 16, epochs=1, images_per_epoch=32, batch_size=16, standin_images=64,
         augmentation="none", precision="fp32", device="cpu",
     )  # fmt: skip
     return pretrain.pretrain(settings, out / "weights")
@@ -167,17 +155,17 @@ def test_a_really_full_disk_and_then_a_read_only_one(tiny_data, small_disk):
     with pytest.raises(OSError, match="No space left on device"):
         run(independent(A), tiny_data, CONFIG, 0, store)
     with pytest.raises(OSError, match="No space left on device"):
-        fractaldb.bank(64, 2000, 3, small_disk / "cache", progress=False)
+        fractaldb.bank(64, 2000, fractaldb.categories(3), small_disk / "cache", progress=False)
     (small_disk / "ballast").unlink()
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     done = run(independent(A), tiny_data, CONFIG, 0, store)
-    packed = fractaldb.bank(64, 2000, 3, small_disk / "cache", progress=False)
+    packed = fractaldb.bank(64, 2000, fractaldb.categories(3), small_disk / "cache", progress=False)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert run(independent(A), tiny_data, CONFIG, 0, store) == done
-    assert (fractaldb.bank(64, 2000, 3, small_disk / "cache", progress=False) == packed).all()
+    assert (fractaldb.bank(64, 2000, fractaldb.categories(3), small_disk / "cache", progress=False) == packed).all()
     with pytest.raises(OSError, match="Read-only file system"):
         run(independent(A), tiny_data, CONFIG, 1, store)
-    with pytest.raises(OSError, match="could not be written"), whole(small_disk / "x"):
+    with pytest.raises(OSError, match="could not be written"), atomic_write(small_disk / "x"):
         pass
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     run(independent(A), tiny_data, CONFIG, 1, store)
@@ -204,7 +192,7 @@ def test_a_learning_rate_of_a_million_leaves_a_failed_record(tiny_data, tmp_path
 
 
 def test_one_diverging_run_does_not_stop_the_others(tiny_data, tmp_path, caplog):
-    assert runs.run_task(tiny_data, DIVERGING, independent(A), 3, str(tmp_path), "", "wild") is None
+    assert runs._run_task(independent(A), tiny_data, DIVERGING, 3, str(tmp_path), "", "wild") is None
     assert "wild, seed 3 failed and is left out" in caplog.text
 
 
@@ -216,18 +204,17 @@ def test_a_last_step_that_breaks_the_network_is_no_result(tiny_data, tmp_path):
 
 
 def test_a_learning_rate_of_a_million_fails_its_trials_and_not_the_study(tiny_data, tmp_path):
-    settings = search.SearchConfig(condition="none", arch="resnet18_w8", nodes=2, trials=2)
-    study = search.search(settings, tiny_data, DIVERGING, tmp_path, jobs=1, checkpoints=tmp_path / "c")
-    trials = search.planned_trials(study)
-    assert [trial.state for trial in trials] == [TrialState.FAIL] * 2
-    assert all("epoch" in trial.user_attrs["error"] for trial in trials)
+    settings = SearchConfig(condition="none", arch="resnet18_w8", nodes=2, trials=2)
+    study = search.search(settings, tiny_data, DIVERGING, tmp_path)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
+    assert all("epoch" in trial.user_attrs["error"] for trial in study.trials)
     assert not list(tmp_path.rglob("*.ckpt"))
     assert search.write_summary(study, tmp_path)["best"] is None
 
 
 def test_pre_training_names_epoch_and_iteration(tmp_path):
     settings = pretrain.PretrainConfig(
-        pretrain.STANDIN, "resnet18_w8", 16, epochs=2, batch_size=16, standin_images=64, lr=1e6, precision="fp32",
+        "imagenet1k_standin", "resnet18_w8", 16, epochs=2, batch_size=16, standin_images=64, lr=1e6, precision="fp32",
         device="cpu",
     )  # fmt: skip
     with pytest.raises(FloatingPointError, match=r"epoch 1, iteration \d|not finite after epoch 1"):
@@ -255,7 +242,7 @@ def test_a_changed_record_is_named_and_never_used(tiny_data, tmp_path, change, w
     record = run(independent(A), tiny_data, dataclasses.replace(CONFIG, epochs=1), 0, tmp_path)
     path = tmp_path / f"{record['key']}.json"
     path.write_text(change(path.read_text()))
-    for read in (lambda: read_record(path), lambda: load_records(tmp_path)):
+    for read in (lambda: read_record(path, 1), lambda: load_records(tmp_path)):
         with pytest.raises(ValueError, match=words) as caught:
             read()
         assert str(path) in str(caught.value)
@@ -265,7 +252,7 @@ def test_a_record_under_another_name_is_not_taken_for_that_run(tiny_data, tmp_pa
     config = dataclasses.replace(CONFIG, epochs=1)
     one, two = (run(independent(A), tiny_data, config, seed, tmp_path) for seed in (0, 1))
     (tmp_path / f"{one['key']}.json").replace(tmp_path / f"{two['key']}.json")
-    with pytest.raises(ValueError, match="not as it was written"):
+    with pytest.raises(ValueError, match="is not the record of this run"):
         run(independent(A), tiny_data, config, 1, tmp_path)
 
 
@@ -276,7 +263,8 @@ def test_a_bad_checkpoint_is_set_aside_and_the_result_is_right(tiny_data, tmp_pa
         return [{**record, "seconds": 0} for record in found]
 
     path, wanted = tmp_path / "x.ckpt", seconds_apart(0)
-    records = epochs(independent(A), tiny_data, CONFIG, 1 if damage == "another seed" else 0, checkpoint=path)
+    key = "another" if damage == "another seed" else "mine"
+    records = epochs(independent(A), tiny_data, CONFIG, 0, checkpoint=Checkpoint(path, key))
     next(records)
     records.close()
     content = bytearray(path.read_bytes())
@@ -287,7 +275,7 @@ def test_a_bad_checkpoint_is_set_aside_and_the_result_is_right(tiny_data, tmp_pa
     elif damage == "not ours":
         content = bytearray(b"PK\3\4 something else")
     path.write_bytes(content)
-    assert seconds_apart(0, path) == wanted
+    assert seconds_apart(0, Checkpoint(path, "mine")) == wanted
     assert "the training begins anew" in caplog.text
     assert (tmp_path / "x.ckpt.unused").read_bytes() == content
 
@@ -296,7 +284,7 @@ def test_weights_that_are_not_those_of_their_card_are_refused(tiny_data, tmp_pat
     path = step1(tmp_path)
     state = {name: value.contiguous() for name, value in models.build("resnet18_w8", 3).state_dict().items()}
     save_file(state, path)
-    graph = independent(Node("resnet18_w8", pretrain.STANDIN))
+    graph = independent(Node("resnet18_w8", "imagenet1k_standin"))
     with pytest.raises(ValueError, match=r"not the file its card .*json was written for"):
         run(graph, tiny_data, CONFIG, 0, tmp_path / "runs", path.parent)
 
@@ -313,9 +301,9 @@ def test_a_damaged_cache_or_bank_is_named(tmp_path):
 
 @pytest.mark.parametrize("text", ["{\n", "[]\n", "hello\nworld\n", '{"op_code": 99, "worker_id": "x"}\n', "\0\1\n"])
 def test_a_damaged_journal_is_named(tiny_data, tmp_path, text):
-    settings = search.SearchConfig(condition="none", arch="resnet18_w8", nodes=2, trials=2)
+    settings = SearchConfig(condition="none", arch="resnet18_w8", nodes=2, trials=2)
     path = tmp_path / "search.log"
-    search.open_study("none", path, settings, tiny_data, CONFIG)
+    search.search(settings, tiny_data, dataclasses.replace(CONFIG, epochs=1), tmp_path, path)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]) + text)
     with pytest.raises(ValueError, match=r"search\.log is not a readable search journal .* move it away"):
         search.load_study("none", path)
@@ -328,7 +316,8 @@ def test_the_same_seed_gives_the_same_record_resumed_or_in_another_process(tiny_
     """`test_runs.py` has the same across numbers of processes."""
     config = dataclasses.replace(CONFIG, epochs=3)
     whole_run = run(all_through(A, A), tiny_data, config, 0, tmp_path / "a")
-    records = epochs(all_through(A, A), tiny_data, config, 0, checkpoint=tmp_path / "b" / f"{whole_run['key']}.ckpt")
+    checkpoint = Checkpoint(tmp_path / "b" / f"{whole_run['key']}.ckpt", whole_run["key"])
+    records = epochs(all_through(A, A), tiny_data, config, 0, checkpoint=checkpoint)
     next(records)
     records.close()
     resumed = run(all_through(A, A), tiny_data, config, 0, tmp_path / "b")

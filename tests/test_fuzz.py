@@ -8,15 +8,15 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from ktglite.pretrain import read_card
-from ktglite.runs import read_record
 from PIL import Image
 from safetensors.torch import save
 
-from ktglite import Graph, Node, TrainConfig, all_through, fractaldb, independent, models, run
-from ktglite import reproduce as work
-from ktglite.data import read_image
-from ktglite.trainer import load_checkpoint, save_atomically
+from ktglite import Graph, Node, TrainConfig, all_through, independent, models, run
+from ktglite.settings import load_profile, parse_overrides
+from ktglite.sources.datasets import read_image
+from ktglite.sources.pretrain import read_card
+from ktglite.store import Checkpoint, read_record
+from ktglite.tools import fractaldb_tools
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -92,7 +92,7 @@ def test_any_bytes_as_maps(place, content):
     path = place / "maps" / "00000.csv"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    found = only(ValueError, lambda: fractaldb.read_csv_folder(path.parent), path)
+    found = only(ValueError, lambda: fractaldb_tools.read_csv_folder(path.parent), path)
     if found is not None:
         assert found[0].shape[1] == 7
         assert np.isfinite(found[0]).all()
@@ -108,13 +108,13 @@ YAML = b"shared:\n  lr: 0.1\n  epochs: 3\n  split: [0.7, 0.15, 0.15]\n02_table1_
 def test_any_bytes_as_a_profile(place, content):
     path = place / "any.yaml"
     path.write_bytes(content)
-    found = only(ValueError, lambda: work.load_profile(path), path)
+    found = only(ValueError, lambda: load_profile(path), path)
     assert found is None or json.dumps(found) is not None  # papermill writes them as JSON
 
 
 @given(st.text(max_size=40))
 def test_any_text_as_an_override(text):
-    only(ValueError, lambda: work.parse_overrides([text]))
+    only(ValueError, lambda: parse_overrides([text]))
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
@@ -122,8 +122,8 @@ def test_deep_nesting_is_no_crash(tmp_path, opening):
     path = tmp_path / "deep.yaml"
     path.write_text(opening * 1000)
     with pytest.raises(ValueError, match=r"deep\.yaml"):
-        work.load_profile(path)
-    only(ValueError, lambda: work.parse_overrides([f"a={opening * 1000}"]))
+        load_profile(path)
+    only(ValueError, lambda: parse_overrides([f"a={opening * 1000}"]))
 
 
 # ---- records and cards
@@ -146,7 +146,7 @@ def test_a_damaged_record_is_refused(record, data):
         same = False
     try:
         record.write_bytes(content)
-        found = only(ValueError, lambda: read_record(record), record)
+        found = only(ValueError, lambda: read_record(record, 1), record)
     finally:
         record.write_bytes(whole)
     assert found is None or same or {**found, "label": None, "sha256": None} == {
@@ -164,7 +164,7 @@ def test_an_edited_record_is_refused(record, data):
     edited.mkdir(exist_ok=True)
     (edited / record.name).write_text(json.dumps({**whole, name: value}))
     with pytest.raises(ValueError, match=record.name):
-        read_record(edited / record.name)
+        read_record(edited / record.name, 1)
 
 
 @given(st.binary(max_size=100) | json_values.map(lambda value: json.dumps(value).encode()))
@@ -189,7 +189,7 @@ def test_any_bytes_as_weights(place, content):
 
 @pytest.fixture(scope="module")
 def checkpoint(place):
-    save_atomically({"key": "k", "records": [], "models": {0: {"w": torch.arange(50.0)}}}, place / "good.ckpt")
+    Checkpoint(place / "good.ckpt", "k").save({"records": [], "models": {0: {"w": torch.arange(50.0)}}})
     return (place / "good.ckpt").read_bytes()
 
 
@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_is_never_loaded(place, checkpoint, data):
     content = data.draw(damaged(checkpoint))
     assume(content != checkpoint)
     (place / "bad.ckpt").write_bytes(content)
-    assert only(ValueError, lambda: load_checkpoint(place / "bad.ckpt")) is None
+    assert Checkpoint(place / "bad.ckpt", "k").load() is None
 
 
 # ---- images

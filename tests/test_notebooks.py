@@ -6,8 +6,11 @@ import io
 import json
 import subprocess
 import sys
+from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import numpy as np
 import pytest
@@ -15,9 +18,11 @@ import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from PIL import Image
 
-from ktglite import load_settings
+import ktglite
+from ktglite import load_settings, trainer
 from ktglite import reproduce as work
 from ktglite.settings import NOTEBOOKS
+from ktglite.store import Checkpoint
 from ktglite.tools import notebooks as books
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -96,7 +101,7 @@ def test_outputs_belong_to_the_cells(stem):
 def test_it_carries_outputs_of_a_quick_run(stem):
     notebook = read(stem)
     assert has_outputs(notebook)
-    assert books.pictures(notebook)
+    assert books._pictures(notebook)
     assert notebook.metadata["ktglite"]["profile"] == "quick"
 
 
@@ -217,6 +222,45 @@ def test_the_paper_profile_is_the_paper():
     assert (search.pruner, search.min_resource, search.reduction_factor) == ("asha", 1, 2)
     assert search.conditions == ("none", "imagenet1k", "fractaldb1k", "mixed")
     assert table1.sources == ("imagenet1k", "fractaldb1k")
+
+
+class HerePool:
+    """Runs tasks in this process; a KeyboardInterrupt kills it."""
+
+    size = 1
+
+    def submit(self, function, *arguments):
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
+def test_a_killed_search_of_notebook_03_goes_on_in_the_middle_of_a_graph(tmp_path, monkeypatch):
+    """Its own cells, killed as the second epoch of the first graph has been kept: two graphs of three epochs."""
+    begun, saved = [], []
+    save, rate = Checkpoint.save, trainer.learning_rate
+
+    def save_and_die(checkpoint, state):
+        save(checkpoint, state)
+        saved.append(len(state["records"]))
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", save_and_die)
+    monkeypatch.setattr(trainer, "learning_rate", lambda config, epoch: begun.append(epoch) or rate(config, epoch))
+    monkeypatch.setattr(ktglite, "open_pool", lambda *arguments: nullcontext(HerePool()))
+    overrides = {"conditions": ["none"], "trials": 2, "pruner": "none", "epochs": 3, "limit": 60, "image_size": 16}
+    names = {"profile": "smoke", "out": str(tmp_path), "overrides": overrides | {"cache": str(tmp_path / "cache")}}
+    words = "load_settings(", ".load_data(", ".search_config(", "= search("
+    code = "\n".join(cell.source for cell in cells(STEMS[3]) if any(word in cell.source for word in words))
+    with matplotlib.rc_context():
+        with pytest.raises(KeyboardInterrupt):
+            exec(code, dict(names))
+        assert list(tmp_path.rglob("runs/*.ckpt"))
+        exec(code, names)
+    assert [trial.state.name for trial in names["studies"]["none"].trials] == ["COMPLETE"] * 2
+    assert begun == saved == [1, 2, 3, 1, 2, 3]
+    assert not list(tmp_path.rglob("runs/*.ckpt"))
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,15 @@
 """What a profile will cost: the simulation, the sums, and the command's table."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
 
+from ktglite import trainer
 from ktglite.settings import NOTEBOOKS, load_settings, parse_overrides, select_settings
+from ktglite.sources import pretrain
+from ktglite.store import file_hash
 from ktglite.tools import commands, plan
 
 
@@ -45,10 +49,17 @@ def test_the_sum_of_table_1_by_hand():
     assert rows[-1]["device_hours"] == pytest.approx(sum(row["device_hours"] for row in rows[:-1]))
 
 
-def test_weights_that_come_with_the_kit_cost_nothing():
-    brought = hours(plan.plan(parameters("quick"), 1, 100)[0])["01"]
-    trained = hours(plan.plan(parameters("quick", "ready_weights=nowhere"), 1, 100)[0])["01"]
-    assert trained - brought == pytest.approx(5_000_000 / 300 / 3600)
+def test_finished_weights_cost_nothing(tmp_path):
+    def cost():
+        return hours(plan.plan(parameters("quick", f"ready_weights={tmp_path}"), 1, 100)[0])["01"]
+
+    trained = cost()
+    config = parameters("quick")["01"].pretrain_configs()[1]
+    path = tmp_path / f"{config.source}-{config.arch}.safetensors"
+    path.write_bytes(b"weights")
+    card = {"schema": pretrain.SCHEMA, "settings_key": pretrain._settings_key(config), "sha256": file_hash(path)}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    assert trained - cost() == pytest.approx(5_000_000 / 300 / 3600)
 
 
 def test_what_grows_when_a_setting_does():
@@ -75,17 +86,19 @@ def test_the_command_measures_this_device_and_says_so_first(monkeypatch, capsys)
     assert "not measured" in capsys.readouterr().out
 
 
-def test_large_images_are_measured_in_small_batches(monkeypatch, capsys):
-    """Two iterations, whatever the profile: a plan must not take as long as what it plans."""
-    seen, ticks = [], iter(range(100))
+def test_the_paper_is_measured_in_two_iterations_of_few_images(monkeypatch, capsys):
+    """A plan must not take as long as what it plans: counted here, whatever the clock says."""
+    seen, forward = [], trainer._forward
 
-    def train(graph, data, *rest, **more):
-        seen.append(data.train.images.shape)
-        return iter(range(2))
+    def counted(net, images, learns):
+        seen.append(tuple(images.shape))
+        return forward(net, images, learns)
 
-    monkeypatch.setattr(plan, "epochs", train)
-    monkeypatch.setattr(plan, "predict", lambda *arguments: None)
-    monkeypatch.setattr(plan, "_clock", lambda device: float(next(ticks)))
-    plan.measure(parameters("paper")["02"])
-    assert seen[0][0] * seen[0][2] ** 2 <= 16 * plan.LARGEST
-    assert "224 px" in capsys.readouterr().out
+    monkeypatch.setattr(trainer, "_forward", counted)
+    monkeypatch.setattr(plan, "_start_seconds", lambda: 1.0)
+    speed = plan.measure(parameters("paper")["02"])
+    assert capsys.readouterr().out.startswith("measuring 2 iterations of 3 x resnet18, batches of ")
+    assert len(seen) == 2 * 3
+    assert {shape[2:] for shape in seen} == {(224, 224)}
+    assert 2 <= seen[0][0] <= 16
+    assert min(speed.train, speed.evaluate, speed.memory) > 0

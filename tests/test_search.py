@@ -426,7 +426,7 @@ def test_a_checkpoint_is_kept_until_the_result_is_told(tiny_data, tmp_path, monk
     saved = []
     real = Checkpoint.save
     monkeypatch.setattr(Checkpoint, "save", lambda self, state: (saved.append(self.key), real(self, state)))
-    settings, tell = dataclasses.replace(SETTINGS, trials=6), optuna.Study.tell
+    settings, tell = dataclasses.replace(SETTINGS, trials=6, pruner="promote"), optuna.Study.tell
 
     def killed(self, *arguments, **more):
         if TrialState.PRUNED in (*arguments, *more.values()):

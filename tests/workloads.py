@@ -20,8 +20,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ktglite import Node, TrainConfig, all_through, cli, data, fractaldb, models, pretrain, runs, search, trainer
-from ktglite.data import load_data
+from ktglite import Node, TrainConfig, all_through, models, trainer
+from ktglite.experiments import runs, search
+from ktglite.experiments.space import SearchConfig
+from ktglite.pool import open_pool
+from ktglite.sources import datasets, fractaldb, pretrain
+from ktglite.sources.datasets import load_data
+from ktglite.store import read_record
+from ktglite.tools import commands
 
 ARCH = "resnet18_w8"
 FEW = ["limit=60", "epochs=2", "batch_size=16", "seeds=1", "precision=fp32", "sources=[fractaldb1k]"]
@@ -29,7 +35,7 @@ FEW = ["limit=60", "epochs=2", "batch_size=16", "seeds=1", "precision=fp32", "so
 
 def pretraining(out: Path) -> None:
     settings = pretrain.PretrainConfig(
-        pretrain.STANDIN, ARCH, 16, epochs=5, images_per_epoch=160, batch_size=32, standin_images=160,
+        "imagenet1k_standin", ARCH, 16, epochs=5, images_per_epoch=160, batch_size=32, standin_images=160,
         augmentation="shift", precision="fp32", device="cpu",
     )  # fmt: skip
     pretrain.pretrain(settings, out / "weights", out / "cache")
@@ -43,9 +49,10 @@ def ablation_run(out: Path) -> None:
 def search_run(out: Path) -> None:
     """One worker, without pruning: which graphs ASHA stops depends on who is first, which a kill changes."""
     config = TrainConfig(epochs=3, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
-    plan = search.SearchConfig(condition="none", arch=ARCH, nodes=2, trials=4, pruner="none")
+    plan = SearchConfig(condition="none", arch=ARCH, nodes=2, trials=4, pruner="none")
     cars = load_data("synthcars", 16, limit=60, cache=out / "cache")
-    study = search.search(plan, cars, config, out, jobs=1, checkpoints=out / "search" / "checkpoints")
+    with open_pool(1) as pool:
+        study = search.search(plan, cars, config, out, pool=pool)
     search.write_summary(study, out)
 
 
@@ -59,7 +66,7 @@ def reproduction(out: Path) -> None:
 
 
 def fractal_bank(out: Path) -> None:
-    fractaldb.bank(128, 200_000, 24, out / "cache", progress=False)
+    fractaldb.bank(128, 200_000, fractaldb.categories(24), out / "cache", progress=False)
 
 
 def data_cache(out: Path) -> None:
@@ -78,7 +85,7 @@ def shared_store(out: Path) -> None:
 
 def command(*arguments: object) -> None:
     sys.argv = ["ktglite", *map(str, arguments)]
-    cli.main()
+    commands.main()
 
 
 def settings(out: Path, *pairs: str) -> list[str]:
@@ -140,7 +147,7 @@ def torn(out: Path, whole: dict[str, object]) -> list[str]:
             continue
         try:
             if path.suffix == ".json" and path.parent.name == "runs":
-                good = without_times(runs.read_record(path)) == whole[name]
+                good = without_times(read_record(path, runs.SCHEMA)) == whole[name]
             elif path.suffix == ".json":
                 good = name not in whole or without_times(json.loads(path.read_text())) == whole[name]
             elif path.suffix == ".ckpt":
@@ -172,19 +179,19 @@ class Workload:
     prepare: Callable[[Path], None] | None
     count: tuple[object, str]  # a module's function that is called once per unit of work
     unit: str
-    kills: int  # that one command survives in a row, at most: a search gives up a graph after three
+    kills: int  # that one command is given in a row
     workers: int = 1
 
 
 EPOCH = (trainer, "learning_rate")
 WORKLOADS = {
-    "pre-training": Workload(pretraining, None, (pretrain, "learning_rate"), "epochs", 5),
+    "pre-training": Workload(pretraining, None, (pretrain, "_learning_rate"), "epochs", 5),
     "ablation run": Workload(ablation_run, with_weights, EPOCH, "epochs", 5, workers=2),
-    "search worker": Workload(search_run, None, EPOCH, "epochs", search.RETRIES),
+    "search": Workload(search_run, None, EPOCH, "epochs", 5),
     "ktglite reproduce": Workload(reproduction, with_weights, EPOCH, "epochs", 3, workers=2),
-    "FractalDB bank": Workload(fractal_bank, None, (fractaldb, "coverages"), "categories", 5),
+    "FractalDB bank": Workload(fractal_bank, None, (fractaldb, "_coverages"), "categories", 5),
     "shared store": Workload(shared_store, None, EPOCH, "epochs", 0),
-    "data cache": Workload(data_cache, with_images, (data, "read_image"), "images", 5),
+    "data cache": Workload(data_cache, with_images, (datasets, "read_image"), "images", 5),
 }
 
 
