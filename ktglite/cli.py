@@ -125,9 +125,9 @@ def search(
     from ktglite.pool import open_pool
 
     settings = settings_of("03", profile, out, set, {"trials": trials, "jobs": jobs, "dask": dask})
-    data, config, out = settings.load_data(), settings.train_config(), Path(settings.out)
+    chosen, data, out = settings.search_config(condition), settings.load_data(), Path(settings.out)
     with open_pool(settings.jobs, settings.dask) as pool:
-        study = step3.search(settings.search_config(condition), data, config, out, storage, settings.weights, pool)
+        study = step3.search(chosen, data, settings.train_config(), out, storage, settings.weights, pool)
     summary = step3.write_summary(study, out)
     value = summary["selection_value"]
     best = "no graph was trained to the end" if value is None else f"best {summary['select_on']} accuracy {value:.2f} %"

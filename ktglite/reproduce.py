@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbconvert
@@ -106,9 +106,9 @@ def reproduce(
     """Execute the notebooks in order into `<out>/notebooks/`, each with an HTML copy; returns their paths.
 
     - `out`: folder of the run, `data/runs/<profile>` by default.  `only`: numbers such as "02".
-    - `overrides`: parameters to change, see `parameters`.  `force`: also what is done and unchanged.
+    - `overrides`: settings to change, see `select_settings`.  `force`: also what is done and unchanged.
 
-    Raises NotebookError when a cell fails, ValueError for a wrong parameter before anything runs.
+    Raises NotebookError when a cell fails, ValueError for a wrong setting before anything runs.
     """
     out, folder, overrides = Path(out or f"data/runs/{Path(profile).stem}"), find_notebooks(notebooks), overrides or {}
     chosen = {stem: select_settings(stem[:2], overrides) for stem in NOTEBOOKS}
@@ -184,13 +184,14 @@ def _html(notebook) -> str:
 
 
 def _with_mathml(text: str) -> str:
-    """Markdown with $..$ and $$..$$ as MathML; code in backticks is left alone."""
+    """Markdown with $..$ and $$..$$ as MathML; code in backticks is left alone, and so is what is no formula."""
     parts = re.split(r"(```.*?```|`[^`]*`|\$\$.+?\$\$|\$[^$\n]+?\$)", text, flags=re.S)
     for i, part in enumerate(parts):
-        if part.startswith("$$"):
-            parts[i] = to_mathml(part[2:-2].strip(), display="block")
-        elif part.startswith("$"):
-            parts[i] = to_mathml(part[1:-1])
+        with suppress(Exception):  # the notebook has run: a formula must not undo that
+            if part.startswith("$$"):
+                parts[i] = to_mathml(part[2:-2].strip(), display="block")
+            elif part.startswith("$"):
+                parts[i] = to_mathml(part[1:-1])
     return "".join(parts)
 
 

@@ -24,7 +24,9 @@ def write(folder, stem, *cells):
     first = new_code_cell(PARAMETERS)
     first.metadata["tags"] = ["parameters"]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    prose = new_markdown_cell("the loss $L_t = \\sum_s G_{t,s}$ and\n\n$$\\frac{k}{K}$$\n\nand `$HOME`")
+    prose = new_markdown_cell(
+        "the loss $L_t = \\sum_s G_{t,s}$ and\n\n$$\\frac{k}{K}$$\n\nand `$HOME`, no formula: $a_$"
+    )
     notebook = new_notebook(cells=[prose, first, *map(new_code_cell, cells)], metadata={"kernelspec": kernel})
     nbformat.write(notebook, folder / f"{stem}.ipynb")
 
@@ -148,6 +150,7 @@ def test_pages_need_no_network_for_their_formulas(tmp_path, notebooks):
     assert page.count("<math") == 2
     assert "mfrac" in page
     assert "$HOME" in page
+    assert "$a_$" in page
     assert not re.search(r"//[^\s\"']*mathjax", page, re.I)
     assert 'src="http' not in page
 

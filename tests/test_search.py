@@ -295,6 +295,16 @@ def test_a_study_is_not_continued_with_other_settings(tiny_data, tmp_path, monke
         again(more)
 
 
+def test_what_does_not_fit_is_told_before_there_is_a_study(tiny_data, tmp_path, monkeypatch):
+    """Else the corrected command would be refused as another study."""
+    with pytest.raises(ValueError, match="promotion to epoch 4 needs 4, or a later first rung"):
+        run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2, 3, 4]] * 2, pruner="promote")
+    with pytest.raises(ValueError, match="different graphs"):
+        run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2, 3, 4]], trials=10_000, min_resource=2)
+    study = run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2, 3, 4]] * 2, pruner="promote", min_resource=2)
+    assert sorted(states(study)) == ["COMPLETE", "PRUNED"]
+
+
 def test_new_weights_are_another_study(tiny_data, tmp_path, monkeypatch):
     weights = standin_weights(tmp_path / "weights")
     monkeypatch.setattr(search, "run_until", scripted([[1, 2]] * 5))

@@ -63,10 +63,12 @@ def search(
     storage = str(storage or out / "search" / f"{settings.condition}.log")
     precision = resolve_precision(config.precision, resolve_device(config.device))  # one for all workers
     config = replace(config, precision=precision)
+    # before there is a study, which would refuse the settings that are corrected
+    coordinator = _Coordinator(settings, data, config, out, weights)
     opened = _open_storage(storage)
     with _hold(storage, name, out), open_pool() if pool is None else nullcontext(pool) as pool:
         study = _open_study(name, storage, opened, settings, _facts(settings, data, config, weights))
-        _Coordinator(study, settings, data, config, out, weights).run(pool)
+        coordinator.run(study, pool)
     return study
 
 
@@ -175,11 +177,11 @@ class _Coordinator:
     checkpoint is deleted after its end is there.
     """
 
-    def __init__(self, study, settings: SearchConfig, data: Data, config: TrainConfig, out: Path, weights: str | Path):
+    def __init__(self, settings: SearchConfig, data: Data, config: TrainConfig, out: Path, weights: str | Path):
         if settings.select_on == "test":  # the test images stand in for the validation images
             spec = None if data.spec is None else data.spec | {"validate_on": "test"}
             data = replace(data, val=data.test, fingerprint="", spec=spec)
-        self.study, self.settings, self.data, self.config = study, settings, data, config
+        self.settings, self.data, self.config = settings, data, config
         self.out, self.weights, self.plan = out, str(weights), []
         first, eta = settings.min_resource, settings.reduction_factor
         self.rungs = Rungs(settings.pruner, first, eta, config.epochs, settings.trials)
@@ -187,9 +189,6 @@ class _Coordinator:
         self.reported = Counter()  # how many of their epochs are in the storage
         if settings.sampler == "random":
             self.plan = [to_params(graph) for graph in sample_graphs(settings)]
-        for trial in study.get_trials(deepcopy=False):
-            if trial.state != TrialState.WAITING:  # of a coordinator killed as it began it; the next `ask` gives it
-                self._restore(trial)
 
     def _restore(self, trial: FrozenTrial) -> None:
         """Take up a trial as the storage has it."""
@@ -219,10 +218,14 @@ class _Coordinator:
             self.rungs.over.add(trial.number)
         return learns
 
-    def run(self, pool) -> None:
-        """Until every trial is over."""
+    def run(self, study: optuna.Study, pool) -> None:
+        """Go on with a study until every trial is over."""
+        self.study = study
+        for trial in study.get_trials(deepcopy=False):
+            if trial.state != TrialState.WAITING:  # of a coordinator killed as it began it; the next `ask` gives it
+                self._restore(trial)
         self.clock, self.first, total, running = time.perf_counter(), len(self.rungs.over), self.settings.trials, {}
-        self.what = f"search {self.study.study_name}{' (selected on test)' * (self.settings.select_on == 'test')}"
+        self.what = f"search {study.study_name}{' (selected on test)' * (self.settings.select_on == 'test')}"
         with tqdm(None, self.what, total, initial=self.first, unit="graph", mininterval=1) as self.bar:
             try:
                 while self._submit(pool, running):
@@ -234,7 +237,7 @@ class _Coordinator:
                     future.cancel()
             for number in list(self.open):  # paused, and nobody is left who could make way
                 self._end(number, TrialState.PRUNED)
-        for graph in filter(None, map(_graph, self.study.get_trials(deepcopy=False))):
+        for graph in filter(None, map(_graph, study.get_trials(deepcopy=False))):
             self._drop_checkpoint(graph)  # of a coordinator that was killed between a trial's end and this
 
     def _submit(self, pool, running: dict[Future, int]) -> bool:
