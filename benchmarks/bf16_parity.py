@@ -12,7 +12,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from ktglite import Node, TrainConfig, all_through, epochs, load_data, stats
+from ktglite import Node, TrainConfig, all_through, epochs, load_data
+from ktglite.experiments import stats
 
 MARGIN = 2.0  # points: harmless is an interval within -MARGIN..MARGIN
 
@@ -20,14 +21,14 @@ MARGIN = 2.0  # points: harmless is an interval within -MARGIN..MARGIN
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--arch", nargs="+", default=["resnet18_narrow", "resnet18"])
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--arch", nargs="+", default=["resnet18_w16", "resnet18"])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/bf16_parity.json"))
     parser.add_argument("--cache", default="data/cache")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    data = load_data("synthcars", 32, limit=1600, split=(0.4, 0.1, 0.5), cache=args.cache)
-    settings = {"batch_size": 32, "lr": 0.04, "schedule": "cosine", "augmentation": "shift", "device": "cpu"}
+    data = load_data("synthcars", 48, limit=3200, split=(0.4, 0.15, 0.45), cache=args.cache)
+    settings = {"batch_size": 64, "lr": 0.03, "schedule": "cosine", "augmentation": "shift", "device": "cpu"}
     results = {"settings": settings | {"epochs": args.epochs}, "data": data.fingerprint, "torch": torch.__version__}
     for arch in args.arch:
         graph, accuracies = all_through(Node(arch), Node(arch)), {}
@@ -36,7 +37,7 @@ def main() -> None:
             accuracies[precision] = {
                 seed: list(epochs(graph, data, config, seed))[-1]["test_accuracy"][0] for seed in range(args.seeds)
             }
-        gap = stats.paired(accuracies["bf16"], accuracies["fp32"])
+        gap = stats.pair(accuracies["bf16"], accuracies["fp32"])
         if gap["low"] > -MARGIN and gap["high"] < MARGIN:
             verdict = "harmless"
         elif gap["high"] < 0:
@@ -48,7 +49,7 @@ def main() -> None:
         mean = {key: stats.summary(list(values.values()))["mean"] for key, values in accuracies.items()}
         print(
             f"{arch}: fp32 {mean['fp32']:.2f} %, bf16 {mean['bf16']:.2f} %, difference {gap['effect']:+.2f} "
-            f"[{gap['low']:+.2f}, {gap['high']:+.2f}] points, {gap['n']} seeds: {verdict} (margin {MARGIN})",
+            f"[{gap['low']:+.2f}, {gap['high']:+.2f}] points, {args.seeds} seeds: {verdict} (margin {MARGIN})",
             flush=True,
         )
 

@@ -16,11 +16,11 @@ from training_step import textbook
 
 from ktglite import Graph, Node, TrainConfig, all_through, load_data
 from ktglite.data import Data
-from ktglite.runs import run_all
+from ktglite.experiments.runs import run_all
 
 # The quick profile's data, network and training, with fewer epochs; where the weights come from changes no time.
-DATA = {"name_or_folder": "synthcars", "size": 32, "limit": 1600, "split": (0.4, 0.1, 0.5)}
-TRAINING = {"batch_size": 32, "lr": 0.04, "schedule": "cosine", "augmentation": "shift", "device": "cpu"}
+DATA = {"name_or_folder": "synthcars", "size": 48, "limit": 3200, "split": (0.4, 0.15, 0.45)}
+TRAINING = {"batch_size": 64, "lr": 0.03, "schedule": "cosine", "augmentation": "shift", "device": "cpu"}
 RUNS = 4
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--cache", default="data/cache")
     args = parser.parse_args()
     data = load_data(**DATA, cache=args.cache)
-    graph = all_through(*[Node("resnet18_tiny")] * 3)
+    graph = all_through(*[Node("resnet18_w16")] * 3)
     config = TrainConfig(epochs=args.epochs, precision=args.precision, **TRAINING)
     times = {"reference, 2 threads": [], "jobs 1": [], "jobs 2": []}
     for _ in range(args.rounds):

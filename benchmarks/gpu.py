@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import BATCH, random_data, textbook
 
-from ktglite import Node, TrainConfig, all_through, cuda_graph, epochs, initial_models
+from ktglite import Node, TrainConfig, all_through, captured, epochs, initial_models
 
 STEPS = 50
 
@@ -50,7 +50,7 @@ def kit(size: int, rounds: int, precision: str = "bf16", graph: bool = True, cha
     nets = [net.to(memory_format=layout) for net in initial_models(nodes, data, config, 0)]
     with ExitStack() as stack:
         if not graph:
-            stack.enter_context(mock.patch.object(cuda_graph, "LARGEST", 0))
+            stack.enter_context(mock.patch.object(captured, "LARGEST", 0))
         return rate(epochs(nodes, data, config, 0, models=nets), STEPS, rounds)
 
 

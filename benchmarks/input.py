@@ -19,8 +19,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from ktglite import load_data, synthcars
-from ktglite.data import MEAN, STD, draw_views, see
+from ktglite import load_data
+from ktglite.data import MEAN, STD, apply_views, draw_views
+from ktglite.sources import synthcars
 
 SIZE, BATCH = 64, 64
 CASES = {"128 px JPEGs": ((128, 128), 512, 4), "500x375 photos": ((500, 375), 256, 10)}
@@ -52,7 +53,7 @@ def cached_loader(folder: Path):
             order = torch.randperm(len(train), generator=draw)
             views = draw_views(len(train), SIZE, "crop", draw)
             for index, view in zip(order.split(BATCH), views.split(BATCH), strict=True):
-                see(train.images[index], view)
+                apply_views(train.images[index], view)
         return repeat * len(train)
 
     return epoch

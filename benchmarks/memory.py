@@ -50,7 +50,7 @@ def resident() -> float:
 
 def growth(trainings: int = 200, base: int = 50) -> tuple[float, float]:
     """MiB after `base` and after `trainings` trainings of one epoch in this process."""
-    data, graph = random_data(8), all_through(*[Node("resnet18_tiny")] * 3)
+    data, graph = random_data(8), all_through(*[Node("resnet18_w16")] * 3)
     for i in range(trainings):
         list(epochs(graph, data, TrainConfig(epochs=1, device="cpu", augmentation="shift"), seed=i))
         if i + 1 == base:

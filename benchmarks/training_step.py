@@ -23,11 +23,9 @@ BATCH, CLASSES = 64, 196
 # Node 1 learns from its label and from node 2, which is fixed; nobody hears node 3.
 ONE_LEARNER = [["through", "through", "cutoff"], ["cutoff"] * 3, ["through"] * 3]
 CASES = {  # arch, image size, gates (None: all Through), precision, the ratio to reach
-    "narrow 32 px bf16": ("resnet18_narrow", 32, None, "bf16", 2.0),
-    "narrow 32 px fp32": ("resnet18_narrow", 32, None, "fp32", 1.1),
-    "narrow 32 px one learner, one fixed, one dead, auto": ("resnet18_narrow", 32, ONE_LEARNER, "auto", 3.5),
-    "tiny 32 px fp32": ("resnet18_tiny", 32, None, "fp32", 1.1),
-    "tiny 32 px bf16": ("resnet18_tiny", 32, None, "bf16", 1.1),
+    "width 16, 48 px bf16": ("resnet18_w16", 48, None, "bf16", 2.0),
+    "width 16, 48 px fp32": ("resnet18_w16", 48, None, "fp32", 1.1),
+    "width 16, 48 px one learner, one fixed, one dead, auto": ("resnet18_w16", 48, ONE_LEARNER, "auto", 3.5),
     "resnet18 32 px auto": ("resnet18", 32, None, "auto", 1.5),
     "resnet18 64 px auto": ("resnet18", 64, None, "auto", 1.9),
     "resnet18 64 px bf16": ("resnet18", 64, None, "bf16", 1.9),

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ktglite.settings import Settings, load_settings, parse_overrides, select_settings
 
-__all__ = ["app", "find_records", "run_app", "settings_of"]
+__all__ = ["app"]
 
 app = tyro.extras.SubcommandApp()
 Pairs = tyro.conf.UseAppendAction[tuple[str, ...]]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MEAN", "STD", "Data", "Split", "apply_views", "augment", "draw_views", "normalise"]
+__all__ = ["Data", "Split", "augment"]
 
 # Every node sees the same normalised batch; these are the constants torchvision's ImageNet weights expect.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

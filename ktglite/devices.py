@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["cpu_name", "numerics", "resolve_device", "resolve_precision"]
+__all__ = ["resolve_device", "resolve_precision"]
 
 
 def resolve_device(name: str) -> torch.device:

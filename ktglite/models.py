@@ -14,10 +14,7 @@ from torch import nn
 from torchvision import models as zoo
 from torchvision.models.resnet import BasicBlock, ResNet
 
-__all__ = [
-    "NARROW", "SOURCES", "Source", "arch_names", "build", "find_weights", "head_of", "initialise",
-    "is_init", "load_backbone", "read_weights", "title",
-]  # fmt: skip
+__all__ = ["SOURCES", "Source", "build", "initialise", "load_backbone", "title"]
 
 # The paper's ResNet18, its 7x7 stem and max-pool included, by the number of channels of its first stage (64 there).
 NARROW = {"resnet18_w8": 8, "resnet18_w16": 16}

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["cores", "default_jobs", "open_pool"]
+__all__ = ["open_pool"]
 
 RESTARTS = 2  # a task whose process was killed is given again this often
 

@@ -24,7 +24,7 @@ from ktglite.settings import NOTEBOOKS, Settings, load_settings, select_settings
 from ktglite.sources.datasets import size_and_time
 from ktglite.store import code_hash, file_hash, make_key, provenance
 
-__all__ = ["NotebookError", "find_notebooks", "reproduce", "sources_of", "without_widgets"]
+__all__ = ["NotebookError", "reproduce"]
 
 PARAMETERS = {"profile": "quick", "out": "data/runs/quick", "overrides": {}}  # of every notebook, opened by hand
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -25,7 +25,7 @@ from ktglite.graph import Node
 from ktglite.models import SOURCES
 from ktglite.trainer import TrainConfig
 
-__all__ = ["NOTEBOOKS", "PROFILES", "load_profile", "load_settings", "parse_overrides", "select_settings"]
+__all__ = ["load_profile", "load_settings"]
 
 PROFILES = ("smoke", "quick", "lab", "cars64", "paper")
 Count = Annotated[int, Field(ge=1, strict=True)]

@@ -26,10 +26,7 @@ from filelock import FileLock
 
 from ktglite.devices import cpu_name, resolve_device, resolve_precision
 
-__all__ = [
-    "CORE", "Checkpoint", "atomic_dir", "atomic_write", "code_hash", "file_hash", "log_progress", "make_key", "once",
-    "provenance", "read_record", "shipped", "write_json", "write_record",
-]  # fmt: skip
+__all__ = ["atomic_write", "make_key", "once", "read_record"]
 
 log = logging.getLogger(__name__)
 

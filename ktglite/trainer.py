@@ -21,10 +21,7 @@ from ktglite.graph import Graph
 from ktglite.losses import edge_losses
 from ktglite.models import NARROW, initialise
 
-__all__ = [
-    "TrainConfig", "accuracy", "check_config", "derive", "epochs", "generator", "initial_models", "learning_rate",
-    "predict",
-]  # fmt: skip
+__all__ = ["TrainConfig", "epochs", "initial_models", "predict"]
 
 _WAY_OUT = "lower the learning rate, or use precision='fp32'"
 

@@ -18,10 +18,7 @@ from ktglite.graph import Graph, Node, all_through, independent
 from ktglite.models import title
 from ktglite.store import atomic_write
 
-__all__ = [
-    "ablation_graphs", "ablation_grid", "ablation_table", "format_table", "markdown", "paper", "paper_arms", "patterns",
-    "read_runs", "run_arms", "sources_of", "style_table", "tidy", "write_table",
-]  # fmt: skip
+__all__ = ["ablation_graphs", "ablation_grid", "ablation_table", "markdown", "paper", "tidy", "write_table"]
 
 
 def patterns(n: int = 3) -> list[str]:

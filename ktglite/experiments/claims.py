@@ -13,7 +13,7 @@ from ktglite.experiments import stats
 from ktglite.experiments.ablation import count_nodes, paper, paper_arms, patterns, run_arms, sources_of
 from ktglite.models import title
 
-__all__ = ["CLAIMS", "claims_table", "condition_title", "exploratory", "forest", "is_single", "search_luck"]
+__all__ = ["CLAIMS", "claims_table", "exploratory", "forest", "search_luck"]
 
 CLAIMS = {
     "C0": "the graph beats its target alone, with the same start and budget",

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from ktglite.experiments import stats
 
-__all__ = ["Rungs", "early_rungs", "pruner_table", "replay"]
+__all__ = ["early_rungs", "pruner_table", "replay"]
 
 
 class Rungs:

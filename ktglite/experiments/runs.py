@@ -39,7 +39,7 @@ from ktglite.store import (
 )  # fmt: skip
 from ktglite.trainer import TrainConfig, epochs
 
-__all__ = ["describe", "load_records", "run", "run_all", "run_key", "run_until", "save_network", "weight_hashes"]
+__all__ = ["load_records", "run", "run_all", "run_until"]
 
 log = logging.getLogger(__name__)
 

@@ -34,10 +34,7 @@ from ktglite.pool import open_pool
 from ktglite.store import CORE, Checkpoint, code_hash, log_progress, read_record, write_record
 from ktglite.trainer import TrainConfig, derive
 
-__all__ = [
-    "best_graphs", "best_trials", "load_study", "read_summaries", "reevaluate", "search", "study_summary",
-    "write_summary",
-]  # fmt: skip
+__all__ = ["best_graphs", "load_study", "read_summaries", "reevaluate", "search", "study_summary", "write_summary"]
 
 log = logging.getLogger(__name__)
 

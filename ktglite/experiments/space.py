@@ -11,7 +11,7 @@ from ktglite.gates import GATES
 from ktglite.graph import Graph, Node
 from ktglite.trainer import check_config
 
-__all__ = ["CONDITIONS", "SearchConfig", "expected_share_run", "from_params", "sample_graphs", "to_params"]
+__all__ = ["CONDITIONS", "SearchConfig", "expected_share_run", "sample_graphs"]
 
 # The four searches of the paper: what a node may start from.
 CONDITIONS = {

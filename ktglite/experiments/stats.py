@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-__all__ = ["Arm", "arm", "contrast", "equivalence", "holm", "pair", "summary", "verdict"]
+__all__ = ["Arm", "contrast", "equivalence", "holm", "summary"]
 
 LEVEL = 0.95  # of every interval; 1 - LEVEL is the threshold of every verdict
 

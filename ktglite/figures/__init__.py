@@ -13,9 +13,7 @@ from ktglite.figures.graphs import (
     draw_graph,
     draw_method,
     gate_legend,
-    in_order,
     init_legend,
-    node_name,
     plot_best_graphs,
     plot_gate_curves,
 )  # fmt: skip
@@ -38,10 +36,9 @@ from ktglite.figures.style import COLUMN, PAGE, TARGET_RED, describe_records, sa
 
 __all__ = [
     "COLUMN", "PAGE", "TARGET_RED", "caption", "condition_label", "describe_records", "draw_all", "draw_graph",
-    "draw_method", "gate_legend", "in_order", "init_legend", "node_name", "plot_best_graphs", "plot_early_rungs",
-    "plot_filters", "plot_forest", "plot_gate_curves", "plot_images", "plot_learning_curves", "plot_luck",
-    "plot_main_effects", "plot_optimism", "plot_pretraining", "plot_pruners", "plot_searches", "plot_table1",
-    "plot_training", "save_figure", "use_style",
+    "draw_method", "gate_legend", "init_legend", "plot_best_graphs", "plot_early_rungs", "plot_filters", "plot_forest",
+    "plot_gate_curves", "plot_images", "plot_learning_curves", "plot_luck", "plot_main_effects", "plot_optimism",
+    "plot_pretraining", "plot_pruners", "plot_searches", "plot_table1", "plot_training", "save_figure", "use_style",
 ]  # fmt: skip
 
 

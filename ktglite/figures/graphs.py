@@ -17,10 +17,7 @@ from ktglite.gates import GATES
 from ktglite.graph import Graph, Node
 from ktglite.models import NARROW, SOURCES, title
 
-__all__ = [
-    "condition_label", "draw_graph", "draw_method", "gate_legend", "in_order", "init_legend", "node_name",
-    "plot_best_graphs", "plot_gate_curves",
-]  # fmt: skip
+__all__ = ["draw_graph", "draw_method", "plot_best_graphs", "plot_gate_curves"]
 
 GATE_STYLES = {
     "through": (BLUE, "-", "T"),

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
 
-__all__ = ["COLUMN", "PAGE", "describe_records", "save_figure", "use_style"]
+__all__ = ["save_figure", "use_style"]
 
 # Okabe and Ito's palette, told apart by readers of every kind of colour vision.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (

@@ -20,7 +20,7 @@ from numba import njit
 
 from ktglite.sources.one_fractal import CLASSES, Formula, mix, sample_system, uniform
 
-__all__ = ["ColouredFractals", "open_many", "open_source"]
+__all__ = ["ColouredFractals", "open_many"]
 
 POINTS, PUBLISHED = 100_000, 224  # points of an orbit, and the side of the published image in px
 MAPS, FRACTALS = 4, 5  # at most, of a system and of a picture

@@ -18,7 +18,7 @@ from ktglite.data import Data, Split
 from ktglite.sources import synthcars
 from ktglite.store import atomic_dir, code_hash, file_hash, make_key, once
 
-__all__ = ["TORCHVISION", "assign_splits", "image_files", "load_data", "read_image", "to_square"]
+__all__ = ["load_data"]
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from ktglite.pool import cores
 from ktglite.sources.one_fractal import mix
 from ktglite.store import atomic_write, once
 
-__all__ = ["WEIGHTS", "FractalDB", "bank", "categories", "coverage", "divergent", "open_source", "orbit", "pixels"]
+__all__ = ["FractalDB"]
 
 CATEGORIES, POINTS, COUNTS, FLIPS = 1000, 200_000, 10, 4  # points, patch fillings and mirrorings of an orbit
 PAD, VALUE = 6, 127  # px kept free on each side; grey of a patch

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-__all__ = ["Formula", "OneFractal", "mix", "open_source", "sample_system", "uniform"]
+__all__ = ["OneFractal"]
 
 CLASSES, INSTANCES = 1000, 1000
 CANVAS, PAD, POINTS = 512, 6, 100_000  # px, px on each side, points of an orbit

@@ -45,10 +45,7 @@ from ktglite.store import (
 )  # fmt: skip
 from ktglite.trainer import check_config, derive, generator
 
-__all__ = [
-    "PretrainConfig", "adopt", "find_ready", "nearest_neighbours", "open_source", "pretrain", "pretrain_all",
-    "read_card",
-]  # fmt: skip
+__all__ = ["PretrainConfig", "adopt", "nearest_neighbours", "pretrain", "pretrain_all", "read_card"]
 
 SCHEMA = 2
 LOOK = 50  # batches between two looks at the clock

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-__all__ = ["car_models", "class_names", "draw", "open_standin"]
+__all__ = ["class_names", "draw"]
 
 STANDIN_MODELS, STANDIN_SEED = 40, 1  # car models that no fine-tuning set has: those are drawn from seed 0
 

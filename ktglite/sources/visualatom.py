@@ -21,7 +21,7 @@ from numba import njit
 from ktglite.sources.one_fractal import CANVAS, CLASSES, Formula, uniform
 from ktglite.store import atomic_write, code_hash, once
 
-__all__ = ["VisualAtom", "open_source"]
+__all__ = ["VisualAtom"]
 
 LINES = 200  # of an atom, at most
 # The last four bits of Perlin's permutation: all that noise in one dimension takes of a lattice point.

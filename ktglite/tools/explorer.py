@@ -24,7 +24,7 @@ from ktglite.models import WEIGHT_SUFFIXES
 from ktglite.sources.datasets import load_data
 from ktglite.trainer import TrainConfig, epochs
 
-__all__ = ["Explorer", "explore", "formulas", "influence", "known_method"]
+__all__ = ["explore"]
 
 CUT = "cutoff"
 PRESETS = {  # gates and transfer weight of three nodes; their initialisations stay as they are

@@ -14,7 +14,7 @@ from ktglite.sources import fractaldb
 from ktglite.sources.fractaldb import FLIPS, FractalDB, Maps
 from ktglite.store import atomic_write
 
-__all__ = ["contact_sheet", "export", "maps_hash", "read_csv_folder", "search_categories", "verify"]
+__all__ = ["export", "verify"]
 
 SEARCH_SIZE, SEARCH_POINTS, SEARCH_RATE = 512, 100_000, 0.2  # px, points of an orbit, share of the pixels it must mark
 # SHA-256 of all maps, and of some coverages at 362 px and 200,000 points; (81, 16) leaves the plane.

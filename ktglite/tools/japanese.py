@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-__all__ = ["translate", "translate_figure", "use_font"]
+__all__ = ["translate_figure"]
 
 PHRASES = {  # patterns, the longer ones first where one contains another
     r"no pre-training": "事前学習なし",

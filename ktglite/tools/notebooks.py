@@ -19,7 +19,7 @@ from PIL import Image
 from ktglite.reproduce import sources_of, without_widgets
 from ktglite.settings import NOTEBOOKS
 
-__all__ = ["address", "digest", "heads", "is_head", "refresh"]
+__all__ = ["refresh"]
 
 LIMIT = 500_000  # bytes of a committed notebook
 BAR = re.compile(r"\d+%\||\d+/\d+ \[\d")  # a tqdm bar

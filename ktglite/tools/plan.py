@@ -20,7 +20,7 @@ from ktglite.settings import NOTEBOOKS, Settings
 from ktglite.sources.pretrain import find_ready
 from ktglite.trainer import TrainConfig, epochs, predict
 
-__all__ = ["Speed", "measure", "plan", "search_epochs", "simulated_curves"]
+__all__ = ["plan"]
 
 CLASSES = 20  # of the images that are measured; the head is a small part of a network
 RECORD = 20e3  # bytes of one training's record
