@@ -84,6 +84,7 @@ def test_gpus_are_shared_out(monkeypatch):
 
 
 def test_no_scheduler_is_an_error_that_names_the_address():
+    pytest.importorskip("distributed")  # before the setting, or taking it back takes the defaults of distributed too
     dask = pytest.importorskip("dask")
     refused = pytest.raises(ValueError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'")
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), refused, open_pool(dask="tcp://127.0.0.1:9"):

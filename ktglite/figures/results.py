@@ -172,9 +172,10 @@ def plot_main_effects(records: Sequence[Mapping], sources: Sequence[str] | None 
     """What pre-training node 1, 2 or 3 adds on average over the states of the others, with 95 % intervals.
 
     A panel per source and origin, each on its own scale. Nodes 2 and 3 must be equal by design.
+    The panel of a run that lacks rows of Table 1 is empty: a main effect is a mean over all of them.
     """
     table = claims.exploratory(records, sources)
-    table = table[table.contrast.str.startswith("main effect") & table.effect.notna()]
+    table = table[table.contrast.str.startswith("main effect") & (table.effect.notna() | (table["from"] == "this run"))]
     panels = list(table.groupby(["from", "source"], sort=False))
     figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.3), squeeze=False, layout="constrained")
     for axis, ((origin, source), part) in zip(axes[0], panels, strict=True):

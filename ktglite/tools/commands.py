@@ -76,7 +76,7 @@ def figures(
     if lang == "ja":
         japanese.use_font()
         translate = japanese.translate_figure
-    for path in draw_all(records, out, format.replace(" ", "").split(","), translate):
+    for path in draw_all(records, out, format.replace(" ", "").split(","), lang, translate):
         print(path)
 
 
