@@ -7,6 +7,7 @@ from test_ablation import SOURCES, records
 from ktglite import Graph, Node, independent
 from ktglite.experiments import claims
 from ktglite.experiments.ablation import patterns
+from ktglite.experiments.space import SearchConfig, sample_graphs
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
@@ -118,6 +119,26 @@ def test_luck_of_smaller_searches():
     assert few.selection.mean() == pytest.approx(6.33, abs=0.4)  # the expected maximum of two of 0..9
     with pytest.raises(ValueError, match="only 10 graphs"):
         claims.search_luck(summary, 11)
+
+
+def test_gate_effects_are_found_again():
+    settings = SearchConfig("fractaldb1k", arch="resnet18_w8", seed=3)
+    rng, gain, trials = np.random.default_rng(0), {"through": 5, "cutoff": 0, "linear": 2, "correct": -3}, []
+    for graph in (graph.to_dict() for graph in sample_graphs(settings, 80)):
+        pretrained = [node["init"] != "scratch" for node in graph["nodes"]]
+        value = 40 + 10 * pretrained[0] + 2 * sum(pretrained[1:]) + sum(gain[gate] for gate in graph["gates"][0][1:])
+        trials.append({"state": "COMPLETE", "graph": graph, "value": value + rng.normal(0, 0.5)})
+    summary = {"trials": [*trials, {"state": "PRUNED"}], "choices": settings.choices}
+    summary["search"] = {"gates": list(gain)}
+    table = claims.gate_effects(summary).set_index("term")
+    planted = {"node 1 from FractalDB-1k": 10, "an auxiliary from FractalDB-1k": 2, "label edge: through": 0}
+    for term, effect in (planted | {f"edge from an auxiliary: {g}": gain[g] for g in gain if gain[g]}).items():
+        assert table.effect[term] == pytest.approx(effect, abs=0.7)
+        assert table.low[term] < table.effect[term] < table.high[term] < table.low[term] + 2
+    assert len(table) == 8
+    assert set(table.n) == {80}
+    with pytest.raises(ValueError, match="8 graphs were trained to the end: too few for 9 effects"):
+        claims.gate_effects(summary | {"trials": trials[:8]})
 
 
 def test_sources_are_named_in_the_order_given():

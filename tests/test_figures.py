@@ -62,10 +62,11 @@ def summary(condition, inits, best=True):
         "search": {"min_resource": 1, "reduction_factor": 2, "pruner": "asha"},
         "data": {"name": "synthcars", "fingerprint": "0" * 64},
         "training": {"epochs": 3},
+        "weights": {},
         "states": {"COMPLETE": 1},
         "trials": [
-            {"values": [1.0, 2.0, 3.0], "state": "COMPLETE", "value": 3.0, "graph": graph.to_dict()},
-            {"values": [0.5], "state": "PRUNED", "value": None, "graph": graph.to_dict()},
+            {"values": [1.0, 2.0, 3.0], "state": "COMPLETE", "value": 3.0, "seed": 0, "graph": graph.to_dict()},
+            {"values": [0.5], "state": "PRUNED", "value": None, "seed": 1, "graph": graph.to_dict()},
         ],
         "best": {"graph": graph.to_dict()} if best else None,
         "selection_value": 60.0 if best else None,
@@ -244,13 +245,17 @@ def test_main_effects_have_a_panel_per_source_beside_the_papers():
 
 def test_searches_draw_each_graph_in_the_colour_of_its_start():
     found = summaries()
-    lost = found["mixed"]["trials"][1] | {"state": "FAIL", "values": [0.7, 0.8]}
+    lost = found["mixed"]["trials"][1] | {"state": "FAIL", "seed": 2, "values": [0.7, 0.8]}
     found["mixed"]["trials"].append(lost)
     figure = plots.plot_searches(found)
     panel = figure.axes[3]
     curves = [[len(path.vertices) for path in c.get_paths()] for c in panel.collections]
     assert curves == [[], [], [3, 1, 2]]  # scratch, stand-in, FractalDB-1k: all three start from the last
     assert [line.get_marker() for line in panel.lines] == ["o", "x"]  # stopped, diverged
+    again = plots.plot_searches(found, {"mixed": found["mixed"] | {"trials": found["mixed"]["trials"][:1]}})
+    assert list(again.axes[3].collections[2].get_linewidths()) == [2, 0.8, 0.8]  # trained again by another search
+    other = {"mixed": found["mixed"] | {"weights": "others"}}
+    assert 2 not in plots.plot_searches(found, other).axes[3].collections[2].get_linewidths()
     assert "stand-in" in panel.get_title()
     assert "3 graphs, 1 to the end" in panel.get_title()
 

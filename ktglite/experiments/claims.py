@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from ktglite.experiments import stats
 from ktglite.experiments.ablation import count_nodes, paper, paper_arms, patterns, run_arms, sources_of
 from ktglite.models import title
 
-__all__ = ["CLAIMS", "claims_table", "exploratory", "forest", "search_luck"]
+__all__ = ["CLAIMS", "claims_table", "exploratory", "forest", "gate_effects", "search_luck"]
 
 CLAIMS = {
     "C0": "the graph beats its target alone, with the same start and budget",
@@ -240,6 +241,35 @@ def search_luck(summary: Mapping, size: int, repeats: int = 1000, seed: int = 0)
         row = {"selection": best["value"], "test": best["test_accuracy"], "target": start}
         rows.append(row | {"single": is_single(best["graph"])})
     return pd.DataFrame(rows)
+
+
+def gate_effects(summary: Mapping) -> pd.DataFrame:
+    """What starts and gates are worth to node 1: least squares on all graphs of a search that were trained to the end.
+
+    value = constant + start of node 1 + starts of the auxiliaries + gate on its label edge + gates on its other edges;
+    auxiliaries stand in equal places, so that each counts alike. Points of the split that the search selects on,
+    against scratch and against Cutoff, by `term`, with 95 % t intervals and the number `n` of graphs. Exploratory.
+    Raises ValueError where there are too few graphs.
+    """
+    done = [trial for trial in summary["trials"] if trial["state"] == "COMPLETE"]
+    starts = [[node["init"] for node in trial["graph"]["nodes"]] for trial in done]
+    gates = [trial["graph"]["gates"][0] for trial in done]
+    columns = {"constant": np.ones(len(done))}
+    for start in [choice for choice in summary["choices"] if choice != "scratch"]:
+        columns[f"node 1 from {title(start)}"] = [own[0] == start for own in starts]
+        columns[f"an auxiliary from {title(start)}"] = [own[1:].count(start) for own in starts]
+    for gate in [gate for gate in summary["search"]["gates"] if gate != "cutoff"]:
+        columns[f"label edge: {gate}"] = [row[0] == gate for row in gates]
+        columns[f"edge from an auxiliary: {gate}"] = [row[1:].count(gate) for row in gates]
+    table, values = pd.DataFrame(columns, dtype=float), np.array([trial["value"] for trial in done])
+    free = len(table) - len(table.columns)
+    if free < 1 or np.linalg.matrix_rank(table) < len(table.columns):
+        raise ValueError(f"{len(done)} graphs were trained to the end: too few for {len(table.columns)} effects")
+    effects, (squares,), *_ = np.linalg.lstsq(table, values)
+    error = np.sqrt(np.diag(np.linalg.inv(table.T @ table)) * squares / free)
+    half = t.ppf((1 + stats.LEVEL) / 2, free) * error
+    rows = {"term": table.columns, "effect": effects, "low": effects - half, "high": effects + half, "n": len(done)}
+    return pd.DataFrame(rows)[1:].sort_values("term", ignore_index=True)
 
 
 def condition_title(condition: str, summaries: Mapping[str, Mapping]) -> str:

@@ -194,11 +194,12 @@ def plot_main_effects(records: Sequence[Mapping], sources: Sequence[str] | None 
 # ---- the search
 
 
-def plot_searches(summaries: Mapping[str, Mapping]) -> Figure:
+def plot_searches(summaries: Mapping[str, Mapping], live: Mapping[str, Mapping] | None = None) -> Figure:
     """Every graph of every condition as a line over its epochs, coloured by what node 1 starts from.
 
     A graph that was stopped ends in a dot, one that diverged in a cross. Epochs are on a logarithmic scale where there
-    are many, as the rungs are.
+    are many, as the rungs are.  `live`: other searches; graphs that they trained alike, with the same settings, images
+    and weights, are drawn thick.
     """
     order = in_order(summaries)
     starts = list(dict.fromkeys(choice for name in order for choice in summaries[name]["choices"]))
@@ -206,7 +207,7 @@ def plot_searches(summaries: Mapping[str, Mapping]) -> Figure:
     size = (PAGE, 2.8)
     figure, axes = plt.subplots(1, len(order), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, name in zip(axes[0], order, strict=True):
-        _search_panel(axis, summaries[name], colours)
+        _search_panel(axis, summaries[name], colours, _also_in(summaries[name], (live or {}).get(name)))
         axis.label_outer()
     handles = [Line2D([], [], color=c, lw=1.6, label=f"node 1: {title(start)}") for start, c in colours.items()]
     handles.append(Line2D([], [], color=BLACK, ls="none", marker="o", ms=3, label="stopped"))
@@ -214,16 +215,23 @@ def plot_searches(summaries: Mapping[str, Mapping]) -> Figure:
     return figure
 
 
-def _search_panel(axis: Axes, summary: Mapping, colours: Mapping[str, str]) -> None:
+def _also_in(summary: Mapping, live: Mapping | None) -> list[Mapping]:
+    """The graphs of a search that another one trained alike."""
+    if live is None or any(summary[what] != live[what] for what in ("training", "data", "weights")):
+        return []
+    known = [(trial["seed"], trial["graph"]) for trial in live["trials"]]
+    return [trial for trial in summary["trials"] if (trial["seed"], trial["graph"]) in known]
+
+
+def _search_panel(axis: Axes, summary: Mapping, colours: Mapping[str, str], thick: Sequence[Mapping] = ()) -> None:
     """The graphs of one search."""
     trials = [trial for trial in summary["trials"] if trial["values"]]
     crowd = min(1, (30 / max(1, len(trials))) ** 0.5)
     for start, colour in colours.items():
         own = [trial for trial in trials if trial["graph"]["nodes"][0]["init"] == start]
         lines = [np.column_stack([np.arange(1, len(t["values"]) + 1), t["values"]]) for t in own]
-        axis.add_collection(
-            LineCollection(lines, colors=colour, lw=0.9, alpha=max(0.25, crowd), rasterized=len(own) > 300)
-        )
+        widths, alpha = [2 if t in thick else 0.8 for t in own], max(0.25, crowd)
+        axis.add_collection(LineCollection(lines, colors=colour, lw=widths, alpha=alpha, rasterized=len(own) > 300))
         for state, marker in (("PRUNED", "o"), ("FAIL", "x")):
             ends = [(len(t["values"]), t["values"][-1]) for t in own if t["state"] == state]
             if ends:
