@@ -127,14 +127,14 @@ class PretrainSettings(Settings):
 class SearchSettings(_with(SearchConfig, Settings, "condition", "sources", "arch", "nodes")):
     """Notebook 03: `SearchConfig` beside the rest; `epochs` are those of a searched graph.
 
-    Of the re-evaluation: `top_k`, `random_graphs` (None for as many), `fresh_seeds`.  `early_rungs`: whole curves.
+    Of the re-evaluation: `top_k`, `random_graphs` (None for as many), `fresh_seeds`.  `recorded`: whole searches.
     """
 
     conditions: tuple[str, ...] = tuple(CONDITIONS)
     top_k: Count = 3
     random_graphs: Annotated[int, Field(ge=0, strict=True)] | None = None
     fresh_seeds: Count = 5
-    early_rungs: str = "data/reference_runs/early_rungs"
+    recorded: str = "data/reference_runs/quick_searches"
 
     def search_config(self, condition: str) -> SearchConfig:
         """What is searched under one of the `conditions`."""
@@ -147,9 +147,14 @@ class SearchSettings(_with(SearchConfig, Settings, "condition", "sources", "arch
 
 
 class FigureSettings(Settings):
-    """Notebook 04."""
+    """Notebook 04.
+
+    `recorded`: searches without pruning; `photographs`: runs of Table 1. Both are shown beside the run's own.
+    """
 
     pretrain_categories: Count = 1000
+    recorded: str = "data/reference_runs/quick_searches"
+    photographs: str = "data/reference_runs/cars64"
 
 
 NOTEBOOKS: dict[str, type[Settings]] = {

@@ -272,10 +272,11 @@ def test_optimism_is_on_the_split_of_the_selection():
 def test_a_forest_has_a_panel_per_set_and_its_verdicts_in_colour():
     frame = claims.forest({"quick": (records(seeds=3), summaries())})
     figure = plots.plot_forest(frame)
-    assert [axis.get_title() for axis in figure.axes] == ["quick", "paper"]
+    assert [axis.get_title() for axis in figure.axes] == ["quick\n(ImageNet: stand-in)", "paper\n"]
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels[0] == "C0  scratch"
-    assert any(label.startswith("C4  search, ") for label in labels)
+    assert labels[:2] == ["C1 node 1, ImageNet", "C1 node 1, FractalDB"]
+    assert labels[-1].startswith("C0 search, ")
+    assert "C5 search, mixed, against ImageNet" in labels
     colours = {to_hex(line.get_color()) for line in figure.axes[1].lines if line.get_marker() == "D"}
     assert colours == {style.BLUE.lower()}  # the paper's own numbers support its claims
 

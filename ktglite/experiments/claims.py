@@ -97,13 +97,14 @@ def _search_rows(summaries: Mapping[str, Mapping]) -> list[dict]:
     """C0, C4 and C5 from searches whose best graphs were trained again with fresh seeds."""
     arms, rows = _search_arms(summaries), []
 
-    def add(claim: str, condition: str, weights: dict[tuple[str, str], float], note: str = "") -> None:
+    def add(claim: str, condition: str, weights: dict[tuple[str, str], float], rival: str = "") -> None:
         found = stats.contrast(arms, weights)
         single = condition in summaries and summaries[condition]["best"] is not None
         single = single and is_single(summaries[condition]["best"]["graph"])
-        notes = [ONE_SEARCH, note, "the winner is a single network" if single else ""]
-        says = f"{CLAIMS[claim]} ({'; '.join(filter(None, notes))})"
-        row = {"claim": claim, "says": says, "source": f"searched: {condition_title(condition, summaries)}", **found}
+        says = f"{CLAIMS[claim]} ({ONE_SEARCH}{'; the winner is a single network' if single else ''})"
+        source = f"searched: {condition_title(condition, summaries)}"
+        source += f", against {condition_title(rival, summaries)}" if rival else ""
+        row = {"claim": claim, "says": says, "source": source, **found}
         row |= {"published": paper()["search_gain"][condition]} if claim == "C4" else {}
         rows.append(row | ({"p_equivalent": stats.equivalence(found, MARGIN)} if claim == "C5" else {}))
 
@@ -114,8 +115,7 @@ def _search_rows(summaries: Mapping[str, Mapping]) -> list[dict]:
             add("C4", name, {(name, "top 1"): 1.0, ("none", "top 1"): -1.0})
     for name in ("imagenet1k", "fractaldb1k"):
         if name in summaries and "mixed" in summaries:
-            note = f"against {condition_title(name, summaries)}"
-            add("C5", "mixed", {("mixed", "top 1"): 1.0, (name, "top 1"): -1.0}, note)
+            add("C5", "mixed", {("mixed", "top 1"): 1.0, (name, "top 1"): -1.0}, name)
     return rows
 
 
@@ -174,7 +174,7 @@ def forest(sets: Mapping[str, tuple[Sequence[Mapping], Mapping[str, Mapping]]]) 
     """Primaries of several sets of records for one forest plot, the paper's beside them.
 
     `sets`: {"quick": (records of Table 1, summaries), ..}. Columns `set`, `claim`, `source`, `effect`, `low`, `high`,
-    `n`, `verdict`; a stand-in and what it stands for share no row.
+    `n`, `verdict`; `source` keeps apart a stand-in and what it stands for.
     """
     parts, columns = [], ["claim", "source", "effect", "low", "high", "n", "verdict"]
     for name, (records, summaries) in sets.items():

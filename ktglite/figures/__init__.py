@@ -33,6 +33,7 @@ from ktglite.figures.results import (
     plot_training,
 )  # fmt: skip
 from ktglite.figures.style import COLUMN, PAGE, TARGET_RED, describe_records, save_figure, use_style
+from ktglite.store import shipped
 
 __all__ = [
     "COLUMN", "PAGE", "TARGET_RED", "caption", "condition_label", "describe_records", "draw_all", "draw_graph",
@@ -56,9 +57,11 @@ def draw_all(
     runs = ablation.read_runs(records) if (records / "table1.json").exists() else []
     summaries = {path.stem: json.loads(path.read_text()) for path in sorted((records / "search").glob("*.json"))}
     use_style()
+    cars = shipped("data/reference_runs/cars64")
+    photographs = {"photographs": (ablation.read_runs(cars), {})} if cars.exists() and cars.name != records.name else {}
     if runs:
         figures |= {
-            "forest": lambda: plot_forest(claims.forest({"this run": (runs, summaries)})),
+            "forest": lambda: plot_forest(claims.forest({"this run": (runs, summaries)} | photographs)),
             "table1": lambda: plot_table1(runs),
             "learning_curves": lambda: plot_learning_curves(runs),
             "main_effects": lambda: plot_main_effects(runs),

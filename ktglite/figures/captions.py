@@ -16,8 +16,9 @@ CAPTIONS = {
     ),
     "forest": (
         "Primary contrasts of the claims C0-C5 in points, with 95 % intervals ({data}, n = {n}). "
-        "Blue: supported, red: contradicted, grey: not resolved.",
-        "主張C0~C5の主対比(ポイント)と95%区間({data}、n = {n})。青:支持、赤:反証、灰:判定できない。",
+        "Blue: supported, red: contradicted, grey: not resolved. The paper's own numbers by the same rule.",
+        "主張C0~C5の主対比(ポイント)と95%区間({data}、n = {n})。青:支持、赤:反証、灰:判定できない。"
+        "論文の値にも同じ規則を適用。",
     ),
     "table1": (
         "Accuracy of node 1 by pattern of pre-trained nodes ({data}, n = {n}): runs, means and 95 % intervals, "

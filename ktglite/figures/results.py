@@ -4,7 +4,7 @@ Nothing is computed here that a table would need; means, intervals and contrasts
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,37 +35,50 @@ VERDICT_COLOURS = {"supported": BLUE, "contradicted": RED, "not resolved at this
 # ---- claims and Table 1
 
 
+_CLAIMS = {"C0": "C0 graph less one alone,", "C1": "C1 node 1,", "C2": "C2 each auxiliary,", "C3": "C3 all nodes,"}
+
+
 def plot_forest(frame: pd.DataFrame) -> Figure:
     """The primary contrasts with 95 % intervals, from `claims.forest`: a panel per set of records, a row per claim.
 
-    Blue is supported, red contradicted, grey not resolved; the number beside a row is its n.
+    Blue is supported, red contradicted, grey not resolved; the number beside a row is its n. A panel that has something
+    else in the row of ImageNet-1k says so in its title; intervals wider than the panel end at its edge.
     """
-    frame = frame[frame.effect.notna()]
+    frame = frame[frame.effect.notna()].assign(row=lambda known: known.claim + " " + known.source.map(_short))
+    rows = sorted(frame.row.unique(), key=lambda row: (row.startswith("C0"), row[:2]))  # the paper's claims first
     sets = list(dict.fromkeys(frame["set"]))
-    heights = max(frame.groupby("set").size())
-    size = PAGE, 1.0 + 0.23 * heights
-    figure, axes = plt.subplots(1, len(sets), figsize=size, squeeze=False, layout="constrained")
+    size = PAGE, 1.2 + 0.19 * len(rows)
+    figure, axes = plt.subplots(1, len(sets), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, name in zip(axes[0], sets, strict=True):
-        part = frame[frame["set"] == name].reset_index(drop=True)
-        for y, row in part.iterrows():
-            colour = VERDICT_COLOURS.get(row.verdict, BLACK)
+        part = frame[frame["set"] == name]
+        for row in part.itertuples():
+            y, colour = rows.index(row.row), VERDICT_COLOURS.get(row.verdict, BLACK)
             if np.isfinite(row.low):
                 axis.plot([row.low, row.high], [y, y], color=colour, lw=1.4)
             axis.plot(row.effect, y, marker="D", ms=4, color=colour)
             axis.text(1.01, y, f"{row.n:.0f}", transform=axis.get_yaxis_transform(), va="center", fontsize=6.5)
-        labels = [f"{row.claim}  {_short(row.source)}" for row in part.itertuples()]
-        axis.set_yticks(range(len(part)), labels, fontsize=6.5)
+        low, high = min(0, part.effect.min()), max(0, part.effect.max())
+        room = 0.25 * (high - low)
         axis.axvline(0, color=BLACK, lw=0.8)
-        axis.set(title=name, xlabel="points", ylim=(heights - 0.4, -0.6))
+        axis.set(title=f"{name}\n{_instead(part.source)}", xlabel="points", xlim=(low - room, high + room))
+    labels = [_CLAIMS.get(row[:2], row[:2]) + row[2:] if "search" not in row else row for row in rows]
+    axes[0, 0].set_yticks(range(len(rows)), labels, fontsize=6.5)
+    axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
     handles = [Line2D([], [], color=c, marker="D", ms=4, label=word) for word, c in VERDICT_COLOURS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=7)
     return figure
 
 
+def _instead(sources: Iterable[str]) -> str:
+    """What these records have where the paper has ImageNet-1k, if it is something else."""
+    names = [what for what in ("stand-in", "quantised weights") if any(what in source for source in sources)]
+    return f"(ImageNet: {', '.join(names)})" if names else ""
+
+
 def _short(source: str) -> str:
-    """A source's title in the room of a row."""
-    words = {"searched: ": "search, ", "ImageNet-1k stand-in": "stand-in", "ImageNet-1k": "ImageNet"}
-    words |= {"FractalDB-1k": "FractalDB", " (quantised weights)": "", "no pre-training": "scratch"}
+    """A source's title in the room of a row; what stands for ImageNet-1k is in the row of ImageNet-1k."""
+    words = {"searched: ": "search, ", "ImageNet-1k": "ImageNet", "FractalDB-1k": "FractalDB", " stand-in": ""}
+    words |= {"ImageNet + FractalDB": "mixed", " (quantised weights)": "", "no pre-training": "scratch"}
     for long, short in words.items():
         source = source.replace(long, short)
     return source
