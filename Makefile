@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: setup reproduce test test-slow test-browser soak lint format lab notebooks bench clean
+.PHONY: setup reproduce test test-slow test-browser soak lint format lab notebooks teach bench clean
 
 setup: $(READY)
 
@@ -47,6 +47,11 @@ lab: $(READY)  ## the notebooks in JupyterLab, with the kernel of .venv
 
 notebooks: $(READY)  ## the outputs of `make reproduce` into the committed notebooks
 	$(BIN)/python -m ktglite.tools.notebooks $(ARGS)
+
+teach: $(READY)  ## the students' edition of the notebooks, without solutions and outputs, by nbgrader into build/release
+	mkdir -p build/source/ktglite
+	cp notebooks/*.ipynb build/source/ktglite/
+	cd build && ../$(BIN)/nbgrader generate_assignment ktglite --force --no-db $(ARGS)
 
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
+from nbclient import NotebookClient
 from PIL import Image
 
 import ktglite
@@ -284,6 +285,24 @@ def test_all_notebooks_run_on_smoke(smoke):
         assert (out / f"notebooks/{stem}.html").stat().st_size > 10_000
     assert "Table 1" in text
     assert "stand-in" in text
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_solutions_get_full_marks_and_the_students_edition_none(smoke, stem):
+    """Graded as nbgrader does it; the students' edition runs on what the run left."""
+    preprocessors, utils = (pytest.importorskip(f"nbgrader.{name}") for name in ("preprocessors", "utils"))
+    solved = nbformat.read(smoke[0] / f"notebooks/{stem}.ipynb", as_version=4)
+    student, _ = preprocessors.ClearSolutions().preprocess(read(stem), {})
+    put_in = [cell for cell in solved.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    student.cells[[c.metadata.get("tags") for c in student.cells].index(["parameters"])] = put_in[0]
+    here = {"metadata": {"path": str(FOLDER.parent)}}
+    NotebookClient(student, timeout=600, allow_errors=True, resources=here).execute()
+    for notebook, share in ((solved, 1), (student, 0)):
+        marks = [utils.determine_grade(cell) for cell in notebook.cells if utils.is_grade(cell)]
+        assert marks
+        assert [got for got, _ in marks] == [share * most for _, most in marks]
+        failed = [cell for cell in notebook.cells if any(o.output_type == "error" for o in cell.get("outputs", []))]
+        assert all("nbgrader" in cell.metadata for cell in failed), "a student stumbles over more than the exercises"
 
 
 def test_smoke_leaves_whole_records(smoke):
