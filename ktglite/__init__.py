@@ -35,6 +35,7 @@ _MODULES = {
     "claims": "experiments.claims",
     "datasets": "sources.datasets",
     "fractaldb": "sources.fractaldb",
+    "kept": "experiments.kept",
     "plots": "figures",
     "pretrain": "sources.pretrain",
     "runs": "experiments.runs",

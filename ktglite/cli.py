@@ -89,7 +89,7 @@ def ablation(
     out = Path(settings.out)
     graphs = table1.ablation_grid(settings.arch, settings.sources, settings.nodes)
     with open_pool(settings.jobs, settings.dask) as pool:
-        where = out / "runs", settings.weights, pool, "Table 1"
+        where = out / "runs", settings.weights, pool, "Table 1", settings.keep
         records = run_all(graphs, settings.load_data(), settings.train_config(), range(settings.seeds), *where)
     write_json(out / "table1.json", records)
     table1.write_table(table1.ablation_table(records, settings.sources), out / "tables")

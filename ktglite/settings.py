@@ -67,6 +67,7 @@ class Settings(_with(TrainConfig, _Model)):
     seeds: Count = 3
     jobs: Count | None = None
     dask: str | None = None
+    keep: Literal["none", "target", "all"] = "none"
 
     @model_validator(mode="after")
     def _check(self):

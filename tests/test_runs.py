@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -13,8 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from ktglite import GATES, Node, TrainConfig, all_through, distillation, independent, load_data, models, run, run_all
-from ktglite.experiments import runs
-from ktglite.experiments.runs import load_records, run_key, run_until, save_network
+from ktglite.experiments import kept, runs
+from ktglite.experiments.ablation import tidy
+from ktglite.experiments.kept import save_network
+from ktglite.experiments.runs import load_records, run_key, run_until
 from ktglite.pool import open_pool
 
 A = Node("resnet18_w8")
@@ -225,3 +229,67 @@ def test_a_network_that_is_kept_teaches_with_its_head(tiny_data, tmp_path):
     )
     other = models.initialise("resnet18_w8", str(path), 3, 0, classes=("x", "y", "z"))
     assert not torch.equal(other.fc.weight, teacher.fc.weight)
+
+
+PLAIN = """
+import sys
+import torch
+from safetensors import safe_open
+from torchvision.models import resnet18
+
+folder, key = sys.argv[1:]
+with safe_open(f"{folder}/{key}.node1.safetensors", "pt") as file:
+    state, card = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["ktglite"]
+net = resnet18(num_classes=3)
+net.load_state_dict(state)
+images, labels = torch.load(f"{folder}/test.pt")
+mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+with torch.no_grad():
+    found = net.eval()((images / 255 - mean) / std).argmax(1)
+assert key in card
+print(100 * (found == labels).sum().item() / len(labels))
+"""
+
+
+def test_a_kept_target_gives_its_accuracy_in_plain_torchvision(tiny_data, tmp_path):
+    node = Node("resnet18")
+    config = dataclasses.replace(CONFIG, epochs=2)
+    record = run(all_through(node, node), tiny_data, config, 0, tmp_path, keep="target")
+    torch.save((tiny_data.test.images, tiny_data.test.labels), tmp_path / "test.pt")
+    command = [sys.executable, "-c", PLAIN, str(tmp_path), record["key"]]
+    assert (
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == record["test_accuracy"][0]
+    )
+    assert {path.name.partition(".")[2] for path in tmp_path.glob("*.safetensors")} == {
+        "node1.safetensors", "logits.safetensors",
+    }  # fmt: skip
+    logits, labels = kept.read_logits(tmp_path / f"{record['key']}.logits.safetensors")
+    found = kept.together(logits, labels)
+    assert record["together"] == found
+    row = tidy([record | {"label": "x/1"}], ["x"]).iloc[0]
+    assert row[["ensemble", "agreement", "calibration_error"]].to_dict() == found
+    assert found["ensemble"] == record["epochs"][-1]["test_ensemble"]
+    answers = [z.argmax(1) for z in logits.values()]
+    assert found["agreement"] == pytest.approx(100 * (answers[0] == answers[1]).double().mean().item())
+    assert 0 <= found["calibration_error"] <= 100
+
+
+def test_what_is_kept_can_be_asked_for_later(tiny_data, tmp_path):
+    """The record is there and the networks are not: trained again, to the same result, once."""
+    first = run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+    again = run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path, keep="all")
+    assert again["test_accuracy"] == first["test_accuracy"]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3  # two networks and the logits
+    assert run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path, keep="all") == again
+    start = models.initialise("resnet18_w8", str(tmp_path / f"{again['key']}.node2.safetensors"), 3, 0, classes=())
+    assert start.conv1.weight.shape[0] == 8
+
+
+def test_calibration_is_measured_by_the_gap_of_confidence_and_accuracy():
+    sure, labels = torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1])
+    found = kept.together({"node 1": sure}, labels)
+    assert found["calibration_error"] == pytest.approx(50, abs=0.1)  # sure of all, right in half
+    assert found["agreement"] != found["agreement"]  # NaN: there is nobody to agree with
+    even = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
+    assert kept.together({"node 1": even}, labels)["calibration_error"] == pytest.approx(0, abs=1e-6)

@@ -95,7 +95,8 @@ def sources_of(records: Iterable[Mapping]) -> list[str]:
 
 
 def tidy(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per run and source: `source`, `pattern`, `node 1`.., `seed`, `accuracy` (%, node 1, test).
+    """One row per run and source: `source`, `pattern`, `node 1`.., `seed`, `accuracy` (%, node 1, test), and of runs
+    that were kept `ensemble`, `agreement` and `calibration_error`.
 
     "none" stands under every source.
     """
@@ -107,8 +108,9 @@ def tidy(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd
             if of == source or pattern == "none":
                 on = {name: name[5:] in pattern.split("+") for name in names}
                 run = {"seed": record["seed"], "accuracy": record["test_accuracy"][0]}
-                rows.append({"source": source, "pattern": pattern, **on, **run})
-    return pd.DataFrame(rows, columns=["source", "pattern", *names, "seed", "accuracy"])
+                rows.append({"source": source, "pattern": pattern, **on, **run, **record.get("together", {})})
+    columns = ["source", "pattern", *names, "seed", "accuracy"]
+    return pd.DataFrame(rows, columns=None if any("together" in record for record in records) else columns)
 
 
 def run_arms(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> dict[tuple[str, str], stats.Arm]:

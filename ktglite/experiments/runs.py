@@ -1,7 +1,6 @@
 """Run once and remember: every training is one JSON record under a key that hashes all that decides its result."""
 
 import dataclasses
-import json
 import logging
 import threading
 import time
@@ -12,13 +11,13 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
-from safetensors import torch as safetensors
-from torch import nn
 from tqdm import tqdm
 
 from ktglite.data import Data
 from ktglite.devices import resolve_device, resolve_precision
+from ktglite.experiments import kept
 from ktglite.gates import GATES
 from ktglite.graph import Graph
 from ktglite.models import find_weights, initialise
@@ -27,7 +26,6 @@ from ktglite.sources.datasets import load_data
 from ktglite.store import (
     CORE,
     Checkpoint,
-    atomic_write,
     code_hash,
     file_hash,
     log_progress,
@@ -37,7 +35,7 @@ from ktglite.store import (
     read_record,
     write_record,
 )  # fmt: skip
-from ktglite.trainer import TrainConfig, epochs
+from ktglite.trainer import TrainConfig, epochs, initial_models
 
 __all__ = ["load_records", "run", "run_all", "run_until"]
 
@@ -54,11 +52,16 @@ def run(
     store: str | Path,
     weights: str | Path = "data/weights",
     label: str | None = None,
+    keep: Literal["none", "target", "all"] = "none",
 ) -> dict:
     """Train `graph` to the end, or return the record of having done so before.
 
     The record is `<store>/<key>.json`; see `run_key` for what the key hashes. A killed run goes on from its last
     finished epoch. `label` names the run in tables and is not part of the key.
+
+    `keep` writes the network of the target, or of all nodes that count, to `<store>/<key>.node1.safetensors` and so on,
+    the test logits to `<key>.logits.safetensors`, and what they say (see `kept.together`) into the record. A run whose
+    record is there and whose networks are not is trained again, to the same result.
 
     Raises FloatingPointError when a loss is no longer finite. The record then says so (`status` "failed", `error`), and
     the same call raises it again without training; deleting the record is how to try again.
@@ -66,8 +69,12 @@ def run(
     hashes = weight_hashes(graph, weights)
     key = run_key(graph, data, config, seed, hashes)
     checkpoint = Checkpoint(Path(store) / f"{key}.ckpt", key)
-    make = partial(_train, graph, data, config, seed, weights, hashes, label, checkpoint)
-    path = once(Path(store) / f"{key}.json", make)
+    make = partial(_train, graph, data, config, seed, weights, hashes, label, checkpoint, keep)
+    path = Path(store) / f"{key}.json"
+    lost = [f for f in kept.files(path, sorted(graph.reaching_target()), keep).values() if not f.exists()]
+    if lost and path.exists() and read_record(path, SCHEMA).get("status") == "complete":
+        path.unlink()
+    path = once(path, make)
     record = read_record(path, SCHEMA)
     if record.get("key") != key or record.get("status") not in ("complete", "failed"):
         raise ValueError(f"{path} is not the record of this run; delete it and the run is done again")
@@ -86,12 +93,14 @@ def _train(
     hashes: dict[str, str],
     label: str | None,
     checkpoint: Checkpoint,
+    keep: str,
     path: Path,
 ) -> None:
-    """Train to the end, or until a loss is no longer finite, and write the record."""
+    """Train to the end, or until a loss is no longer finite, and write the record, after what is kept beside it."""
     started, history, error = datetime.now(UTC), [], None
+    nets = initial_models(graph, data, config, seed, weights)
     try:
-        history += epochs(graph, data, config, seed, weights, checkpoint=checkpoint)
+        history += epochs(graph, data, config, seed, weights, nets, checkpoint)
     except FloatingPointError as failure:
         error = str(failure)
     last = history[-1] if history and error is None else {}
@@ -113,6 +122,9 @@ def _train(
         "seconds": sum(record["seconds"] for record in history),
         "provenance": provenance(config) | {"started": started.isoformat(timespec="seconds")},
     }
+    if error is None and keep != "none":
+        card = {name: value for name, value in record.items() if name != "epochs"}
+        record["together"] = kept.save(nets, path, keep, data.test, data.classes, card)
     write_record(path, record, SCHEMA)
 
 
@@ -149,6 +161,7 @@ def run_all(
     weights: str | Path = "data/weights",
     pool=None,
     what: str = "runs",
+    keep: Literal["none", "target", "all"] = "none",
 ) -> list[dict]:
     """`run` for every graph and seed in a `pool` (by default one process per GPU or core); in (graph, seed) order.
 
@@ -165,7 +178,7 @@ def run_all(
     records, started, clock = {}, datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     with open_pool() if pool is None else nullcontext(pool) as pool:
         futures = {
-            pool.submit(_run_task, graph, source, config, seed, str(store), str(weights), label): i
+            pool.submit(_run_task, graph, source, config, seed, str(store), str(weights), label, keep): i
             for i, (label, graph, seed) in enumerate(tasks)
         }
         for future in tqdm(as_completed(futures), what, len(tasks), unit="run", mininterval=1):
@@ -199,13 +212,13 @@ def _load_once(source: Data | dict) -> Data:
 
 
 def _run_task(
-    graph: Graph, source: Data | dict, config: TrainConfig, seed: int, store: str, weights: str, label: str
+    graph: Graph, source: Data | dict, config: TrainConfig, seed: int, store: str, weights: str, label: str, keep: str
 ) -> dict | None:
     """`run` in a worker process; None for one that diverges."""
     data = _load_once(source)
     try:
         with _one_training:
-            return run(graph, data, config, seed, store, weights, label)
+            return run(graph, data, config, seed, store, weights, label, keep)
     except FloatingPointError as error:
         log.warning("%s, seed %d failed and is left out: %s", label, seed, error)
         return None
@@ -243,14 +256,6 @@ def describe(data: Data) -> dict:
         "classes": len(data.classes),
         **sizes,
     }
-
-
-def save_network(net: nn.Module, path: str | Path, classes: Sequence[str]) -> Path:
-    """Write a trained network as safetensors; as `Node.init` of the same `classes` its head is kept, too."""
-    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    with atomic_write(path) as file:
-        file.write(safetensors.save(state, {"ktglite": json.dumps({"classes": list(classes)})}))
-    return Path(path)
 
 
 def load_records(store: str | Path, status: str = "complete") -> list[dict]:

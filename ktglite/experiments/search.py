@@ -325,6 +325,7 @@ def best_graphs(study: optuna.Study, k: int = 1) -> list[Graph]:
 def reevaluate(
     study: optuna.Study, data: Data, config: TrainConfig, seeds: Sequence[int], store: str | Path,
     weights: str | Path = "data/weights", k: int = 3, random_graphs: int | None = None, pool=None,
+    keep: str = "none",
 ) -> list[dict]:  # fmt: skip
     """Train the k best graphs again with fresh seeds, and baselines beside them, each tested once at its end.
 
@@ -332,7 +333,7 @@ def reevaluate(
     the same budget: "all through" and "independent" with the initialisations of the best graph, and
     `random_graphs` (k unless given) graphs drawn from the same space. A list with one dictionary per graph:
     `label`, `graph`, `seeds`, `epochs`, and per seed `records` (keys in `store`), `val_accuracy`, `test_accuracy`.
-    Raises ValueError when a seed is the search's own, or when no trial is complete.
+    `keep` as for `run`. Raises ValueError when a seed is the search's own, or when no trial is complete.
     """
     search, top = study.user_attrs["search"], best_graphs(study, k)
     if search["seed"] in seeds:
@@ -344,7 +345,8 @@ def reevaluate(
     space = SearchConfig(search["condition"], search["choices"][1:], search["arch"], search["nodes"])
     drawn = sample_graphs(space, k if random_graphs is None else random_graphs, derive(search["seed"], "baseline"))
     graphs |= {f"random {i}": graph for i, graph in enumerate(drawn, 1)}
-    records = run_all(graphs, data, config, list(seeds), store, weights, pool, f"re-evaluate {study.study_name}")
+    what = f"re-evaluate {study.study_name}"
+    records = run_all(graphs, data, config, list(seeds), store, weights, pool, what, keep)
     entries = []
     for label, graph in graphs.items():
         own = [record for record in records if record["label"] == label]  # without those that diverged
