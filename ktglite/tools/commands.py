@@ -81,6 +81,26 @@ def figures(
 
 
 @app.command
+def explorer(profile: str = "quick", searches: Path | None = None, out: Path = Path("docs/explorer.html")) -> None:
+    """The explorer of graphs as one HTML file, which needs neither a kernel nor a network.
+
+    Args:
+        profile: whose Table 1: that in data/runs/PROFILE, else the committed one in data/reference_runs/PROFILE.
+        searches: folder of searches whose graphs are shown (default: data/reference_runs/PROFILE_searches).
+        out: the file.
+    """
+    from ktglite.experiments.ablation import read_runs
+    from ktglite.experiments.search import read_summaries
+    from ktglite.store import atomic_write, shipped
+    from ktglite.tools.explorer_page import explorer_page
+
+    found = read_summaries(searches or shipped(f"data/reference_runs/{profile}_searches"))
+    with atomic_write(out) as file:
+        file.write(explorer_page(read_runs(find_records(profile)), found).encode())
+    print(out)
+
+
+@app.command
 def fractaldb(
     action: Annotated[str, Positional],
     folder: Annotated[Path, Positional] = Path("data/raw/fractaldb1k"),

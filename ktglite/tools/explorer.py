@@ -114,8 +114,9 @@ def known_method(graph: Graph) -> str:
     if form == distillation(same, same).canonical():
         return "knowledge distillation (Hinton et al., 2015): a student and a fixed teacher"
     teachers = [["through"] * size, *[[CUT] * size] * (size - 1)]
-    if form.gates == tuple(map(tuple, teachers)):
-        return f"knowledge distillation from {size - 1} fixed teachers, summed"
+    how = {1: "summed", 1 / max(1, size - 1): "averaged"}.get(graph.transfer_weight)
+    if form.gates == tuple(map(tuple, teachers)) and size > 2 and how:
+        return f"knowledge distillation from {size - 1} fixed teachers, {how}"
     if form == all_through(*[same] * size).canonical():
         if size == 2:
             return "Deep Mutual Learning (Zhang et al., 2018); for two nodes, all Through is the same"
