@@ -49,6 +49,7 @@ notebooks: $(READY)  ## the outputs of `make reproduce` into the committed noteb
 	$(BIN)/python -m ktglite.tools.notebooks $(ARGS)
 
 teach: $(READY)  ## the students' edition of the notebooks, without solutions and outputs, by nbgrader into build/release
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[teach]'
 	mkdir -p build/source/ktglite
 	cp notebooks/*.ipynb build/source/ktglite/
 	cd build && ../$(BIN)/nbgrader generate_assignment ktglite --force --no-db $(ARGS)

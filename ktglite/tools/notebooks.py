@@ -1,7 +1,9 @@
-"""The committed notebooks: their head cells, and the outputs of a real run put into them (`make notebooks`).
+"""The committed notebooks: head cells, the outputs of a real run, and the Japanese edition (`make notebooks`).
 
 A head cell is tagged `head` and written by this module: the measured run times and the badges, and the installation
 where the package is missing. Nothing that a notebook computes depends on it, so it does not count as its source.
+
+The Japanese edition in notebooks/ja has the code and outputs of the English one; its prose is in gettext catalogues.
 """
 
 import base64
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from babel.messages.catalog import Catalog
+from babel.messages.pofile import read_po, write_po
 from PIL import Image
 
 from ktglite.reproduce import sources_of, without_widgets
@@ -154,6 +158,47 @@ def _fit(notebook) -> str:
     raise ValueError(f"it has {len(text.encode()):,} bytes of outputs where {LIMIT:,} are allowed")
 
 
+# ---- the Japanese edition
+
+HEAD = {
+    "**Run time, measured:**": "**実行時間 (実測):**",
+    "To run it elsewhere, see CONTRIBUTING.md, *Badges*.": "他の環境では CONTRIBUTING.md の *Badges* を見てください。",
+    '"../ktglite': '"../../ktglite',  # it lies one folder deeper
+    "%cd -q ..": "%cd -q ../..",
+}
+
+
+def update_catalogue(path: Path, notebook) -> Catalog:
+    """The catalogue of a notebook with a message per cell of prose; new ones are empty, changed ones fuzzy."""
+    found = read_po(io.BytesIO(path.read_bytes()), locale="ja") if path.exists() else Catalog(locale="ja")
+    template = Catalog()
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and not is_head(cell):
+            template.add(cell.source, auto_comments=[cell.id])
+    found.update(template)
+    return found
+
+
+def translate(notebook, catalogue: Catalog):
+    """The Japanese edition of a notebook; prose that is not translated stays English."""
+    done = nbformat.reads(nbformat.writes(notebook), as_version=4)
+    for cell in done.cells:
+        if is_head(cell):
+            for english, japanese in HEAD.items():
+                cell.source = cell.source.replace(english, japanese)
+        elif cell.cell_type == "markdown":
+            message = catalogue.get(cell.source)
+            known = message is not None and message.string and not message.fuzzy
+            cell.source = (message.string if known else cell.source).replace("](../", "](../../")
+    return done
+
+
+def _write_catalogue(path: Path, catalogue: Catalog) -> None:
+    file = io.BytesIO()
+    write_po(file, catalogue, width=120, omit_header=True)
+    path.write_bytes(file.getvalue())
+
+
 def refresh(run: str | Path = "data/runs/quick", top: str | Path = ".") -> list[Path]:
     """Put the outputs of a run into `<top>/notebooks`, and its times into `<top>/data/run_times.json`.
 
@@ -182,6 +227,11 @@ def refresh(run: str | Path = "data/runs/quick", top: str | Path = ".") -> list[
             texts[path] = _fit(notebook)
         except ValueError as error:
             raise ValueError(f"{stem}: {error}") from error
+    (top / "notebooks/ja").mkdir(exist_ok=True)
+    for path, text in list(texts.items()):
+        catalogue = update_catalogue(words := path.parent / f"ja/{path.stem}.po", english := nbformat.reads(text, 4))
+        _write_catalogue(words, catalogue)
+        texts[path.parent / "ja" / path.name] = nbformat.writes(translate(english, catalogue)) + "\n"
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
     if times:
