@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from ktglite import Graph, Node, TrainConfig, all_through, epochs, initial_models
 from ktglite.data import Data, Split, augment
 from ktglite.devices import resolve_precision
-from ktglite.trainer import accuracy
+from ktglite.trainer import accuracy, predict
 
 BATCH, CLASSES = 64, 196
 # Node 1 learns from its label and from node 2, which is fixed; nobody hears node 3.
@@ -74,7 +74,7 @@ def textbook(graph: Graph, data: Data, config: TrainConfig):
                     loss.backward()
                     optimizer.step()
                 (logits[t].argmax(1) == labels).sum().item()
-        yield [accuracy(net, data.val) for net in nets]
+        yield [accuracy(predict(net, data.val), data.val.labels) for net in nets]
 
 
 def compare(arch: str, size: int, gates: list | None, precision: str, rounds: int) -> dict:

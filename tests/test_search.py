@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from ktglite import models, trainer
 from ktglite.data import Data
 from ktglite.experiments import rungs, runs, search
+from ktglite.experiments.kept import read_header
 from ktglite.experiments.rungs import replay
 from ktglite.experiments.search import (
     best_graphs,
@@ -38,7 +39,7 @@ from ktglite.experiments.search import (
 from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, to_params
 from ktglite.graph import Graph, Node, all_through
 from ktglite.pool import open_pool
-from ktglite.store import Checkpoint
+from ktglite.store import Checkpoint, file_hash
 from ktglite.trainer import TrainConfig, epochs
 
 ARCH = "resnet18_w8"
@@ -687,3 +688,27 @@ def test_summaries_are_read_where_they_are_and_told_where_they_are_not(tmp_path)
 def test_the_package_does_not_import_optuna():
     code = "import ktglite, sys; sys.exit('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_search_with_trained_teachers(tiny_data, tmp_path):
+    """The teacher is trained once, heads included, and is what every fixed node starts from; its baselines learn."""
+    settings = SearchConfig("none", arch=ARCH, nodes=2, trials=60, pruner="none", teachers="trained")
+    config = dataclasses.replace(CONFIG, epochs=1)
+    fixed = [
+        i for i, graph in enumerate(sample_graphs(settings)) if not graph.learns(1) and 1 in graph.reaching_target()
+    ]
+    settings = dataclasses.replace(settings, trials=fixed[0] + 1)
+    study = search.search(settings, tiny_data, config, tmp_path, weights=tmp_path / "weights", pool=HerePool())
+    path = tmp_path / "weights" / f"teacher-{ARCH}.safetensors"
+    summary = study_summary(study)
+    assert summary["trials"][fixed[0]]["graph"]["nodes"][1]["init"] == "teacher"
+    assert summary["weights"] == {f"teacher {ARCH}": file_hash(path)}
+    card = read_header(path)
+    assert card["classes"] == list(tiny_data.classes)
+    again = reevaluate(
+        study, tiny_data, config, [7], tmp_path / "runs", tmp_path / "weights", k=1, random_graphs=1, pool=HerePool()
+    )
+    starts = {node["init"] for entry in again if entry["label"] == "all through" for node in entry["graph"]["nodes"]}
+    assert starts == {"scratch"}
+    with pytest.raises(ValueError, match="other images or with other settings: remove it"):
+        runs.train_teacher(ARCH, tiny_data, dataclasses.replace(config, lr=0.5), tmp_path / "weights")

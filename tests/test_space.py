@@ -96,3 +96,22 @@ def test_unreachable_nodes_are_counted_exactly(four_gates):
     graphs = sample_graphs(SearchConfig("none", arch=ARCH), 4000)
     shares = [len(graph.reaching_target()) / 3 for graph in graphs]
     assert abs(np.mean(shares) - expected_share_run(3)) < 4 * np.std(shares) / 4000**0.5
+
+
+@pytest.mark.parametrize(("sources", "nodes"), [(("fractaldb1k",), 2), ((), 2)])
+def test_a_fixed_node_may_be_a_trained_teacher(sources, nodes):
+    condition = "fractaldb1k" if sources else "none"
+    settings = SearchConfig(condition, sources, ARCH, nodes, teachers="trained")
+    plain = SearchConfig(condition, sources, ARCH, nodes)
+    starts = len(settings.choices)
+    every = starts * 15 * (starts * 15 + 1)  # a fixed node has one start, and any other start that was drawn is gone
+    graphs = sample_graphs(settings, every)
+    assert len(set(graphs)) == every
+    assert {node.init for g in graphs for i, node in enumerate(g.nodes) if not g.learns(i)} == {"teacher"}
+    assert "teacher" not in {node.init for g in graphs for i, node in enumerate(g.nodes) if g.learns(i)}
+    assert "teacher" not in {node.init for g in sample_graphs(plain, 200) for node in g.nodes}
+    assert all(settings.space[name].count(value) for g in graphs[:50] for name, value in to_params(g).items())
+    with pytest.raises(ValueError, match=f"only {every} different graphs"):
+        sample_graphs(settings, every + 1)
+    with pytest.raises(ValueError, match="use 'random'"):
+        SearchConfig(condition, sources, ARCH, nodes, sampler="tpe", teachers="trained")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
@@ -47,6 +48,12 @@ def save(
         else:
             save_network(nets[what], path, classes, dict(card, node=what + 1))
     return together(logits, test.labels.cpu())
+
+
+def read_header(path: str | Path) -> dict:
+    """What `save_network` wrote beside the weights."""
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get("ktglite", "{}"))
 
 
 def read_logits(path: str | Path) -> tuple[dict[str, Tensor], Tensor]:

@@ -19,7 +19,7 @@ from ktglite.data import Data
 from ktglite.devices import resolve_device, resolve_precision
 from ktglite.experiments import kept
 from ktglite.gates import GATES
-from ktglite.graph import Graph
+from ktglite.graph import Graph, Node, independent
 from ktglite.models import find_weights, initialise
 from ktglite.pool import open_pool
 from ktglite.sources.datasets import load_data
@@ -126,6 +126,24 @@ def _train(
         card = {name: value for name, value in record.items() if name != "epochs"}
         record["together"] = kept.save(nets, path, keep, data.test, data.classes, card)
     write_record(path, record, SCHEMA)
+
+
+def train_teacher(arch: str, data: Data, config: TrainConfig, weights: str | Path, seed: int = 100) -> Path:
+    """One network alone, trained once on these images as the start "teacher"; the path of its weights, head included.
+
+    Raises ValueError where the folder has the teacher of another task or training.
+    """
+    graph, path = independent(Node(arch)), Path(weights) / f"teacher-{arch}.safetensors"
+    card = {"key": run_key(graph, data, config, seed, {})}
+
+    def make(file: Path) -> None:
+        nets = initial_models(graph, data, config, seed, weights)
+        *_, last = epochs(graph, data, config, seed, weights, nets)
+        kept.save_network(nets[0], file, data.classes, card | {"test_accuracy": last["test_accuracy"][0]})
+
+    if kept.read_header(once(path, make)).get("key") != card["key"]:
+        raise ValueError(f"{path} was trained on other images or with other settings: remove it, and it is made again")
+    return path
 
 
 def run_until(

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ktglite.data import Data
 from ktglite.devices import resolve_device, resolve_precision
 from ktglite.experiments.rungs import Rungs
-from ktglite.experiments.runs import describe, run_all, run_key, run_until, weight_hashes
+from ktglite.experiments.runs import describe, run_all, run_key, run_until, train_teacher, weight_hashes
 from ktglite.experiments.space import SearchConfig, expected_share_run, from_params, sample_graphs, to_params
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, all_through, independent
@@ -60,6 +60,9 @@ def search(
     storage = str(storage or out / "search" / f"{settings.condition}.log")
     precision = resolve_precision(config.precision, resolve_device(config.device))  # one for all workers
     config = replace(config, precision=precision)
+    if settings.teachers == "trained":
+        for arch in settings.archs:
+            train_teacher(arch, data, config, weights)
     # before there is a study, which would refuse the settings that are corrected
     coordinator = _Coordinator(settings, data, config, out, weights)
     opened = _open_storage(storage)
@@ -136,8 +139,11 @@ def _facts(settings: SearchConfig, data: Data, config: TrainConfig, weights: str
     """All that decides a study's results, fit for JSON."""
     search = asdict(settings) | {"arch": list(settings.archs), "choices": list(settings.choices), "gates": list(GATES)}
     del search["sources"], search["trials"]
+    if settings.teachers == "random":
+        del search["teachers"]  # studies from before there was a choice go on
     training = {name: value for name, value in asdict(config).items() if name != "device"}
-    every_node = all_through(*(Node(arch, choice) for arch in settings.archs for choice in settings.choices))
+    starts = (*settings.choices, *["teacher"] * (settings.teachers == "trained"))
+    every_node = all_through(*(Node(arch, start) for arch in settings.archs for start in starts))
     facts = {"search": search, "training": training, "data": describe(data)}
     return facts | {"weights": weight_hashes(every_node, weights), "code": {"hash": code_hash(*CORE)}}
 
@@ -341,8 +347,10 @@ def reevaluate(
     if not top:
         raise ValueError(f"study {study.study_name!r} has no complete trial to re-evaluate: run more trials")
     graphs = {f"top {i}": graph for i, graph in enumerate(top, 1)}
-    graphs |= {"all through": all_through(*top[0].nodes), "independent": independent(*top[0].nodes)}
+    nodes = [Node(node.arch) if node.init == "teacher" else node for node in top[0].nodes]  # here every node learns
+    graphs |= {"all through": all_through(*nodes), "independent": independent(*nodes)}
     space = SearchConfig(search["condition"], search["choices"][1:], search["arch"], search["nodes"])
+    space = replace(space, teachers=search.get("teachers", "random"))
     drawn = sample_graphs(space, k if random_graphs is None else random_graphs, derive(search["seed"], "baseline"))
     graphs |= {f"random {i}": graph for i, graph in enumerate(drawn, 1)}
     what = f"re-evaluate {study.study_name}"

@@ -33,6 +33,8 @@ class SearchConfig:
     - `pruner`: what happens at the rungs, the epochs `min_resource` x `reduction_factor`^i. "asha" stops a graph there
       for good unless it is among the best 1/`reduction_factor` so far (Optuna's, as in the released code); "promote"
       pauses every graph there, and lets one go on as soon as it is (Li et al., 2020); "none" has no rungs.
+    - `teachers`: where a node starts that never learns, since all edges into it are Cutoff: "random" as it is drawn,
+      with a random head (the paper: "Step 1 weights or random"), or "trained" on the same images (Minami et al., 2020).
     - `select_on`: prune and select on "val", or on "test" as the released code does: no estimate of anything then.
 
     Raises ValueError naming the setting that is out of range.
@@ -48,6 +50,7 @@ class SearchConfig:
     pruner: Literal["asha", "promote", "none"] = "asha"
     min_resource: int = 1
     reduction_factor: int = 2
+    teachers: Literal["random", "trained"] = "random"
     select_on: Literal["val", "test"] = "val"
 
     def __post_init__(self):
@@ -58,6 +61,8 @@ class SearchConfig:
             raise ValueError(f"{self.condition!r} needs one source each for {needed}: sources are {self.sources}")
         if (self.sampler, self.pruner) == ("tpe", "promote"):
             raise ValueError("sampler 'tpe' learns from finished graphs, and pruner 'promote' pauses them: use 'asha'")
+        if (self.sampler, self.teachers) == ("tpe", "trained"):
+            raise ValueError("sampler 'tpe' draws starts before it is known who is a teacher: use 'random'")
         for arch, init in product(self.archs, self.choices):
             Node(arch, init)
 
@@ -76,7 +81,8 @@ class SearchConfig:
     def space(self) -> dict[str, tuple[str, ...]]:
         """Name and choices of every parameter: "arch 1", "init 1", .., "gate label->1", "gate 2->1", .."""
         nodes = range(1, self.nodes + 1)
-        names = {f"arch {i}": self.archs for i in nodes} | {f"init {i}": self.choices for i in nodes}
+        starts = self.choices if self.teachers == "random" else (*self.choices, "teacher")
+        names = {f"arch {i}": self.archs for i in nodes} | {f"init {i}": starts for i in nodes}
         return names | {_edge(s, t): tuple(GATES) for t in nodes for s in nodes}
 
 
@@ -105,14 +111,19 @@ def sample_graphs(settings: SearchConfig, trials: int | None = None, seed: int |
     The first graphs stay the same when `trials` grows. Raises ValueError when there are not that many graphs.
     """
     trials = settings.trials if trials is None else trials
-    starts, edges = len(settings.choices) * len(settings.archs), settings.nodes**2
-    count = starts**settings.nodes * (len(GATES) ** edges - len(GATES) ** (edges - settings.nodes))
+    starts, learners = len(settings.choices) * len(settings.archs), len(GATES) ** settings.nodes - 1
+    fixed = starts if settings.teachers == "random" else len(settings.archs)
+    count = starts * learners * (starts * learners + fixed) ** (settings.nodes - 1)
     if trials > count:
         raise ValueError(f"trials is {trials}, but there are only {count} different graphs: fewer, or more nodes")
     rng, graphs, space = random.Random(settings.seed if seed is None else seed), {}, settings.space
+    space |= {name: settings.choices for name in space if name.startswith("init ")}
     while len(graphs) < trials:
         drawn = from_params({name: rng.choice(values) for name, values in space.items()})
         if set(drawn["gates"][0]) != {"cutoff"}:
+            for node, row in zip(drawn["nodes"], drawn["gates"], strict=True):
+                if settings.teachers == "trained" and set(row) == {"cutoff"}:
+                    node["init"] = "teacher"
             graphs[Graph.from_dict(drawn)] = None
     return list(graphs)
 

@@ -29,5 +29,6 @@ for _source in (
         "one_fractal", "one fractal (1p-frac)", "P1", "#9F80FF", "ktglite.sources.one_fractal:open_source",
         "drawn here; published renderer: MIT", "Nakamura et al., ECCV 2024",
     ),
+    Source("teacher", "trained on the task", "T", "#C9C9C9", citation="Minami et al., ACCV 2020"),
 ):  # fmt: skip
     SOURCES[_source.name] = _source
