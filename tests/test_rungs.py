@@ -6,6 +6,7 @@ import pytest
 
 from ktglite.experiments.rungs import early_rungs, pruner_table, replay
 from ktglite.experiments.search import read_summaries
+from ktglite.settings import load_settings
 from ktglite.store import shipped
 
 
@@ -77,12 +78,15 @@ def test_of_several_best_graphs_one_is_enough():
 
 
 def test_the_stored_curves_give_the_table_of_the_docs(tmp_path, monkeypatch):
-    """Found from any folder, though their architecture is none of this version's."""
+    """Found from any folder; sixty graphs a condition, all trained to the end at the settings of the quick profile."""
     monkeypatch.chdir(tmp_path)
-    whole = read_summaries(shipped("data/reference_runs/early_rungs"))
-    tables = {name: pruner_table(summary).set_index(["pruner", "first_rung"]) for name, summary in whole.items()}
-    assert tables["imagenet1k"].best_kept["asha"].round(1).tolist() == [55.5, 85.5, 100]
-    assert tables["imagenet1k"].best_kept["promote"].round(1).tolist() == [37, 100, 100]
-    assert (tables["fractaldb1k"].best_kept == 100).all()
-    assert {len(early_rungs(summary)) for summary in whole.values()} == {6}
+    whole = read_summaries(shipped(load_settings("03").recorded))
+    quick = read_summaries(shipped("data/reference_runs/quick/search"))
+    for name, summary in whole.items():
+        assert summary["states"]["COMPLETE"] == 60
+        assert [summary[part] for part in ("training", "data")] == [quick[name][part] for part in ("training", "data")]
+    table = pruner_table(whole["imagenet1k"], (1, 3, 6)).set_index(["pruner", "first_rung"])
+    assert table.best_kept["asha"].round().tolist() == [57, 98, 100]
+    assert table.best_kept["promote"].tolist() == [100, 100, 100]
+    assert {len(early_rungs(summary, (1, 3, 6))) for summary in whole.values() if len(summary["choices"]) == 2} == {6}
     assert not shipped("data/not there").exists()
