@@ -215,9 +215,10 @@ def test_refresh_puts_outputs_times_and_heads(checkout):
         assert stream.text == "said\n"
         assert list(shown.data) == ["image/png"]
         assert "widgets" not in notebook.metadata
-    first = [path.read_bytes() for path in sorted((checkout / "notebooks").iterdir())]
+    first = [path.read_bytes() for path in sorted((checkout / "notebooks").glob("**/*.*"))]
+    assert len(first) == 3 * len(STEMS)  # English, Japanese, catalogue
     books.refresh(checkout / "run", checkout)
-    assert [path.read_bytes() for path in sorted((checkout / "notebooks").iterdir())] == first
+    assert [path.read_bytes() for path in sorted((checkout / "notebooks").glob("**/*.*"))] == first
 
 
 def test_refresh_refuses_outputs_of_other_cells(checkout):
