@@ -23,6 +23,7 @@ from ktglite import Graph, Node, all_through, mutual
 from ktglite import figures as plots
 from ktglite.experiments import ablation, claims
 from ktglite.figures import captions, graphs, style
+from ktglite.store import shipped
 from ktglite.tools import japanese
 
 # Hashes of the drawings below, put here after they were looked at.
@@ -343,6 +344,18 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path, draw, kind):
     first, second = (plots.save_figure(draw(), tmp_path / name, "x", [kind], note="from n", dpi=60)[0] for name in "ab")
     assert first.read_bytes() == second.read_bytes()
     assert b"from n" in first.read_bytes()
+
+
+def test_japanese_figures_have_every_glyph(tmp_path, recwarn):
+    """As `ktglite figures --lang ja` draws them; a missing glyph is a box on paper, and a warning here."""
+    pytest.importorskip("matplotlib_fontja")
+    with plt.rc_context():
+        japanese.use_font()
+        written = plots.draw_all(
+            shipped("data/reference_runs/quick"), tmp_path, ["png"], "ja", japanese.translate_figure
+        )
+    assert len(written) > 8
+    assert not [str(w.message) for w in recwarn if "missing from font" in str(w.message)]
 
 
 def test_fonts_are_embedded_as_fonts(tmp_path):

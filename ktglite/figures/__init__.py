@@ -56,7 +56,8 @@ def draw_all(
     figures = {"figure1_method": draw_method, "gates": plot_gate_curves}
     runs = ablation.read_runs(records) if (records / "table1.json").exists() else []
     summaries = {path.stem: json.loads(path.read_text()) for path in sorted((records / "search").glob("*.json"))}
-    use_style()
+    if translate is None:
+        use_style()  # a translation has set a font of its own
     cars = shipped("data/reference_runs/cars64")
     photographs = {"photographs": (ablation.read_runs(cars), {})} if cars.exists() and cars.name != records.name else {}
     if runs:

@@ -10,6 +10,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from ktglite.figures import use_style
+
 __all__ = ["translate_figure"]
 
 PHRASES = {  # patterns, the longer ones first where one contains another
@@ -99,11 +101,12 @@ KEPT = re.compile(
 
 
 def use_font() -> None:
-    """Set a font that has Japanese. Raises ValueError where the optional package with it is missing."""
+    """The kit's style with a font that has Japanese. Raises ValueError where the package with it is missing."""
     try:
         import matplotlib_fontja  # noqa: F401  registers IPAexGothic
     except ImportError:
         raise ValueError("lang is 'ja': it needs a Japanese font, `pip install 'ktglite[ja]'`") from None
+    use_style()
     plt.rcParams["font.family"] = ["IPAexGothic", "DejaVu Sans"]  # the second for ✓ and the like
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # bold is asked for, and there is one weight
 
