@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ktglite import Node, TrainConfig, all_through, models, trainer
+from ktglite import Node, TrainConfig, all_through, models, pool, trainer
 from ktglite.experiments import runs, search
 from ktglite.experiments.space import SearchConfig
 from ktglite.pool import open_pool
@@ -223,12 +224,26 @@ def child(name: str, out: str) -> None:
     torch.set_num_threads(1)
     logging.basicConfig()
     multiprocessing.get_context = lambda method: FORK  # the workers of `run_all` are as warm as this process
+    pool._begin_worker = begin_worker
     os.environ["KTGLITE_COUNT"] = f"{out}/count.txt"
     count_calls(*WORKLOADS[name].count)
     WORKLOADS[name].run(Path(out))
 
 
 FORK = multiprocessing.get_context("fork")
+
+
+def begin_worker(place: int) -> None:
+    """As the pool's own, but by the parent's number: two workers forked at once hold the ends of each other's pipes,
+    so that neither would hear of their parent's end. Those from a server, which the pool has, do not."""
+    parent = multiprocessing.parent_process().pid
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.05)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def count_calls(module: object, function: str) -> None:
