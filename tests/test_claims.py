@@ -106,6 +106,12 @@ def test_exploratory_effects_have_no_verdict_and_check_the_symmetry():
     assert {f"node 1, when {name}" for name in ("none", "3", "2", "2+3")} <= set(ours.index)
 
 
+def test_graphs_of_two_nodes_have_a_table_without_the_papers_numbers():
+    table = claims.claims_table(records(n=2))
+    assert table["paper effect"].isna().all()
+    assert set(table["paper verdict"]) == {"not measured"}
+
+
 def test_luck_of_smaller_searches():
     def trial(value, init):
         graph = {"nodes": [{"arch": "resnet18", "init": init}], "gates": [["through"]], "transfer_weight": 1.0}

@@ -164,9 +164,9 @@ def claims_table(
     if not theirs.empty:
         theirs = theirs.set_index(["claim", "source"])[["effect", "low", "high", "verdict"]].add_prefix("paper ")
         ours = ours.join(theirs, on=["claim", "source"])
-    for column, missing in {"paper effect": ours.get("published"), "paper verdict": "not measured"}.items():
-        if missing is not None:  # of a search the paper gives one run each, and no spread
-            ours[column] = ours[column].fillna(missing) if column in ours else missing
+    # of a search the paper gives one run each, and no spread; of other numbers of nodes nothing
+    for column, missing in {"paper effect": ours.get("published", np.nan), "paper verdict": "not measured"}.items():
+        ours[column] = ours[column].fillna(missing) if column in ours else missing
     return ours.drop(columns=["p", "df", "error", "published"], errors="ignore").assign(scale=scale)
 
 
