@@ -243,8 +243,9 @@ def _search_panel(axis: Axes, summary: Mapping, colours: Mapping[str, str], thic
     for start, colour in colours.items():
         own = [trial for trial in trials if trial["graph"]["nodes"][0]["init"] == start]
         lines = [np.column_stack([np.arange(1, len(t["values"]) + 1), t["values"]]) for t in own]
-        widths, alpha = [2 if t in thick else 0.8 for t in own], max(0.25, crowd)
-        axis.add_collection(LineCollection(lines, colors=colour, lw=widths, alpha=alpha, rasterized=len(own) > 300))
+        faint = max(0.25, crowd) * (0.5 if thick else 1)
+        widths, shades = [2 if t in thick else 0.8 for t in own], [(colour, 1 if t in thick else faint) for t in own]
+        axis.add_collection(LineCollection(lines, colors=shades or colour, lw=widths, rasterized=len(own) > 300))
         for state, marker in (("PRUNED", "o"), ("FAIL", "x")):
             ends = [(len(t["values"]), t["values"][-1]) for t in own if t["state"] == state]
             if ends:
