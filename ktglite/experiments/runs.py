@@ -230,8 +230,9 @@ def _load_once(source: Data | dict) -> Data:
 
 
 def _run_task(
-    graph: Graph, source: Data | dict, config: TrainConfig, seed: int, store: str, weights: str, label: str, keep: str
-) -> dict | None:
+    graph: Graph, source: Data | dict, config: TrainConfig, seed: int, store: str, weights: str, label: str,
+    keep: str = "none",
+) -> dict | None:  # fmt: skip
     """`run` in a worker process; None for one that diverges."""
     data = _load_once(source)
     try:
