@@ -55,7 +55,8 @@ def draw_all(
     records = Path(records)
     figures = {"figure1_method": draw_method, "gates": plot_gate_curves}
     runs = ablation.read_runs(records) if (records / "table1.json").exists() else []
-    summaries = {path.stem: json.loads(path.read_text()) for path in sorted((records / "search").glob("*.json"))}
+    summaries = _summaries(records / "search")
+    recorded = _summaries(shipped(f"data/reference_runs/{records.name}_searches")) or summaries  # whole searches
     if translate is None:
         use_style()  # a translation has set a font of its own
     cars = shipped("data/reference_runs/cars64")
@@ -70,7 +71,7 @@ def draw_all(
     if summaries:
         figures |= {
             "figure2_best_graphs": lambda: plot_best_graphs(summaries),
-            "search_curves": lambda: plot_searches(summaries),
+            "search_curves": lambda: plot_searches(recorded, summaries if recorded is not summaries else None),
             "search_optimism": lambda: plot_optimism(summaries),
         }
     if len(figures) == 2:
@@ -79,6 +80,12 @@ def draw_all(
     paths = []
     for name, draw in figures.items():
         figure = draw() if translate is None else translate(draw())
-        paths += save_figure(figure, folder, name, formats, note, caption(name, runs, summaries, lang), width)
+        shown = recorded if name == "search_curves" else summaries
+        paths += save_figure(figure, folder, name, formats, note, caption(name, runs, shown, lang), width)
         plt.close(figure)
     return paths
+
+
+def _summaries(folder: Path) -> dict:
+    """The summaries of searches in a folder, by condition."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}

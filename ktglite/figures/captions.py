@@ -39,8 +39,9 @@ CAPTIONS = {
         "各条件の{graphs}個のグラフのうち最良のもの(新しいシードで再学習)。対象ノードは赤い丸。",
     ),
     "search_curves": (
-        "Every searched graph ({graphs} a condition): accuracy of node 1 by epoch, coloured by node 1's start.",
-        "探索した全グラフ(各条件{graphs}個)のエポックごとの精度。色は対象ノードの初期値。",
+        "Every searched graph ({graphs} a condition): accuracy of node 1 by epoch, coloured by node 1's start. "
+        "Thick: also trained by the live search.",
+        "探索した全グラフ(各条件{graphs}個)のエポックごとの精度。色は対象ノードの初期値。太線はこの試行の探索も学習したもの。",
     ),
     "search_optimism": (
         "The best value of each search beside the same graph with fresh seeds, on the split of the selection.",

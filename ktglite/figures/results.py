@@ -58,7 +58,7 @@ def plot_forest(frame: pd.DataFrame) -> Figure:
             axis.plot(row.effect, y, marker="D", ms=4, color=colour)
             axis.text(1.01, y, f"{row.n:.0f}", transform=axis.get_yaxis_transform(), va="center", fontsize=6.5)
         low, high = min(0, part.effect.min()), max(0, part.effect.max())
-        room = 0.25 * (high - low)
+        room = 0.25 * (high - low) or 1
         axis.axvline(0, color=BLACK, lw=0.8)
         axis.set(title=f"{name}\n{_instead(part.source)}", xlabel="points", xlim=(low - room, high + room))
     labels = [_CLAIMS.get(row[:2], row[:2]) + row[2:] if "search" not in row else row for row in rows]
