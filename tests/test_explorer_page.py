@@ -74,5 +74,7 @@ def test_the_page_needs_nothing_but_itself():
     assert sum(run["from"].startswith("Table 1") for run in found["runs"]) == 15
     assert found["starts"]["imagenet1k_standin"] == "ImageNet-1k stand-in"
     assert "23 recorded graphs of synthcars" in found["about"]
+    committed = (QUICK.parents[2] / "docs/explorer.html").read_text(encoding="utf-8")
+    assert committed == explorer_page(read_runs(QUICK), read_summaries(f"{QUICK}_searches")), "give `ktglite explorer`"
     with pytest.raises(ValueError, match="no runs of three nodes"):
         explorer_page([], {})
