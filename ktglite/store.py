@@ -15,7 +15,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -98,16 +98,18 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def once(path: str | Path, make: Callable[[Path], None]) -> Path:
-    """`path`, made by `make(path)` if it is not there. Processes that want the same wait for the one that makes it.
+def once(path: str | Path, make: Callable[[Path], None], beside: Iterable[Path] = ()) -> Path:
+    """`path`, made by `make(path)` if it is not there, or one of the files `beside` it that `make` writes as well.
+    Processes that want the same wait for the one that makes it.
 
     `make` must write atomically, so that a killed one leaves nothing that a later call would take for good.
     """
     path = Path(path)
-    if not path.exists():
+    every = [path, *beside]
+    if not all(file.exists() for file in every):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):  # released by the system when its holder dies
-            if not path.exists():
+            if not all(file.exists() for file in every):
                 make(path)
     return path
 

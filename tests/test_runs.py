@@ -274,10 +274,15 @@ def test_a_kept_target_gives_its_accuracy_in_plain_torchvision(tiny_data, tmp_pa
     assert 0 <= found["calibration_error"] <= 100
 
 
-def test_what_is_kept_can_be_asked_for_later(tiny_data, tmp_path):
+def test_what_is_kept_can_be_asked_for_later(tiny_data, tmp_path, monkeypatch):
     """The record is there and the networks are not: trained again, to the same result, once."""
     first = run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
+    monkeypatch.setattr(kept, "save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))  # stopped before its end
+    with pytest.raises(KeyboardInterrupt):
+        run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path, keep="all")
+    assert run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path) == first  # the record is still there
+    monkeypatch.undo()
     again = run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path, keep="all")
     assert again["test_accuracy"] == first["test_accuracy"]
     assert len(list(tmp_path.glob("*.safetensors"))) == 3  # two networks and the logits

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+from scipy import stats as distributions
 
 from ktglite.experiments import stats
 from ktglite.experiments.ablation import count_nodes, paper, paper_arms, patterns, run_arms, sources_of
@@ -267,7 +267,7 @@ def gate_effects(summary: Mapping) -> pd.DataFrame:
         raise ValueError(f"{len(done)} graphs were trained to the end: too few for {len(table.columns)} effects")
     effects, (squares,), *_ = np.linalg.lstsq(table, values)
     error = np.sqrt(np.diag(np.linalg.inv(table.T @ table)) * squares / free)
-    half = t.ppf((1 + stats.LEVEL) / 2, free) * error
+    half = distributions.t.ppf((1 + stats.LEVEL) / 2, free) * error
     rows = {"term": table.columns, "effect": effects, "low": effects - half, "high": effects + half, "n": len(done)}
     return pd.DataFrame(rows)[1:].sort_values("term", ignore_index=True)
 

@@ -10,6 +10,7 @@ from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from ktglite.data import Split
+from ktglite.devices import numerics
 from ktglite.store import atomic_write
 from ktglite.trainer import accuracy, predict
 
@@ -40,7 +41,9 @@ def save(
 ) -> dict[str, float]:
     """Write what `keep` asks for of a finished run; returns what its nodes are worth `together`."""
     run = [i for i, net in enumerate(nets) if net is not None]
-    logits = {f"node {i + 1}": predict(nets[i], test, card["config"]["precision"]).cpu() for i in run}
+    config = card["config"]
+    with numerics(next(nets[0].parameters()).device, config["deterministic"], config["tf32"]):  # as in training
+        logits = {f"node {i + 1}": predict(nets[i], test, config["precision"]).cpu() for i in run}
     for what, path in files(record, run, keep).items():
         if what == "logits":
             with atomic_write(path) as file:

@@ -71,10 +71,9 @@ def run(
     checkpoint = Checkpoint(Path(store) / f"{key}.ckpt", key)
     make = partial(_train, graph, data, config, seed, weights, hashes, label, checkpoint, keep)
     path = Path(store) / f"{key}.json"
-    lost = [f for f in kept.files(path, sorted(graph.reaching_target()), keep).values() if not f.exists()]
-    if lost and path.exists() and read_record(path, SCHEMA).get("status") == "complete":
-        path.unlink()
-    path = once(path, make)
+    failed = path.exists() and read_record(path, SCHEMA).get("status") == "failed"
+    networks = [] if failed else kept.files(path, sorted(graph.reaching_target()), keep).values()
+    once(path, make, networks)
     record = read_record(path, SCHEMA)
     if record.get("key") != key or record.get("status") not in ("complete", "failed"):
         raise ValueError(f"{path} is not the record of this run; delete it and the run is done again")
