@@ -49,6 +49,17 @@ def test_the_sum_of_table_1_by_hand():
     assert rows[-1]["device_hours"] == pytest.approx(sum(row["device_hours"] for row in rows[:-1]))
 
 
+def test_the_sum_of_notebook_00_by_hand():
+    """Its fifteen students, the graph that is kept, the live one and the teacher."""
+    rows, _ = plan.plan(parameters("quick"), devices=1, images_per_second=100)
+    epochs = 12 * (15 + 1 + 1 + 4)
+    passes = 12 * (5 * 1 + 5 * 3 + 5 * 2 + 3 + 2 + 4)  # of one network over the training and validation images
+    tests = 5 * 1 + 5 * 3 + 5 * 2 + 3 + 2 + 1
+    seconds = passes * (1280 / 300 + 480 / 900) + tests * 1440 / 900
+    assert rows[0]["epochs"] == epochs
+    assert rows[0]["device_hours"] == pytest.approx(seconds / 3600)
+
+
 def test_finished_weights_cost_nothing(tmp_path):
     def cost():
         return hours(plan.plan(parameters("quick", f"ready_weights={tmp_path}"), 1, 100)[0])["01"]

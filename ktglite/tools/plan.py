@@ -140,9 +140,13 @@ def plan(
         hours = {"device_hours": total / 3600, "wall_hours": wall / 3600}
         return {"notebook": name, "epochs": epochs, **hours, "disk": disk, "memory": speed.memory + pixels}
 
-    first = chosen["00"].epochs
+    first = chosen[
+        "00"
+    ].epochs  # notebook 00: students alone, all Through and distilled; a graph kept, one live; a teacher
+    parts = [(5, 1, first), (5, 3, first), (5, 2, first), (1, 3, first), (1, 2, first), (1, 1, 4 * first)]
+    lesson = sum(graph_seconds(runs * epochs, nodes, runs) for runs, nodes, epochs in parts)
     rows = [
-        row("00", first, graph_seconds(first, 2, 1), 1, 0, 0),
+        row("00", sum(runs * epochs for runs, _, epochs in parts), lesson, min(devices, 15), 15, 0),
         _pretraining(chosen["01"], table, speed, devices, row),
     ]
     runs = table.seeds * (1 + len(table.sources) * (2**table.nodes - 1))
