@@ -58,12 +58,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peak-tflops", type=float)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64, 96, 224], help="px")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("this torch sees no GPU: nothing is measured")
         return
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
-    for size in (32, 64, 96, 224):
+    for size in args.sizes:
         config = TrainConfig(batch_size=BATCH, lr=1e-3, precision="fp32", device="cuda")
         plain = rate(textbook(all_through(*[Node("resnet18")] * 3), random_data(size), config), 1, STEPS)
         torch.cuda.reset_peak_memory_stats()
@@ -79,7 +80,7 @@ def main() -> None:
             share = flops_of_step(size) * full / BATCH / (args.peak_tflops * 1e12)
             print(f"  {100 * share:.1f} % of the bf16 matrix peak")
         for name, images in levers.items():
-            print(f"  {name}: {images:,.0f} images/s ({full / images:.2f} x lost)")
+            print(f"  {name}: {images:,.0f} images/s ({full / images:.2f} x lost)", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -165,10 +166,14 @@ class Checkpoint:
     """A file that holds the state of the training `key`, the SHA-256 of its content in front.
 
     A file that is damaged or belongs to another training is renamed to `<path>.unused` with a warning.
+
+    `share`: a state is let pass where saving it would take more than this share of the time. Epochs of a GPU can be
+    shorter than it takes to write three networks.
     """
 
-    def __init__(self, path: str | Path, key: str):
-        self.path, self.key = Path(path), key
+    def __init__(self, path: str | Path, key: str, share: float = math.inf):
+        self.path, self.key, self.share = Path(path), key, share
+        self._saved = self._cost = 0.0
 
     def load(self, device: str | torch.device = "cpu") -> dict | None:
         """The state that was saved last; None where there is none."""
@@ -197,12 +202,17 @@ class Checkpoint:
             raise ValueError(str(error)) from error
 
     def save(self, state: dict) -> None:
-        """Replace what was saved before."""
+        """Replace what was saved before, or leave it, see `share`."""
+        started = time.perf_counter()
+        if started - self._saved < self._cost / self.share:
+            return
         content = io.BytesIO()
         torch.save({"key": self.key, **state}, content)
         with atomic_write(self.path) as file:
             file.write(hashlib.sha256(content.getbuffer()).digest())
             file.write(content.getbuffer())
+        self._saved = time.perf_counter()
+        self._cost = self._saved - started
 
     def drop(self) -> None:
         """Delete the file, where that is possible."""

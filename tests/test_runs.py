@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 import torch
@@ -249,6 +250,24 @@ with torch.no_grad():
 assert key in card
 print(100 * (found == labels).sum().item() / len(labels))
 """
+
+
+def test_a_fixed_teacher_with_a_random_head_is_told(tiny_data, tmp_path, caplog):
+    """A start that knows other classes teaches noise, too; one that was trained on these images does not."""
+
+    class NoPool:
+        def submit(self, *arguments):
+            (future := Future()).set_result(None)
+            return future
+
+    net = models.build("resnet18_w8", 3)
+    known = kept.save_network(net, tmp_path / "known.safetensors", tiny_data.classes)
+    other = kept.save_network(net, tmp_path / "other.safetensors", ["x", "y", "z"])
+    graphs = {name: distillation(A, Node(A.arch, start)) for name, start in
+              {"fresh": "scratch", "other": str(other), "known": str(known)}.items()}  # fmt: skip
+    run_all(graphs | {"both learn": all_through(A, A)}, tiny_data, CONFIG, [0], tmp_path / "runs", pool=NoPool())
+    assert [record.message.split(":")[0] for record in caplog.records] == ["fresh", "other"]
+    assert "node 2 never learns" in caplog.text
 
 
 def test_a_kept_target_gives_its_accuracy_in_plain_torchvision(tiny_data, tmp_path):

@@ -712,3 +712,20 @@ def test_a_search_with_trained_teachers(tiny_data, tmp_path):
     assert starts == {"scratch"}
     with pytest.raises(ValueError, match="other images or with other settings: remove it"):
         runs.train_teacher(ARCH, tiny_data, dataclasses.replace(config, lr=0.5), tmp_path / "weights")
+
+
+def test_a_search_for_the_best_ensemble(tiny_data, tmp_path):
+    """Values, tests and the re-evaluation are those of the nodes' mean softmax, as the records have them."""
+    settings = SearchConfig("none", arch=ARCH, nodes=2, trials=3, pruner="none", objective="ensemble")
+    study = search.search(settings, tiny_data, CONFIG, tmp_path, pool=HerePool())
+    paths = (tmp_path / "runs").glob("*.json")
+    found = {record["label"]: record for record in (json.loads(path.read_text()) for path in paths)}
+    for trial in study.trials:
+        epochs = found[f"none {trial.number}"]["epochs"]
+        assert list(trial.intermediate_values.values()) == [epoch["val_ensemble"] for epoch in epochs]
+        assert trial.user_attrs["test_accuracy"] == epochs[-1]["test_ensemble"]
+    (again, *_) = reevaluate(study, tiny_data, CONFIG, [7], tmp_path / "runs", k=1, random_graphs=0, pool=HerePool())
+    record = json.loads((tmp_path / "runs" / f"{again['records'][0]}.json").read_text())
+    assert again["test_accuracy"] == [record["epochs"][-1]["test_ensemble"]]
+    with pytest.raises(ValueError, match="objective"):
+        search.search(dataclasses.replace(settings, objective="target"), tiny_data, CONFIG, tmp_path, pool=HerePool())

@@ -1,6 +1,7 @@
 """Run once and remember: every training is one JSON record under a key that hashes all that decides its result."""
 
 import dataclasses
+import json
 import logging
 import threading
 import time
@@ -20,7 +21,7 @@ from ktglite.devices import resolve_device, resolve_precision
 from ktglite.experiments import kept
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, independent
-from ktglite.models import find_weights, initialise
+from ktglite.models import find_weights, initialise, read_weights
 from ktglite.pool import open_pool
 from ktglite.sources.datasets import load_data
 from ktglite.store import (
@@ -68,7 +69,7 @@ def run(
     """
     hashes = weight_hashes(graph, weights)
     key = run_key(graph, data, config, seed, hashes)
-    checkpoint = Checkpoint(Path(store) / f"{key}.ckpt", key)
+    checkpoint = Checkpoint(Path(store) / f"{key}.ckpt", key, share=0.1)
     make = partial(_train, graph, data, config, seed, weights, hashes, label, checkpoint, keep)
     path = Path(store) / f"{key}.json"
     failed = path.exists() and read_record(path, SCHEMA).get("status") == "failed"
@@ -190,6 +191,10 @@ def run_all(
     """
     for node in sorted({graph.nodes[i] for graph in graphs.values() for i in graph.reaching_target()}):
         initialise(node.arch, node.init, len(data.classes), 0, weights)  # what does not fit is told now, not in hours
+    for label, graph in graphs.items():
+        for i in _random_teachers(graph, data, config, weights):
+            way_out = "start it from a network trained on these images, as keep= leaves them"
+            log.warning("%s: node %d never learns, and its head is random: it teaches noise; %s", label, i + 1, way_out)
     source = data if data.spec is None else data.spec
     tasks = [(label, graph, seed) for label, graph in graphs.items() for seed in seeds]
     records, started, clock = {}, datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
@@ -211,6 +216,17 @@ def run_all(
             left = (time.perf_counter() - clock) / max(1, new) * (len(tasks) - len(records))
             log_progress(Path(store).parent, what=what, done=len(records), total=len(tasks), seconds_left=left)
     return [records[i] for i in range(len(tasks)) if records[i] is not None]
+
+
+def _random_teachers(graph: Graph, data: Data, config: TrainConfig, weights: str | Path) -> list[int]:
+    """Fixed nodes that can influence the target and whose head was not trained on the classes of `data`."""
+    found = []
+    for i in (i for i in sorted(graph.reaching_target()) if not graph.learns(i)):
+        path = find_weights(graph.nodes[i].arch, graph.nodes[i].init, weights)
+        header = read_weights(path)[1].get("ktglite") if path and config.head == "fit" else None
+        if json.loads(header or "{}").get("classes") != list(data.classes):
+            found.append(i)
+    return found
 
 
 _one_training = threading.Lock()  # a Dask worker may have several threads, but torch has one random state a process

@@ -139,8 +139,9 @@ def _facts(settings: SearchConfig, data: Data, config: TrainConfig, weights: str
     """All that decides a study's results, fit for JSON."""
     search = asdict(settings) | {"arch": list(settings.archs), "choices": list(settings.choices), "gates": list(GATES)}
     del search["sources"], search["trials"]
-    if settings.teachers == "random":
-        del search["teachers"]  # studies from before there was a choice go on
+    for name, usual in (("teachers", "random"), ("objective", "target")):
+        if search[name] == usual:
+            del search[name]  # studies from before there was a choice go on
     training = {name: value for name, value in asdict(config).items() if name != "device"}
     starts = (*settings.choices, *["teacher"] * (settings.teachers == "trained"))
     every_node = all_through(*(Node(arch, start) for arch in settings.archs for start in starts))
@@ -268,14 +269,16 @@ class _Coordinator:
         except BaseException as error:
             error.add_note(f"This was graph {number} of study {self.study.study_name!r}; the same command goes on.")
             raise
-        for record in history[self.reported[number] :]:
-            trial.report(record["val_accuracy"][0], record["epoch"])
+        values = [_accuracy(record, "val", self.settings.objective) for record in history]
+        for record, value in list(zip(history, values, strict=True))[self.reported[number] :]:
+            trial.report(value, record["epoch"])
         self.reported[number], last = len(history), history[-1]
         if last["epoch"] == self.config.epochs:
-            trial.set_user_attr("test_accuracy", last["test_accuracy"][0])  # no decision looks at it
-            self._end(number, TrialState.COMPLETE, history[last["reported_epoch"] - 1]["val_accuracy"][0])
+            tested = _accuracy(last, "test", self.settings.objective)  # no decision looks at it
+            trial.set_user_attr("test_accuracy", tested)
+            self._end(number, TrialState.COMPLETE, values[last["reported_epoch"] - 1])
         elif self.settings.pruner == "promote":
-            self.rungs.arrive(number, last["val_accuracy"][0])
+            self.rungs.arrive(number, values[-1])
             for other in self.rungs.hopeless():
                 self._end(other, TrialState.PRUNED)
         elif trial.should_prune():
@@ -299,6 +302,11 @@ class _Coordinator:
         hashes = {name: value for name, value in self.study.user_attrs["weights"].items() if name in used}
         key = run_key(graph, self.data, self.config, self.settings.seed, hashes)
         Checkpoint(self.out / "runs" / f"{key}.ckpt", key).drop()
+
+
+def _accuracy(record: dict, split: str, objective: str) -> float:
+    """What a search maximises, of an epoch's record: node 1's accuracy, or that of the nodes' mean softmax."""
+    return record[f"{split}_ensemble"] if objective == "ensemble" else record[f"{split}_accuracy"][0]
 
 
 # ---- after the search
@@ -338,10 +346,12 @@ def reevaluate(
     The value of a search's best graph is too good: it is the luckiest of many. These numbers are not. Baselines at
     the same budget: "all through" and "independent" with the initialisations of the best graph, and
     `random_graphs` (k unless given) graphs drawn from the same space. A list with one dictionary per graph:
-    `label`, `graph`, `seeds`, `epochs`, and per seed `records` (keys in `store`), `val_accuracy`, `test_accuracy`.
-    `keep` as for `run`. Raises ValueError when a seed is the search's own, or when no trial is complete.
+    `label`, `graph`, `seeds`, `epochs`, and per seed `records` (keys in `store`), `val_accuracy`, `test_accuracy`:
+    of node 1, or of the ensemble where that was searched for. `keep` as for `run`. Raises ValueError when a seed is the
+    search's own, or when no trial is complete.
     """
     search, top = study.user_attrs["search"], best_graphs(study, k)
+    objective = search.get("objective", "target")
     if search["seed"] in seeds:
         raise ValueError(f"seed {search['seed']} trained the search itself: re-evaluate with other seeds")
     if not top:
@@ -360,7 +370,8 @@ def reevaluate(
         own = [record for record in records if record["label"] == label]  # without those that diverged
         entry = {"label": label, "graph": graph.to_dict(), "epochs": config.epochs}
         entry |= {"seeds": [record["seed"] for record in own], "records": [record["key"] for record in own]}
-        entry |= {name: [record[name][0] for record in own] for name in ("val_accuracy", "test_accuracy")}
+        entry["val_accuracy"] = [_accuracy(record["epochs"][record["epoch"] - 1], "val", objective) for record in own]
+        entry["test_accuracy"] = [_accuracy(record["epochs"][-1], "test", objective) for record in own]
         entries.append(entry)
     return entries
 

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from ktglite.captured import captured
 from ktglite.data import MEAN, STD, Data, augment, normalise
 from ktglite.devices import numerics, resolve_device, resolve_precision
 from ktglite.models import SOURCES, build, head_of
@@ -66,6 +68,7 @@ class PretrainConfig:
     - `augmentation`: "crop", "shift" or "none", see `ktglite.data.augment`; of image files, "crop" is torchvision's
       random resized crop (area 8..100 %) and flip. "auto" is the published recipe: "crop" for files, else "none".
     - `accumulate`: gradients of so many parts of a batch are summed, for GPUs that cannot hold a whole one.
+    - `threads`: that draw or read images ahead of the network; more than one where a GPU waits for them.
     - `checkpoint_minutes`: within an epoch, too, training can be resumed from the last so many minutes.
     - `deterministic`, `tf32`: as in `TrainConfig`.
 
@@ -89,6 +92,7 @@ class PretrainConfig:
     categories: int = 1000
     standin_images: int = 20_000
     accumulate: int = 1
+    threads: int = 1
     checkpoint_minutes: float = 10.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
@@ -98,7 +102,7 @@ class PretrainConfig:
     device: str = "auto"
 
     def __post_init__(self):
-        counts = ("size", "epochs", "batch_size", "accumulate", "categories")
+        counts = ("size", "epochs", "batch_size", "accumulate", "threads", "categories")
         check_config(self, dict.fromkeys(counts, (1, float("inf"))) | {"label_smoothing": (0, 1)})
         if self.augmentation == "auto":
             object.__setattr__(self, "augmentation", "none" if self.folder is None else "crop")
@@ -192,7 +196,7 @@ def _settings_key(config: PretrainConfig) -> str:
     they are carried to another, and a graph's record knows them by their hash.
     """
     settings = dataclasses.asdict(config)
-    unused = {"device", "compile", "checkpoint_minutes"}
+    unused = {"device", "compile", "threads", "checkpoint_minutes"}
     unused |= {"standin_images"} if config.source != "imagenet1k_standin" else {"categories"}
     settings = {name: value for name, value in settings.items() if name not in unused}
     if config.folder is not None:
@@ -280,18 +284,18 @@ def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[floa
 
 
 def _batches(source, config: PretrainConfig, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's share of every batch of an epoch from number `first` on, the next one made meanwhile."""
+    """This process's share of every batch of an epoch from number `first` on, the next ones made meanwhile."""
     count = min(config.images_per_epoch or len(source), len(source))
     order = np.random.default_rng(derive(config.seed, "images", epoch)).permutation(len(source))[:count]
     size = min(config.batch_size, count)
     parts = [order[start : start + size][_rank() :: _world()] for start in range(0, count - size + 1, size)][first:]
     views = {"seed": derive(config.seed, "files", epoch)} if isinstance(source, ImageFiles) else {}
-    with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(source.batch, parts[0], **views) if parts else None
+    with ThreadPoolExecutor(config.threads) as pool:
+        ahead = deque(pool.submit(source.batch, part, **views) for part in parts[: config.threads])
         for k in range(len(parts)):
-            images, labels = following.result()
-            if k + 1 < len(parts):
-                following = ahead.submit(source.batch, parts[k + 1], **views)
+            images, labels = ahead.popleft().result()
+            if k + config.threads < len(parts):
+                ahead.append(pool.submit(source.batch, parts[k + config.threads], **views))
             yield torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels)
 
 
@@ -314,8 +318,9 @@ def _train(config: PretrainConfig, path: Path, cache: Path, checkpoint: Checkpoi
     source, validation = open_source(config, cache), _open_validation(config)
     with numerics(device, config.deterministic, config.tf32):
         model = _initial_model(config, len(source.classes)).to(device, memory_format=torch.channels_last)
-        options = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-        optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, **options)
+        lr = torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr  # see `captured`
+        options = {"weight_decay": config.weight_decay, "fused": True}
+        optimizer = torch.optim.SGD(model.parameters(), lr, config.momentum, **options)
         curve, step, totals = [], 0, torch.zeros(3, device=device)
         saved = checkpoint.load(device)
         if saved is not None:
@@ -325,9 +330,11 @@ def _train(config: PretrainConfig, path: Path, cache: Path, checkpoint: Checkpoi
             optimizer.load_state_dict(saved["optimizer"])
         save = partial(_save, checkpoint, model, optimizer, curve)
         net = DistributedDataParallel(model) if _world() > 1 else model
-        net = torch.compile(net) if config.compile else net
+        step_of = partial(_step, torch.compile(net) if config.compile else net, optimizer, config)
+        if _world() == 1 and not config.compile:
+            step_of = captured(step_of, device, config.size)
         for epoch in range(len(curve) + 1, config.epochs + 1):
-            row = _train_epoch(net, optimizer, source, config, epoch, step, totals, save)
+            row = _train_epoch(step_of, model, optimizer, source, config, epoch, step, totals, save)
             if validation is not None:
                 row["val_accuracy"] = _validate(model, validation, config, device)
             curve.append(row)
@@ -355,7 +362,8 @@ def _initial_model(config: PretrainConfig, classes: int) -> nn.Module:
 
 
 def _train_epoch(
-    net: nn.Module,
+    step_of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     source,
     config: PretrainConfig,
@@ -370,8 +378,9 @@ def _train_epoch(
     """
     started = saved = time.perf_counter()
     device = totals.device
-    lr = optimizer.param_groups[0]["lr"] = _learning_rate(config, epoch)
-    net.train()
+    lr, group = _learning_rate(config, epoch), optimizer.param_groups[0]
+    group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr
+    model.train()
     losses = []  # of every batch, looked at when the epoch is over
     count = min(config.images_per_epoch or len(source), len(source))
     what, steps = f"pretrain {config.source} epoch {epoch}/{config.epochs}", count // min(config.batch_size, count)
@@ -380,11 +389,10 @@ def _train_epoch(
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(derive(config.seed, "dropout", epoch, step, _rank()))
             views = generator(config.seed, "views", epoch, step, _rank())
-            loss, right = _accumulate(net, images, labels.to(device), config, views)
+            view = _view_of(images.to(device), config, views).contiguous(memory_format=torch.channels_last)
+            loss, right = step_of(view, labels.to(device))
         totals += torch.stack([loss * len(labels), right, torch.full_like(right, len(labels))])
-        losses.append(loss)
-        optimizer.step()
-        optimizer.zero_grad()
+        losses.append(loss.clone())  # a captured step overwrites it
         bar.update()
         look = step % LOOK == 0 and step < steps
         if look and _agreed(time.perf_counter() - saved >= 60 * config.checkpoint_minutes, device):
@@ -394,28 +402,35 @@ def _train_epoch(
     if _world() > 1:
         dist.all_reduce(totals)
     loss, right, images = totals.tolist()
-    _check_finite(net, loss, losses, first, config, epoch)
+    _check_finite(model, loss, losses, first, config, epoch)
     seconds = time.perf_counter() - started
     row = {"epoch": epoch, "lr": lr, "loss": loss / images, "accuracy": 100 * right / images, "images": int(images)}
     return row | {"seconds": seconds, "images_per_second": (steps - first) / steps * images / seconds}
 
 
-def _accumulate(
-    net: nn.Module, images: Tensor, labels: Tensor, config: PretrainConfig, views: torch.Generator
+def _step(
+    net: nn.Module, optimizer: torch.optim.Optimizer, config: PretrainConfig, view: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """One iteration; returns the batch's mean loss and how many of it the network classified correctly."""
+    loss, right = _accumulate(net, view, labels, config)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss, right
+
+
+def _accumulate(net: nn.Module, view: Tensor, labels: Tensor, config: PretrainConfig) -> tuple[Tensor, Tensor]:
     """Gradients of a batch in `accumulate` parts; its mean loss and how many it classified correctly.
 
     Processes exchange gradients once a batch, with its last part.
     """
-    parts = list(zip(images.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True))
+    parts = list(zip(view.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True))
     bf16 = resolve_precision(config.precision, labels.device) == "bf16"
     loss = right = torch.zeros((), device=labels.device)
     for i, (part, truth) in enumerate(parts):
         alone = isinstance(net, DistributedDataParallel) and i + 1 < len(parts)
         with net.no_sync() if alone else nullcontext():
-            view = _view_of(part.to(labels.device), config, views).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(labels.device.type, torch.bfloat16, enabled=bf16):
-                logits = net(view)
+            with torch.autocast(labels.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+                logits = net(part)
             mean = F.cross_entropy(logits.float(), truth, label_smoothing=config.label_smoothing)
             (mean * len(truth) / len(labels)).backward()
         loss = loss + mean.detach() * len(truth) / len(labels)
