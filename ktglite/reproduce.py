@@ -28,6 +28,9 @@ __all__ = ["NotebookError", "reproduce"]
 
 PARAMETERS = {"profile": "quick", "out": "data/runs/quick", "overrides": {}}  # of every notebook, opened by hand
 WIDGET = "application/vnd.jupyter.widget-view+json"
+PAGE = """{% extends 'index.html.j2' %}
+{% block data_png %}<img alt="{{ output | get_metadata('alt', 'image/png') | escape_html }}"
+src="data:image/png;base64,{{ output.data['image/png'] }}">{% endblock %}"""  # nbconvert's own leaves `alt` out
 
 
 class NotebookError(Exception):
@@ -55,6 +58,18 @@ def without_widgets(notebook) -> None:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET, None)
+
+
+def describe_pictures(notebook) -> None:
+    """Give every picture the prose before its cell as alternative text: what HTML and a screen reader tell of it."""
+    text = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and "head" not in cell.metadata.get("tags", []):
+            *_, text = [part for part in cell.source.split("\n\n") if not part.startswith("$$")]
+            text = re.sub(r"^#+ |[*`$]|\]\([^)]*\)|\[(?=[^]]*\]\()", "", text).replace("\n", " ")
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.metadata["image/png"] = {"alt": text}
 
 
 # ---- what is done already
@@ -175,10 +190,11 @@ def _execute(notebook: Path, executed: Path, values: dict, mark: str, out: Path,
 def _html(notebook) -> str:
     """The notebook as one page that needs no network: formulas as MathML, set-up cells folded away."""
     page = nbformat.reads(nbformat.writes(notebook), as_version=4)
+    describe_pictures(page)
     for cell in page.cells:
         if cell.cell_type == "markdown":
             cell.source = _with_mathml(cell.source)
-    exporter = nbconvert.HTMLExporter(mathjax_url="", require_js_url="")
+    exporter = nbconvert.HTMLExporter(mathjax_url="", require_js_url="", raw_template=PAGE)
     exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={"head", "hide"}), enabled=True)
     return exporter.from_notebook_node(page)[0]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import Future
 from contextlib import nullcontext
+from html import unescape
 from pathlib import Path
 
 import matplotlib
@@ -100,14 +101,39 @@ def test_the_japanese_edition_is_whole_and_has_the_same_code(stem):
     assert not to_do, f"not translated, or the English text has changed: see notebooks/ja/{stem}.po"
     assert not catalogue.obsolete
     japanese = nbformat.read(FOLDER / f"ja/{stem}.ipynb", as_version=4)
-    assert japanese == books.translate(english, catalogue), "give `make notebooks`"
+    made = books.translate(english, catalogue, *books.picture(stem, FOLDER.parent, "ja"))
+    assert japanese == made, "give `make notebooks`"
     for here, there in zip(english.cells, japanese.cells, strict=True):
         assert here.cell_type == there.cell_type
-        assert books.is_head(here) or here.cell_type != "code" or here == there
+        assert books.is_head(here) or here.cell_type != "code" or without_words(here) == without_words(there)
         if here.cell_type == "markdown":
             formulas = [sorted(re.findall(r"\$\$[^$]+\$\$|\$[^$]+\$", cell.source)) for cell in (here, there)]
             assert formulas[0] == formulas[1]
             assert there.source.isascii() is False
+
+
+def without_words(cell):
+    """A code cell without the words that tell of its pictures."""
+    return cell | {"outputs": [output | {"metadata": {}} for output in cell.outputs]}
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_every_picture_is_told_in_words(stem, lang):
+    """The one below the question has the caption of its figure, the others the prose before them."""
+    notebook = nbformat.read(FOLDER / ("ja" if lang == "ja" else ".") / f"{stem}.ipynb", as_version=4)
+    told = [output.metadata["image/png"]["alt"] for output in books._pictures(notebook)]
+    assert all(told)
+    assert all(text.isascii() is False for text in told if lang == "ja")
+    text, attachments = books.picture(stem, FOLDER.parent, lang)
+    assert (notebook.cells[1].source, notebook.cells[1].attachments) == (text, attachments), "give `make notebooks`"
+
+
+def test_an_html_copy_tells_its_pictures():
+    html = work._html(read(STEMS[-1]))
+    assert "No description has been provided" not in html
+    assert all(output.metadata["image/png"]["alt"] in unescape(html) for output in books._pictures(read(STEMS[-1])))
+    assert html.count("data:image/png") == 1 + len(books._pictures(read(STEMS[-1])))
 
 
 def test_prose_that_is_new_or_has_changed_is_told(tmp_path):
@@ -147,8 +173,8 @@ def test_head_cells_say_what_is_measured_and_where_this_is_published(stem):
     top, notebook = FOLDER.parent, read(stem)
     log = top / "data/run_times.json"
     expected = books.heads(stem, json.loads(log.read_text()) if log.exists() else {}, books.address(top))
-    assert [cell.source for cell in notebook.cells if books.is_head(cell)] == [text.rstrip() for text in expected]
-    assert [i for i, cell in enumerate(notebook.cells) if books.is_head(cell)] == [1, 2]
+    assert [cell.source for cell in notebook.cells if books.is_head(cell)][1:] == [text.rstrip() for text in expected]
+    assert [i for i, cell in enumerate(notebook.cells) if books.is_head(cell)] == [1, 2, 3]
 
 
 def test_badges_are_there_when_they_can_work():
@@ -197,6 +223,8 @@ def checkout(tmp_path):
     """A small checkout with a run of its notebooks."""
     for place in ("notebooks", "data", "run/notebooks"):
         (tmp_path / place).mkdir(parents=True)
+    for place in ("figures", "data/reference_runs"):  # of which the first picture and its caption are made
+        (tmp_path / place).symlink_to(FOLDER.parent / place)
     (tmp_path / "CITATION.cff").write_text(yaml.safe_dump({"title": "x"}))
     for stem in STEMS:
         nbformat.write(mini(), tmp_path / f"notebooks/{stem}.ipynb")
@@ -208,8 +236,8 @@ def test_refresh_puts_outputs_times_and_heads(checkout):
     books.refresh(checkout / "run", checkout)
     for stem in STEMS:
         notebook = nbformat.read(checkout / f"notebooks/{stem}.ipynb", as_version=4)
-        assert [cell.id for cell in notebook.cells] == ["a", "head-times", "head-install", "b", "c"]
-        assert "`quick` 1.0 min (2 cores, X)" in notebook.cells[1].source
+        assert [cell.id for cell in notebook.cells] == ["a", "head-picture", "head-times", "head-install", "b", "c"]
+        assert "`quick` 1.0 min (2 cores, X)" in notebook.cells[2].source
         assert notebook.metadata["ktglite"]["sources"] == books.digest(notebook) == books.digest(mini())
         stream, shown = notebook.cells[-1].outputs
         assert stream.text == "said\n"

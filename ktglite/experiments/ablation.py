@@ -161,7 +161,7 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
         part = table[source]
         shown[source] = [f"{r['mean']:.2f} ± {r['std']:.2f} ({r['n']:.0f})" for _, r in part.iterrows()]
         if "paper mean" in part:
-            name = source.removesuffix(" stand-in")
+            name = re.sub(r" stand-in| \(.*\)", "", source)
             shown[f"paper, {name}"] = [f"{r['paper mean']:.2f} ± {r['paper std']:.2f}" for _, r in part.iterrows()]
     return shown
 

@@ -35,8 +35,8 @@ class SearchConfig:
       pauses every graph there, and lets one go on as soon as it is (Li et al., 2020); "none" has no rungs.
     - `teachers`: where a node starts that never learns, since all edges into it are Cutoff: "random" as it is drawn,
       with a random head (the paper: "Step 1 weights or random"), or "trained" on the same images (Minami et al., 2020).
-    - `objective`: the accuracy of the "target" (the paper), or of the "ensemble", the mean softmax of all nodes that can
-      influence it (Okamoto et al., ECCV 2022).
+    - `objective`: the accuracy of the "target" (the paper), or of the "ensemble", the mean softmax of all nodes that
+      can influence it (Okamoto et al., ECCV 2022).
     - `select_on`: prune and select on "val", or on "test" as the released code does: no estimate of anything then.
 
     Raises ValueError naming the setting that is out of range.

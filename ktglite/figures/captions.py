@@ -43,6 +43,14 @@ CAPTIONS = {
         "Thick: also trained by the live search.",
         "探索した全グラフ(各条件{graphs}個)のエポックごとの精度。色は対象ノードの初期値。太線はこの試行の探索も学習したもの。",
     ),
+    "synthcars": (
+        "The embedded task: one image of each of its twenty models of cars, drawn by formula.",
+        "組み込みの課題。数式で描かれた20車種の画像を1枚ずつ。",
+    ),
+    "fractaldb": (
+        "FractalDB-1k: one image each of sixteen of its thousand categories, drawn twice as bright as they are.",
+        "FractalDB-1k。1000カテゴリのうち16カテゴリの画像(明るさは2倍)。",
+    ),
     "search_optimism": (
         "The best value of each search beside the same graph with fresh seeds, on the split of the selection.",
         "各探索の最良値と、同じグラフを新しいシードで学習した値(選択に用いた分割)。",

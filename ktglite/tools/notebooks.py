@@ -1,7 +1,8 @@
 """The committed notebooks: head cells, the outputs of a real run, and the Japanese edition (`make notebooks`).
 
-A head cell is tagged `head` and written by this module: the measured run times and the badges, and the installation
-where the package is missing. Nothing that a notebook computes depends on it, so it does not count as its source.
+A head cell is tagged `head` and written by this module: a picture with its caption, the measured run times and the
+badges, and the installation where the package is missing. Nothing that a notebook computes depends on it, so it does
+not count as its source.
 
 The Japanese edition in notebooks/ja has the code and outputs of the English one; its prose is in gettext catalogues.
 """
@@ -20,12 +21,15 @@ from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 from PIL import Image
 
-from ktglite.reproduce import sources_of, without_widgets
+from ktglite.experiments import ablation, search
+from ktglite.figures import captions
+from ktglite.reproduce import describe_pictures, sources_of, without_widgets
 from ktglite.settings import NOTEBOOKS
 
 __all__ = ["refresh"]
 
 LIMIT = 500_000  # bytes of a committed notebook
+PICTURES = dict(zip(NOTEBOOKS, ("figure1_method", "fractaldb", "table1", "search_curves", "forest"), strict=True))
 BAR = re.compile(r"\d+%\||\d+/\d+ \[\d")  # a tqdm bar
 INSTALL = """\
 import importlib.util
@@ -78,6 +82,23 @@ def heads(stem: str, times: dict, repository: str) -> tuple[str, str]:
     return f"{badges}\n\n{told}", INSTALL.format(address=repository)
 
 
+def picture(stem: str, top: Path, lang: str) -> tuple[str, dict]:
+    """The picture below a notebook's question, as Markdown with its caption, and as an attachment.
+
+    The caption is that of the figure, from the records that come with the kit; a figure in Japanese is in figures/ja.
+    """
+    name, records = PICTURES[stem], top / "data/reference_runs"
+    paths = [top / "figures" / part / f"{name}.png" for part in ("ja", ".")[lang == "en" :]]
+    runs, searches = ablation.read_runs(records / "quick"), search.read_summaries(records / "quick_searches")
+    text = captions.caption(name, runs, searches, lang)
+    image = Image.open(next(path for path in paths if path.exists())).convert("RGB")
+    image.thumbnail((900, 900), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.quantize(64, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    encoded = base64.b64encode(file.getvalue()).decode()
+    return f"![{text}](attachment:{name}.png)\n\n*{text}*", {f"{name}.png": {"image/png": encoded}}
+
+
 def _minutes(seconds: float) -> str:
     """ "40 s", "3.2 min", "5.1 h"."""
     if seconds < 60:
@@ -85,12 +106,14 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _set_heads(notebook, stem: str, times: dict, repository: str) -> None:
+def _set_heads(notebook, stem: str, times: dict, top: Path) -> None:
     """Write the head cells into a notebook, after its first cell, the question."""
-    prose, code = heads(stem, times, repository)
+    prose, code = heads(stem, times, address(top))
+    text, attachments = picture(stem, top, "en")
     body = [cell for cell in notebook.cells if not is_head(cell)]
     tags = {"tags": ["head"]}
     head = [
+        nbformat.v4.new_markdown_cell(text, id="head-picture", metadata=tags, attachments=attachments),
         nbformat.v4.new_markdown_cell(prose, id="head-times", metadata=tags),
         nbformat.v4.new_code_cell(
             code.rstrip(), id="head-install", metadata=tags | {"jupyter": {"source_hidden": True}}
@@ -179,17 +202,20 @@ def update_catalogue(path: Path, notebook) -> Catalog:
     return found
 
 
-def translate(notebook, catalogue: Catalog):
-    """The Japanese edition of a notebook; prose that is not translated stays English."""
+def translate(notebook, catalogue: Catalog, caption: str = "", attachments: dict | None = None):
+    """The Japanese edition of a notebook, with its picture; prose that is not translated stays English."""
     done = nbformat.reads(nbformat.writes(notebook), as_version=4)
     for cell in done.cells:
-        if is_head(cell):
+        if cell.id == "head-picture":
+            cell.source, cell.attachments = caption, nbformat.from_dict(attachments)
+        elif is_head(cell):
             for english, japanese in HEAD.items():
                 cell.source = cell.source.replace(english, japanese)
         elif cell.cell_type == "markdown":
             message = catalogue.get(cell.source)
             known = message is not None and message.string and not message.fuzzy
             cell.source = (message.string if known else cell.source).replace("](../", "](../../")
+    describe_pictures(done)
     return done
 
 
@@ -223,7 +249,8 @@ def refresh(run: str | Path = "data/runs/quick", top: str | Path = ".") -> list[
         try:
             if stem in executed:
                 _fill(notebook, executed[stem])
-            _set_heads(notebook, stem, times, address(top))
+            _set_heads(notebook, stem, times, top)
+            describe_pictures(notebook)
             texts[path] = _fit(notebook)
         except ValueError as error:
             raise ValueError(f"{stem}: {error}") from error
@@ -231,7 +258,8 @@ def refresh(run: str | Path = "data/runs/quick", top: str | Path = ".") -> list[
     for path, text in list(texts.items()):
         catalogue = update_catalogue(words := path.parent / f"ja/{path.stem}.po", english := nbformat.reads(text, 4))
         _write_catalogue(words, catalogue)
-        texts[path.parent / "ja" / path.name] = nbformat.writes(translate(english, catalogue)) + "\n"
+        japanese = translate(english, catalogue, *picture(path.stem, top, "ja"))
+        texts[path.parent / "ja" / path.name] = nbformat.writes(japanese) + "\n"
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
     if times:
