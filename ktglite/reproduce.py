@@ -28,9 +28,9 @@ __all__ = ["NotebookError", "reproduce"]
 
 PARAMETERS = {"profile": "quick", "out": "data/runs/quick", "overrides": {}}  # of every notebook, opened by hand
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PAGE = """{% extends 'index.html.j2' %}
-{% block data_png %}<img alt="{{ output | get_metadata('alt', 'image/png') | escape_html }}"
-src="data:image/png;base64,{{ output.data['image/png'] }}">{% endblock %}"""  # nbconvert's own leaves `alt` out
+PAGE = """{% extends 'index.html.j2' %}{% block data_png scoped %}
+{%- set words = output | get_metadata('alt', 'image/png') | escape_html -%}
+{{ super() | replace('<img', '<img alt="' ~ words ~ '"', 1) }}{% endblock %}"""  # nbconvert's own has no `alt`
 
 
 class NotebookError(Exception):
@@ -194,6 +194,7 @@ def _html(notebook) -> str:
     for cell in page.cells:
         if cell.cell_type == "markdown":
             cell.source = _with_mathml(cell.source)
+            cell.metadata.pop("tags", None)  # what is folded away is code
     exporter = nbconvert.HTMLExporter(mathjax_url="", require_js_url="", raw_template=PAGE)
     exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={"head", "hide"}), enabled=True)
     return exporter.from_notebook_node(page)[0]

@@ -22,6 +22,7 @@ from matplotlib.text import Text
 from ktglite import Graph, Node, all_through, mutual
 from ktglite import figures as plots
 from ktglite.experiments import ablation, claims
+from ktglite.experiments.search import read_summaries
 from ktglite.figures import captions, graphs, style
 from ktglite.store import shipped
 from ktglite.tools import japanese
@@ -419,6 +420,32 @@ def test_captions_are_filled_in_from_the_records(name):
     assert re.search("[ぁ-んァ-ヶ一-龠]", words)
     assert not re.search("[ぁ-んァ-ヶ一-龠]", english)
     assert plots.caption("table1", records(), {}).count("n = 2") == 1
+
+
+def test_the_committed_figures_are_told_in_the_words_of_their_captions():
+    runs, text = ablation.read_runs(shipped("data/reference_runs/quick")), shipped("figures/README.md").read_text()
+    found = {
+        folder: read_summaries(shipped(f"data/reference_runs/{folder}"))
+        for folder in ("quick/search", "quick_searches")
+    }
+    told = dict(re.findall(r"!\[([^\]]*)\]\((\w+)\.png\)", text))
+    assert len(told) == len(re.findall(r"!\[", text)) == 11
+    for words, name in told.items():
+        assert words == plots.caption(
+            name, runs, found["quick_searches" if name == "search_curves" else "quick/search"]
+        )
+
+
+def test_a_source_s_gain_is_paired_by_seed():
+    one = {"source": "visualatom1k", "data": "drawn cars", "lr": 0.03, "scratch": {"0": 50, "1": 60}}
+    records = [
+        one | {"start": {"0": 52, "1": 63}},
+        one | {"source": "one_fractal", "data": "photographs", "start": {"1": 60, "0": 49}},
+    ]
+    figure = plots.plot_sources(records)
+    assert [axis.get_title() for axis in figure.axes] == ["drawn cars", "photographs"]
+    assert [axis.lines[0].get_xdata()[0] for axis in figure.axes] == [2.5, -0.5]
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "VisualAtom-1k"
 
 
 @pytest.mark.parametrize("width", ["page", "column"])

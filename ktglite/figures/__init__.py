@@ -29,6 +29,7 @@ from ktglite.figures.results import (
     plot_pretraining,
     plot_pruners,
     plot_searches,
+    plot_sources,
     plot_table1,
     plot_training,
 )  # fmt: skip
@@ -39,7 +40,8 @@ __all__ = [
     "COLUMN", "PAGE", "TARGET_RED", "caption", "condition_label", "describe_records", "draw_all", "draw_graph",
     "draw_method", "gate_legend", "init_legend", "plot_best_graphs", "plot_early_rungs", "plot_filters", "plot_forest",
     "plot_gate_curves", "plot_images", "plot_learning_curves", "plot_luck", "plot_main_effects", "plot_optimism",
-    "plot_pretraining", "plot_pruners", "plot_searches", "plot_table1", "plot_training", "save_figure", "use_style",
+    "plot_pretraining", "plot_pruners", "plot_searches", "plot_sources", "plot_table1", "plot_training", "save_figure",
+    "use_style",
 ]  # fmt: skip
 
 

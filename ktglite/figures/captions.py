@@ -15,10 +15,11 @@ CAPTIONS = {
         "4つのゲート関数。学習の進行度と、知識源が正解した割合に対する出力。",
     ),
     "forest": (
-        "Primary contrasts of the claims C0-C5 in points, with 95 % intervals ({data}, n = {n}). "
-        "Blue: supported, red: contradicted, grey: not resolved. The paper's own numbers by the same rule.",
-        "主張C0~C5の主対比(ポイント)と95%区間({data}、n = {n})。青:支持、赤:反証、灰:判定できない。"
-        "論文の値にも同じ規則を適用。",
+        "Primary contrasts of the claims C0-C5 in points, with 95 % intervals and n, each panel on its own scale: this "
+        "run ({data}), photographs (Stanford Cars, 64 px), and the paper's own numbers by the same rule. Blue: "
+        "supported, red: contradicted, grey: not resolved.",
+        "主張C0~C5の主対比(ポイント)、95%区間とn。目盛りはパネルごと。この試行({data})、写真(Stanford Cars、64 px)、"
+        "同じ規則を適用した論文の値。青:支持、赤:反証、灰:判定できない。",
     ),
     "table1": (
         "Accuracy of node 1 by pattern of pre-trained nodes ({data}, n = {n}): runs, means and 95 % intervals, "

@@ -204,6 +204,26 @@ def plot_main_effects(records: Sequence[Mapping], sources: Sequence[str] | None 
     return figure
 
 
+def plot_sources(records: Sequence[Mapping]) -> Figure:
+    """What each start adds to a network alone, over random numbers, paired by seed, with 95 % intervals.
+
+    `records`: {"source", "data", "lr", "scratch": {seed: %}, "start": {seed: %}}, as in
+    data/reference_runs/sources.json; a panel per data set, on its own scale.
+    """
+    panels = list(dict.fromkeys(record["data"] for record in records))
+    figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.2), sharey=True, squeeze=False, layout="constrained")
+    for axis, data in zip(axes[0], panels, strict=True):
+        for y, record in enumerate(record for record in records if record["data"] == data):
+            gain = stats.pair(record["start"], record["scratch"])
+            error = [[gain["effect"] - gain["low"]], [gain["high"] - gain["effect"]]]
+            axis.errorbar(gain["effect"], title(record["source"]), xerr=error, fmt="o", color=BLUE, capsize=3)
+            axis.annotate(f"n = {gain['n']}", (1, y), xycoords=("axes fraction", "data"), fontsize=7, va="center")
+        axis.axvline(0, color=BLACK, lw=0.8)
+        axis.set(title=data, xlabel="gain over scratch (points)")
+    axes[0, 0].invert_yaxis()
+    return figure
+
+
 # ---- the search
 
 

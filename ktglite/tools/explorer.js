@@ -80,7 +80,7 @@ function knownMethod(graph) {
 
 function verdict(graph) {
   const method = knownMethod(graph);
-  return method ? `This is ${method}.` : "No published method that is known here: a graph of its own.";
+  return method ? `This is ${method}.` : "It matches no published method that the kit knows.";
 }
 
 // In how many starts and gates two graphs differ, as far as node 1 can tell; auxiliaries may be swapped.

@@ -102,7 +102,7 @@ def names(nodes: Sequence[int]) -> str:
 
 
 def known_method(graph: Graph) -> str:
-    """The name of the published method that trains node 1 as this graph does; empty if it is none that is known here.
+    """The name of the published method that trains node 1 as this graph does; empty if it is none that the kit knows.
 
     Only what can influence node 1 counts, and where nodes start from does not.
     """
@@ -131,7 +131,7 @@ def known_method(graph: Graph) -> str:
 def verdict(graph: Graph) -> str:
     """`known_method` as a sentence."""
     method = known_method(graph)
-    return f"This is {method}." if method else "No published method that is known here: a graph of its own."
+    return f"This is {method}." if method else "It matches no published method that the kit knows."
 
 
 # ---- pictures
