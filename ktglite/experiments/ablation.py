@@ -78,6 +78,11 @@ def paper_source(source: str) -> str | None:
     return name if name in paper()["table1"] else None
 
 
+def stands_for(title: str) -> str:
+    """What the paper calls a source of this title: "ImageNet-1k" for its stand-in and for its quantised weights."""
+    return re.sub(r" stand-in| \(.*\)", "", title)
+
+
 def paper_arms(sources: Sequence[str], n: int = 3) -> dict[tuple[str, str], stats.Arm]:
     """The paper's Table 1 under the names of `sources`; nothing for graphs of other than its 3 nodes."""
     table, arms = paper()["table1"], {}
@@ -161,7 +166,7 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
         part = table[source]
         shown[source] = [f"{r['mean']:.2f} ± {r['std']:.2f} ({r['n']:.0f})" for _, r in part.iterrows()]
         if "paper mean" in part:
-            name = re.sub(r" stand-in| \(.*\)", "", source)
+            name = stands_for(source)
             shown[f"paper, {name}"] = [f"{r['paper mean']:.2f} ± {r['paper std']:.2f}" for _, r in part.iterrows()]
     return shown
 

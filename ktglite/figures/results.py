@@ -126,7 +126,10 @@ def plot_table1(records: Sequence[Mapping], sources: Sequence[str] | None = None
         part = table[table.source == source]
         _forest(axis, part, order)
         runs = part.groupby("pattern").size()
-        axis.set(title=f"{title(source)}\nthis run, n = {runs.min()}", xlabel="accuracy of node 1 (%)")
+        axis.set(
+            title=f"{title(source)}\nthis run, n = {'-'.join(map(str, sorted({runs.min(), runs.max()})))}",
+            xlabel="accuracy of node 1 (%)",
+        )
         axis.set_ylabel(f"pre-trained: nodes {' '.join(str(i + 1) for i in range(n))}")
     published = [source for source in sources if (source, "none") in paper]
     for source, axis in zip(published, theirs, strict=True):
@@ -197,7 +200,7 @@ def plot_main_effects(records: Sequence[Mapping], sources: Sequence[str] | None 
             part.contrast.str[-1], part.effect, yerr=error, fmt="o", color=BLUE if origin != "paper" else BLACK
         )
         axis.axhline(0, color=BLACK, lw=0.8)
-        name = source.replace(" stand-in", "") if origin == "paper" else source
+        name = ablation.stands_for(source) if origin == "paper" else source
         axis.set_title(f"{origin}\n{name}", fontsize=7.5)
         axis.set(xlabel="pre-trained node", xlim=(-0.5, len(part) - 0.5))
     axes[0, 0].set_ylabel("effect on node 1 (points)")
