@@ -8,41 +8,43 @@ __all__ = ["caption"]
 CAPTIONS = {
     "figure1_method": (
         "The method. Step 1 trains single models, Step 2 puts their weights on the nodes, Step 3 searches the graph.",
-        "手法。ステップ1で単一モデルを事前学習し、ステップ2でノードを初期化し、ステップ3でグラフを探索する。",
+        "手法。Step 1 で単体モデルを事前学習し，Step 2 でノードを初期化し，Step 3 でグラフを探索する。",
     ),
     "gates": (
         "The four gates: output against training progress, and against the share of a batch the source knows.",
-        "4つのゲート関数。学習の進行度と、知識源が正解した割合に対する出力。",
+        "4つのゲート関数。学習の進行に対する出力と，送り手がバッチのうち正解した割合に対する出力。",
     ),
     "forest": (
         "Primary contrasts of the claims C0-C5 in points, with 95 % intervals and n, each panel on its own scale: this "
         "run ({data}), photographs (Stanford Cars, 64 px), and the paper's own numbers by the same rule. Blue: "
-        "supported, red: contradicted, grey: not resolved.",
-        "主張C0~C5の主対比(ポイント)、95%区間とn。目盛りはパネルごと。この試行({data})、写真(Stanford Cars、64 px)、"
-        "同じ規則を適用した論文の値。青:支持、赤:反証、灰:判定できない。",
+        "supported, orange: contradicted, grey: not resolved.",
+        "主張 C0-C5 の主対比 (ポイント)，95 % 信頼区間と n。目盛りはパネルごと。本実験 ({data})，"
+        "写真 (Stanford Cars，64 px)，同じ規則を適用した論文の値。青: 支持，橙: 反証，灰: 判定できない。",
     ),
     "table1": (
         "Accuracy of node 1 by pattern of pre-trained nodes ({data}, n = {n}): runs, means and 95 % intervals, "
         "beside the paper's means and standard deviations.",
-        "事前学習ノードの組合せごとの対象ノードの精度({data}、n = {n})。各試行、平均と95%区間。右は論文の値。",
+        "事前学習ノードの組合せごとの対象ノードの精度 ({data}，n = {n})。各試行，平均と 95 % 信頼区間。"
+        "隣は論文の平均と標準偏差。",
     ),
     "learning_curves": (
         "Validation accuracy of node 1 by epoch ({data}): mean and range over {n} seeds.",
-        "エポックごとの対象ノードの検証精度({data})。{n}個のシードの平均と範囲。",
+        "エポックごとの対象ノードの検証精度 ({data})。{n}個のシードの平均と範囲。",
     ),
     "main_effects": (
         "Effect of pre-training one node on node 1, averaged over the states of the others ({data}, n = {n}), "
         "with 95 % intervals.",
-        "各ノードの事前学習が対象ノードに与える主効果({data}、n = {n})と95%区間。",
+        "各ノードの事前学習が対象ノードに与える効果 (他のノードの状態について平均，{data}，n = {n}) と 95 % 信頼区間。",
     ),
     "figure2_best_graphs": (
         "The best of {graphs} graphs of each condition, trained again with fresh seeds; the target is circled in red.",
-        "各条件の{graphs}個のグラフのうち最良のもの(新しいシードで再学習)。対象ノードは赤い丸。",
+        "各条件の{graphs}個のグラフのうち最良のもの (新しいシードで再学習)。対象ノードは赤い円で囲む。",
     ),
     "search_curves": (
         "Every searched graph ({graphs} a condition): accuracy of node 1 by epoch, coloured by node 1's start. "
         "Thick: also trained by the live search.",
-        "探索した全グラフ(各条件{graphs}個)のエポックごとの精度。色は対象ノードの初期値。太線はこの試行の探索も学習したもの。",
+        "探索した全グラフ (各条件{graphs}個) の，エポックごとの対象ノードの精度。色は対象ノードの初期値。"
+        "太線は，本実験の探索でも学習したグラフ。",
     ),
     "synthcars": (
         "The embedded task: one image of each of its twenty models of cars, drawn by formula.",
@@ -50,11 +52,11 @@ CAPTIONS = {
     ),
     "fractaldb": (
         "FractalDB-1k: one image each of sixteen of its thousand categories, drawn twice as bright as they are.",
-        "FractalDB-1k。1000カテゴリのうち16カテゴリの画像(明るさは2倍)。",
+        "FractalDB-1k。1,000カテゴリのうち16カテゴリの画像を1枚ずつ (明るさは2倍)。",
     ),
     "search_optimism": (
         "The best value of each search beside the same graph with fresh seeds, on the split of the selection.",
-        "各探索の最良値と、同じグラフを新しいシードで学習した値(選択に用いた分割)。",
+        "各探索の最良値と，同じグラフを新しいシードで学習した値 (どちらも選択に用いた画像で測る)。",
     ),
 }
 

@@ -125,11 +125,9 @@ def plot_table1(records: Sequence[Mapping], sources: Sequence[str] | None = None
     for source, axis in zip(sources, ours, strict=True):
         part = table[table.source == source]
         _forest(axis, part, order)
-        runs = part.groupby("pattern").size()
-        axis.set(
-            title=f"{title(source)}\nthis run, n = {'-'.join(map(str, sorted({runs.min(), runs.max()})))}",
-            xlabel="accuracy of node 1 (%)",
-        )
+        runs = sorted(set(part.groupby("pattern").size()))
+        seeds = f"{runs[0]} to {runs[-1]}" if len(runs) > 1 else runs[0]
+        axis.set(title=f"{title(source)}\nthis run, n = {seeds}", xlabel="accuracy of node 1 (%)")
         axis.set_ylabel(f"pre-trained: nodes {' '.join(str(i + 1) for i in range(n))}")
     published = [source for source in sources if (source, "none") in paper]
     for source, axis in zip(published, theirs, strict=True):

@@ -23,7 +23,7 @@ PHRASES = {  # patterns, the longer ones first where one contains another
     r"supported": "支持",
     r"contradicted": "反証",
     r"search,": "探索,",
-    r"mixed": "混合",
+    r"mixed": "混在",
     r"against (\w+)": r"対 \1",
     r"graph less one alone,": "グラフ − 単独,",
     r"each auxiliary,": "補助ノード1つ,",

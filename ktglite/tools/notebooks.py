@@ -94,7 +94,7 @@ def picture(stem: str, top: Path, lang: str) -> tuple[str, dict]:
     image = Image.open(next(path for path in paths if path.exists())).convert("RGB")
     image.thumbnail((900, 900), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    image.quantize(64, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     encoded = base64.b64encode(file.getvalue()).decode()
     return f"![{text}](attachment:{name}.png)\n\n*{text}*", {f"{name}.png": {"image/png": encoded}}
 
@@ -185,7 +185,7 @@ def _fit(notebook) -> str:
 
 HEAD = {
     "**Run time, measured:**": "**実行時間 (実測):**",
-    "To run it elsewhere, see CONTRIBUTING.md, *Badges*.": "他の環境では CONTRIBUTING.md の *Badges* を見てください。",
+    "To run it elsewhere, see CONTRIBUTING.md, *Badges*.": "他の環境については CONTRIBUTING.md の *Badges* へ。",
     '"../ktglite': '"../../ktglite',  # it lies one folder deeper
     "%cd -q ..": "%cd -q ../..",
 }
