@@ -30,7 +30,7 @@ test-browser: $(READY)  ## the notebooks in JupyterLab and Chromium; needs the p
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
-soak: $(READY)  ## a quarter of an hour and more: 100 kills, full disks, bad files, 10,000 examples; one table at the end
+soak: $(READY)  ## half an hour and more: 100 kills, full disks, bad files, 10,000 examples; one table at the end
 	$(BIN)/python tests/soak.py $(ARGS)
 
 lint: $(READY)
