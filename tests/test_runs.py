@@ -15,12 +15,26 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ktglite import GATES, Node, TrainConfig, all_through, distillation, independent, load_data, models, run, run_all
+from ktglite import (
+    GATES,
+    Node,
+    TrainConfig,
+    all_through,
+    distillation,
+    independent,
+    load_data,
+    load_settings,
+    models,
+    run,
+    run_all,
+    trainer,
+)  # fmt: skip
 from ktglite.experiments import kept, runs
 from ktglite.experiments.ablation import tidy
 from ktglite.experiments.kept import save_network
 from ktglite.experiments.runs import load_records, run_key, run_until
 from ktglite.pool import open_pool
+from ktglite.store import shipped
 
 A = Node("resnet18_w8")
 CONFIG = TrainConfig(epochs=1, batch_size=8, augmentation="shift", precision="fp32", device="cpu")
@@ -291,6 +305,17 @@ def test_a_kept_target_gives_its_accuracy_in_plain_torchvision(tiny_data, tmp_pa
     answers = [z.argmax(1) for z in logits.values()]
     assert found["agreement"] == pytest.approx(100 * (answers[0] == answers[1]).double().mean().item())
     assert 0 <= found["calibration_error"] <= 100
+
+
+def test_the_network_that_comes_with_the_kit_answers_as_its_card_says():
+    """Within three images of 1,440: it was trained and tested on one kind of processor, and may be read on another."""
+    path = shipped("data/networks/table1-standin-all.safetensors")
+    card, settings = kept.read_header(path), load_settings("02", "quick")
+    data = settings.load_data()
+    assert card["data"]["fingerprint"] == data.fingerprint
+    net = models.initialise(settings.arch, str(path), len(data.classes), 0, classes=data.classes)
+    found = trainer.accuracy(trainer.predict(net, data.test), data.test.labels)
+    assert found == pytest.approx(card["test_accuracy"][0], abs=0.21)
 
 
 def test_what_is_kept_can_be_asked_for_later(tiny_data, tmp_path, monkeypatch):
