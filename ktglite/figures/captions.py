@@ -55,8 +55,10 @@ CAPTIONS = {
         "FractalDB-1k。1,000カテゴリのうち16カテゴリの画像を1枚ずつ (明るさは2倍)。",
     ),
     "search_optimism": (
-        "The best value of each search beside the same graph with fresh seeds, on the split of the selection.",
-        "各探索の最良値と，同じグラフを新しいシードで学習した値 (どちらも選択に用いた画像で測る)。",
+        "Optimism: the best value of each search less that of the same graph with fresh seeds, in points, on the split "
+        "of the selection; every seed, mean and 95 % interval. Intervals far wider than the runs scatter are cut.",
+        "楽観: 各探索の最良値から，同じグラフを新しいシードで学習した値を引いた差 (ポイント，選択に用いた分割)。"
+        "各シード，平均と 95 % 信頼区間。試行のばらつきよりずっと広い区間は枠で切る。",
     ),
 }
 

@@ -244,7 +244,8 @@ def plot_searches(summaries: Mapping[str, Mapping], live: Mapping[str, Mapping] 
         _search_panel(axis, summaries[name], colours, _also_in(summaries[name], (live or {}).get(name)))
         axis.label_outer()
     handles = [Line2D([], [], color=c, lw=1.6, label=f"node 1: {title(start)}") for start, c in colours.items()]
-    handles.append(Line2D([], [], color=BLACK, ls="none", marker="o", ms=3, label="stopped"))
+    if any(trial["state"] == "PRUNED" for name in order for trial in summaries[name]["trials"]):
+        handles.append(Line2D([], [], color=BLACK, ls="none", marker="o", ms=3, label="stopped"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
@@ -299,8 +300,9 @@ def plot_pruners(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 part.epochs, part.best_kept, yerr=error, color=colour, marker=marker, ms=4, lw=1.2, label=pruner
             )
             for row in part.itertuples():
+                beside = (-8 if pruner == "asha" else 5, -9)  # points that lie together keep their numbers apart
                 axis.annotate(
-                    row.first_rung, (row.epochs, row.best_kept), (4, -9), textcoords="offset points", fontsize=7
+                    row.first_rung, (row.epochs, row.best_kept), beside, textcoords="offset points", fontsize=7
                 )
         axis.set(title=name, xlabel="epochs spent (% of all)", ylim=(0, 104))
     axes[0, 0].set_ylabel("best graph kept (% of orders)")
@@ -332,27 +334,29 @@ def plot_early_rungs(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def plot_optimism(summaries: Mapping[str, Mapping]) -> Figure:
-    """What each search promised, and what its best graph gave with fresh seeds, both on the split of the selection.
+    """How much each search promised too much: its best value, less that of the same graph with fresh seeds, in points.
 
-    On one split, so that the difference is the luck of the selection and nothing else.
+    Both are on the split of the selection, so that the difference is the luck of the selection and nothing else.
+    Intervals that are far wider than the runs scatter are cut at the frame.
     """
     order = [name for name in in_order(summaries) if summaries[name]["selection_value"] is not None]
     figure, axis = plt.subplots(figsize=(COLUMN * 1.3, 0.9 + 0.4 * len(order)), layout="constrained")
+    reach = [0.0]
     for y, name in enumerate(order):
         summary = summaries[name]
         top = next((entry for entry in summary["reevaluated"] if entry["label"] == "top 1"), None)
-        axis.plot(summary["selection_value"], y, marker="|", ms=12, mew=2, color=RED)
         if top is not None:
-            values = top[f"{summary['select_on']}_accuracy"]
-            found = stats.summary(values)
-            axis.plot(values, [y] * len(values), ls="none", marker="o", ms=3.5, color=SKY)
+            gaps = [summary["selection_value"] - value for value in top[f"{summary['select_on']}_accuracy"]]
+            found, reach = stats.summary(gaps), [*reach, *gaps]
+            axis.plot(gaps, [y] * len(gaps), ls="none", marker="o", ms=3.5, color=SKY)
             axis.plot([found["low"], found["high"]], [y + 0.2] * 2, color=BLUE, lw=1.3)
             axis.plot(found["mean"], y + 0.2, marker="D", ms=3.5, color=BLUE)
+    axis.axvline(0, color=BLACK, lw=0.8)
     axis.set_yticks(range(len(order)), [condition_label(name, summaries) for name in order], fontsize=7)
-    split = "/".join(sorted({summaries[name]["select_on"] for name in order}))
-    axis.set(xlabel=f"{split} accuracy of node 1 (%)", ylim=(len(order) - 0.4, -0.6))
-    promise = Line2D([], [], color=RED, ls="none", marker="|", ms=10, mew=2, label="best value in the search")
-    figure.legend(handles=[promise, *_forest_legend("fresh seed")], loc="outside lower center", ncols=2, fontsize=7)
+    room = 0.15 * (max(reach) - min(reach)) + 2
+    axis.set(xlim=(min(reach) - room, max(reach) + room), ylim=(len(order) - 0.4, -0.6))
+    axis.set_xlabel("best value in the search − fresh seed (points)", fontsize=7)
+    figure.legend(handles=_forest_legend("fresh seed"), loc="outside lower center", ncols=2, fontsize=7)
     return figure
 
 
