@@ -1,5 +1,6 @@
 """Small data that every test may share: random 32 px images of three classes that a mean colour tells apart."""
 
+import math
 import os
 
 import hypothesis
@@ -8,6 +9,7 @@ import torch
 
 from ktglite import GATES
 from ktglite.data import Data, Split
+from ktglite.experiments import runs
 
 SLOW = [hypothesis.HealthCheck.too_slow]  # a busy machine is no fault
 hypothesis.settings.register_profile(
@@ -30,6 +32,12 @@ def random_split(n: int, seed: int, size: int = 32) -> Split:
 @pytest.fixture(scope="session")
 def tiny_data() -> Data:
     return Data("random", 32, ("a", "b", "c"), random_split(32, 0), random_split(12, 1), random_split(12, 2))
+
+
+@pytest.fixture(autouse=True)
+def every_epoch_is_kept(monkeypatch):
+    """Epochs of tests are so short that saving one takes more than its share."""
+    monkeypatch.setattr(runs, "SHARE", math.inf)
 
 
 @pytest.fixture(autouse=True, scope="session")

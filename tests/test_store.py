@@ -108,3 +108,17 @@ def test_checkpoints_of_others_are_set_aside(tmp_path, caplog):
     assert "not as it was written" in caplog.text
     mine.drop()
     mine.drop()
+
+
+def test_checkpoints_take_no_more_than_their_share(tmp_path, monkeypatch):
+    """Saving takes a second of this clock, and an epoch two: at a tenth of the time, one epoch in five is kept."""
+    now = iter(range(1000))
+    monkeypatch.setattr(store.time, "perf_counter", lambda: next(now))
+    checkpoint, kept = Checkpoint(tmp_path / "a.ckpt", "key", share=0.1), []
+    for epoch in range(60):
+        before = checkpoint._saved
+        checkpoint.save({"epoch": epoch})
+        kept.append(checkpoint._saved != before)
+    assert kept[0]
+    assert 4 <= sum(kept) <= 8
+    assert checkpoint.load()["epoch"] == max(epoch for epoch in range(60) if kept[epoch])

@@ -43,6 +43,7 @@ __all__ = ["load_records", "run", "run_all", "run_until"]
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+SHARE = 0.1  # of a run's time that its checkpoints may take
 
 
 def run(
@@ -69,7 +70,7 @@ def run(
     """
     hashes = weight_hashes(graph, weights)
     key = run_key(graph, data, config, seed, hashes)
-    checkpoint = Checkpoint(Path(store) / f"{key}.ckpt", key, share=0.1)
+    checkpoint = Checkpoint(Path(store) / f"{key}.ckpt", key, SHARE)
     make = partial(_train, graph, data, config, seed, weights, hashes, label, checkpoint, keep)
     path = Path(store) / f"{key}.json"
     failed = path.exists() and read_record(path, SCHEMA).get("status") == "failed"
