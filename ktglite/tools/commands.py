@@ -160,7 +160,8 @@ def doctor(out: Path = Path("data/runs")) -> None:
 
 def main() -> None:
     """Entry point of `ktglite`."""
-    run_app(lambda arguments: app.cli(args=arguments, prog="ktglite"))
+    also = "And `ktglite pretrain`: Step 1 for one source, see `ktglite pretrain --help`."
+    run_app(lambda arguments: app.cli(args=arguments, prog="ktglite", description=also))
 
 
 if __name__ == "__main__":
