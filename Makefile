@@ -45,7 +45,8 @@ format: $(READY)
 lab: $(READY)  ## the notebooks in JupyterLab, with the kernel of .venv
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
-notebooks: $(READY)  ## the outputs of `make reproduce` into the committed notebooks
+notebooks: $(READY)  ## the outputs of `make reproduce` into the committed notebooks, in English and Japanese
+	$(BIN)/ktglite figures --records data/reference_runs/quick --out figures/ja --format png --lang ja
 	$(BIN)/python -m ktglite.tools.notebooks $(ARGS)
 
 teach: $(READY)  ## the students' edition of the notebooks, without solutions and outputs, by nbgrader into build/release

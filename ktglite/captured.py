@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["captured"]
+__all__ = ["captured", "restore"]
 
 LARGEST = 128  # px; above it the arithmetic hides the launches, and a graph would only hold its memory
 WARM_UP = 3  # calls; they allocate what must outlive the capture, such as the momentum buffers
@@ -47,3 +47,10 @@ def captured(step: Callable, device: torch.device, size: int) -> Callable:
         return outputs
 
     return replay
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load what an optimizer saved on whichever device, and leave its learning rate in the memory a step reads."""
+    lr = optimizer.param_groups[0]["lr"]
+    optimizer.load_state_dict(state)
+    optimizer.param_groups[0]["lr"] = lr

@@ -65,11 +65,12 @@ def describe_pictures(notebook) -> None:
     text = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and "head" not in cell.metadata.get("tags", []):
-            *_, text = [part for part in cell.source.split("\n\n") if not part.startswith("$$")]
+            prose = [part for part in cell.source.split("\n\n") if part.strip() and not part.startswith(("$$", "|"))]
+            text = prose[-1] if prose else text
             text = re.sub(r"^#+ |[*`$]|\]\([^)]*\)|\[(?=[^]]*\]\()", "", text).replace("\n", " ")
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                output.metadata["image/png"] = {"alt": text}
+                output.metadata.setdefault("image/png", {})["alt"] = text
 
 
 # ---- what is done already

@@ -14,7 +14,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from ktglite.captured import captured
+from ktglite.captured import captured, restore
 from ktglite.data import Data, Split, apply_views, draw_views, normalise
 from ktglite.devices import numerics, resolve_device, resolve_precision
 from ktglite.graph import Graph
@@ -296,7 +296,7 @@ def _resume(checkpoint, nets: list, optimizers: dict, device: torch.device) -> t
     for i, state in saved["models"].items():
         nets[i].load_state_dict(state)
     for i, state in saved["optimizers"].items():
-        optimizers[i].load_state_dict(state)
+        restore(optimizers[i], state)
     return saved["records"], saved["best"]
 
 

@@ -102,7 +102,7 @@ def test_the_japanese_edition_is_whole_and_has_the_same_code(stem):
     assert not catalogue.obsolete
     japanese = nbformat.read(FOLDER / f"ja/{stem}.ipynb", as_version=4)
     made = books.translate(english, catalogue, *books.picture(stem, FOLDER.parent, "ja"))
-    assert japanese == made, "give `make notebooks`"
+    assert without_pictures(japanese) == without_pictures(made), "give `make notebooks`"
     for here, there in zip(english.cells, japanese.cells, strict=True):
         assert here.cell_type == there.cell_type
         assert books.is_head(here) or here.cell_type != "code" or without_words(here) == without_words(there)
@@ -110,6 +110,11 @@ def test_the_japanese_edition_is_whole_and_has_the_same_code(stem):
             formulas = [sorted(re.findall(r"\$\$[^$]+\$\$|\$[^$]+\$", cell.source)) for cell in (here, there)]
             assert formulas[0] == formulas[1]
             assert there.source.isascii() is False
+
+
+def without_pictures(notebook):
+    """Without the bytes of attached pictures: another version of Pillow or zlib may write others."""
+    return [{key: value for key, value in cell.items() if key != "attachments"} for cell in notebook.cells]
 
 
 def without_words(cell):
@@ -126,7 +131,9 @@ def test_every_picture_is_told_in_words(stem, lang):
     assert all(told)
     assert all(text.isascii() is False for text in told if lang == "ja")
     text, attachments = books.picture(stem, FOLDER.parent, lang)
-    assert (notebook.cells[1].source, notebook.cells[1].attachments) == (text, attachments), "give `make notebooks`"
+    assert notebook.cells[1].source == text, "give `make notebooks`"
+    assert list(notebook.cells[1].attachments) == list(attachments)
+    assert (FOLDER / f"ja/{stem}.ipynb").stat().st_size <= 1.05 * books.LIMIT
 
 
 def test_an_html_copy_tells_its_pictures():

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from ktglite import models, trainer
 from ktglite.data import Data
 from ktglite.experiments import rungs, runs, search
+from ktglite.experiments.claims import claims_table
 from ktglite.experiments.kept import read_header
 from ktglite.experiments.rungs import replay
 from ktglite.experiments.search import (
@@ -724,8 +725,15 @@ def test_a_search_for_the_best_ensemble(tiny_data, tmp_path):
         epochs = found[f"none {trial.number}"]["epochs"]
         assert list(trial.intermediate_values.values()) == [epoch["val_ensemble"] for epoch in epochs]
         assert trial.user_attrs["test_accuracy"] == epochs[-1]["test_ensemble"]
+        assert trial.value == epochs[-1]["val_ensemble"]
     (again, *_) = reevaluate(study, tiny_data, CONFIG, [7], tmp_path / "runs", k=1, random_graphs=0, pool=HerePool())
     record = json.loads((tmp_path / "runs" / f"{again['records'][0]}.json").read_text())
     assert again["test_accuracy"] == [record["epochs"][-1]["test_ensemble"]]
+    assert again["val_accuracy"] == [record["epochs"][-1]["val_ensemble"]]
+    assert any(r["epochs"][-1]["val_ensemble"] != r["val_accuracy"][0] for r in found.values())  # it makes a difference
+    with pytest.raises(ValueError, match="maximised the ensemble"):
+        claims_table([], {"none": study_summary(study, [again])})
+    with pytest.raises(ValueError, match="report is 'best'"):
+        search.search(settings, tiny_data, dataclasses.replace(CONFIG, report="best"), tmp_path / "b", pool=HerePool())
     with pytest.raises(ValueError, match="objective"):
         search.search(dataclasses.replace(settings, objective="target"), tiny_data, CONFIG, tmp_path, pool=HerePool())

@@ -111,7 +111,7 @@ def test_checkpoints_of_others_are_set_aside(tmp_path, caplog):
 
 
 def test_checkpoints_take_no_more_than_their_share(tmp_path, monkeypatch):
-    """Saving takes a second of this clock, and an epoch two: at a tenth of the time, one epoch in five is kept."""
+    """Saving takes a tick of this clock, and so does an epoch that is let pass: one in ten or so is kept."""
     now = iter(range(1000))
     monkeypatch.setattr(store.time, "perf_counter", lambda: next(now))
     checkpoint, kept = Checkpoint(tmp_path / "a.ckpt", "key", share=0.1), []

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ktglite import Graph, Node, TrainConfig, all_through, distillation, epochs, independent, initial_models, trainer
-from ktglite.captured import captured
+from ktglite.captured import captured, restore
 from ktglite.data import Data, Split, augment
 from ktglite.store import Checkpoint
 from ktglite.trainer import learning_rate
@@ -43,6 +43,19 @@ def test_the_host_reads_nothing_inside_an_epoch(tiny_data):
 def test_a_step_is_captured_on_a_gpu_at_small_sizes_only():
     assert captured(len, torch.device("cpu"), 32) is len
     assert captured(len, torch.device("cuda"), 224) is len
+
+
+def test_a_restored_optimizer_keeps_its_learning_rate_where_a_captured_step_reads_it():
+    """A CPU saves a number; on a GPU the rate is a tensor, and must stay the one whose address was captured."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    saved = torch.optim.SGD([weight], 0.5, momentum=0.9, fused=True)
+    weight.grad = torch.ones(2)
+    saved.step()
+    rate = torch.tensor(0.1)
+    optimizer = torch.optim.SGD([weight], rate, momentum=0.9, fused=True)
+    restore(optimizer, saved.state_dict())
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert torch.equal(optimizer.state[weight]["momentum_buffer"], torch.ones(2))
 
 
 def without_seconds(records):

@@ -59,7 +59,8 @@ def run(
     """Train `graph` to the end, or return the record of having done so before.
 
     The record is `<store>/<key>.json`; see `run_key` for what the key hashes. A killed run goes on from its last
-    finished epoch. `label` names the run in tables and is not part of the key.
+    checkpoint: an epoch ago, unless writing one after each would take more than `SHARE` of the time. `label` names the
+    run in tables and is not part of the key.
 
     `keep` writes the network of the target, or of all nodes that count, to `<store>/<key>.node1.safetensors` and so on,
     the test logits to `<key>.logits.safetensors`, and what they say (see `kept.together`) into the record. A run whose
@@ -224,7 +225,8 @@ def _random_teachers(graph: Graph, data: Data, config: TrainConfig, weights: str
     found = []
     for i in (i for i in sorted(graph.reaching_target()) if not graph.learns(i)):
         path = find_weights(graph.nodes[i].arch, graph.nodes[i].init, weights)
-        header = read_weights(path)[1].get("ktglite") if path and config.head == "fit" else None
+        loads = path and config.head == "fit" and config.stages == 5
+        header = read_weights(path)[1].get("ktglite") if loads else None
         if json.loads(header or "{}").get("classes") != list(data.classes):
             found.append(i)
     return found

@@ -57,6 +57,10 @@ def search(
     grow. Any other error of a training stops the search, and the same command goes on.
     """
     name, out = name or settings.condition, Path(out)
+    if (settings.objective, config.report) == ("ensemble", "best"):
+        raise ValueError(
+            "report is 'best', the epoch that is best for the target: with objective 'ensemble' use 'last'"
+        )
     storage = str(storage or out / "search" / f"{settings.condition}.log")
     precision = resolve_precision(config.precision, resolve_device(config.device))  # one for all workers
     config = replace(config, precision=precision)

@@ -1,5 +1,6 @@
 """Captions and alternative texts of the figures, from the records, in English and Japanese."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 __all__ = ["caption"]
@@ -66,7 +67,8 @@ CAPTIONS = {
 def caption(name: str, records: Sequence[Mapping], summaries: Mapping[str, Mapping], lang: str = "en") -> str:
     """The caption of a figure of `draw_all`, with the numbers of these records; empty for an unknown figure."""
     texts = CAPTIONS.get(name, ("", ""))
-    seeds = len({record["seed"] for record in records})
+    counts = sorted(set(Counter(record["label"] for record in records).values()))
+    seeds = f"{counts[0]}–{counts[-1]}" if len(counts) > 1 else len({record["seed"] for record in records})
     graphs = "/".join(sorted({str(len(summary["trials"])) for summary in summaries.values()}))
     data = sorted({r["data"]["name"] for r in (*records, *summaries.values()) if "data" in r})
     return texts[lang == "ja"].format(n=seeds, data=", ".join(data), graphs=graphs)

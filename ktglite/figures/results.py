@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ktglite.experiments import ablation, claims, stats
-from ktglite.figures.graphs import _gate_style, condition_label, in_order
+from ktglite.figures.graphs import _gate_style, condition_label, in_order, whose
 from ktglite.figures.style import BLACK, BLUE, COLUMN, GREEN, ORANGE, PAGE, PINK, RED, SKY, TARGET_RED
 from ktglite.graph import Graph
 from ktglite.models import title
@@ -41,7 +41,7 @@ _CLAIMS = {"C0": "C0 graph less one alone,", "C1": "C1 node 1,", "C2": "C2 each 
 def plot_forest(frame: pd.DataFrame) -> Figure:
     """The primary contrasts with 95 % intervals, from `claims.forest`: a panel per set of records, a row per claim.
 
-    Blue is supported, red contradicted, grey not resolved; the number beside a row is its n. A panel that has something
+    Blue is supported, orange contradicted, grey not resolved; the number beside a row is its n. A panel that has something
     else in the row of ImageNet-1k says so in its title; intervals wider than the panel end at its edge.
     """
     frame = frame[frame.effect.notna()].assign(row=lambda known: known.claim + " " + known.source.map(_short))
@@ -214,11 +214,12 @@ def plot_sources(records: Sequence[Mapping]) -> Figure:
     panels = list(dict.fromkeys(record["data"] for record in records))
     figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.2), sharey=True, squeeze=False, layout="constrained")
     for axis, data in zip(axes[0], panels, strict=True):
-        for y, record in enumerate(record for record in records if record["data"] == data):
+        for record in (record for record in records if record["data"] == data):
             gain = stats.pair(record["start"], record["scratch"])
             error = [[gain["effect"] - gain["low"]], [gain["high"] - gain["effect"]]]
             axis.errorbar(gain["effect"], title(record["source"]), xerr=error, fmt="o", color=BLUE, capsize=3)
-            axis.annotate(f"n = {gain['n']}", (1, y), xycoords=("axes fraction", "data"), fontsize=7, va="center")
+            place = 1, title(record["source"])
+            axis.annotate(f"n = {gain['n']}", place, xycoords=("axes fraction", "data"), fontsize=7, va="center")
         axis.axvline(0, color=BLACK, lw=0.8)
         axis.set(title=data, xlabel="gain over scratch (points)")
     axes[0, 0].invert_yaxis()
@@ -277,7 +278,7 @@ def _search_panel(axis: Axes, summary: Mapping, colours: Mapping[str, str], thic
     done, name = summary["states"].get("COMPLETE", 0), summary["condition"]
     label = condition_label(name, {name: summary}).replace(" + ", "\n+ ")
     axis.set_title(f"{label}\n{len(summary['trials'])} graphs, {done} to the end", fontsize=7.5)
-    axis.set(xlabel="epoch", ylabel=f"{summary['select_on']} accuracy of node 1 (%)")
+    axis.set(xlabel="epoch", ylabel=f"{summary['select_on']} accuracy of {whose(summary)} (%)")
     axis.autoscale_view()
     if summary["training"]["epochs"] > 16:
         axis.set_xscale("log", base=2)

@@ -245,7 +245,7 @@ def _sum_fours(words, counts):
                 counts[band, 16 * w + k] = np.uint8((odd if k & 1 else even) >> np.uint64(k // 2 * 8))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def _render(packed, rows, numbers, seed, factor, images):
     """Fill `images`, uint8 (B, 3, size, size), with the images of these numbers, their orbits in `rows` of `packed`: a
     pixel is the mean of `factor` x `factor`, which are 1, 2, 4 or 8."""

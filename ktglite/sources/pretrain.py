@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from ktglite.captured import captured
+from ktglite.captured import captured, restore
 from ktglite.data import MEAN, STD, Data, augment, normalise
 from ktglite.devices import numerics, resolve_device, resolve_precision
 from ktglite.models import SOURCES, build, head_of
@@ -327,7 +327,7 @@ def _train(config: PretrainConfig, path: Path, cache: Path, checkpoint: Checkpoi
             curve, step = saved["curve"], saved["step"]
             totals += saved["totals"] * (_rank() == 0)  # they are the sum over all processes
             model.load_state_dict(saved["model"])
-            optimizer.load_state_dict(saved["optimizer"])
+            restore(optimizer, saved["optimizer"])
         save = partial(_save, checkpoint, model, optimizer, curve)
         net = DistributedDataParallel(model) if _world() > 1 else model
         step_of = partial(_step, torch.compile(net) if config.compile else net, optimizer, config)

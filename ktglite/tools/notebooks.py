@@ -91,7 +91,7 @@ def picture(stem: str, top: Path, lang: str) -> tuple[str, dict]:
     paths = [top / "figures" / part / f"{name}.png" for part in ("ja", ".")[lang == "en" :]]
     runs, searches = ablation.read_runs(records / "quick"), search.read_summaries(records / "quick_searches")
     text = captions.caption(name, runs, searches, lang)
-    image = Image.open(next(path for path in paths if path.exists())).convert("RGB")
+    image = Image.open(paths[0] if paths[0].exists() else paths[-1]).convert("RGB")
     image.thumbnail((900, 900), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
