@@ -41,8 +41,8 @@ _CLAIMS = {"C0": "C0 graph less one alone,", "C1": "C1 node 1,", "C2": "C2 each 
 def plot_forest(frame: pd.DataFrame) -> Figure:
     """The primary contrasts with 95 % intervals, from `claims.forest`: a panel per set of records, a row per claim.
 
-    Blue is supported, orange contradicted, grey not resolved; the number beside a row is its n. A panel that has something
-    else in the row of ImageNet-1k says so in its title; intervals wider than the panel end at its edge.
+    Blue is supported, orange contradicted, grey not resolved; the number beside a row is its n. A panel that has
+    something else in the row of ImageNet-1k says so in its title; wider intervals end at its edge.
     """
     frame = frame[frame.effect.notna()].assign(row=lambda known: known.claim + " " + known.source.map(_short))
     rows = sorted(frame.row.unique(), key=lambda row: (row.startswith("C0"), row[:2]))  # the paper's claims first
