@@ -231,6 +231,9 @@ def child(name: str, out: str) -> None:
     os.environ["KTGLITE_COUNT"] = f"{out}/count.txt"
     count_calls(*WORKLOADS[name].count)
     WORKLOADS[name].run(Path(out))
+    for thread in threading.enumerate():  # a pool that is closing; a forked process would not wait for it at its end
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
 
 
 FORK = multiprocessing.get_context("fork")

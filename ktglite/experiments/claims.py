@@ -80,7 +80,7 @@ def _search_arms(summaries: Mapping[str, Mapping]) -> dict[tuple[str, str], stat
     Raises ValueError for searches that maximised the ensemble: the claims, and the paper's numbers, are of node 1.
     """
     for name, summary in summaries.items():
-        if summary["search"].get("objective", "target") != "target":
+        if summary.get("search", {}).get("objective", "target") != "target":
             raise ValueError(f"search {name!r} maximised the ensemble, and the claims are about node 1: leave it out")
     return {
         (name, entry["label"]): stats.arm(dict(zip(entry["seeds"], entry["test_accuracy"], strict=True)))

@@ -234,7 +234,7 @@ def condition_label(name: str, summaries: Mapping[str, Mapping]) -> str:
 
 def whose(summary: Mapping) -> str:
     """Whose accuracy a search maximised."""
-    return "the ensemble" if summary["search"].get("objective") == "ensemble" else "node 1"
+    return "the ensemble" if summary.get("search", {}).get("objective") == "ensemble" else "node 1"
 
 
 def plot_best_graphs(summaries: Mapping[str, Mapping]) -> Figure:
