@@ -427,7 +427,7 @@ def test_the_committed_figures_are_told_in_the_words_of_their_captions():
         for folder in ("quick/search", "quick_searches")
     }
     told = dict(re.findall(r"!\[([^\]]*)\]\((\w+)\.png\)", text))
-    assert len(told) == len(re.findall(r"!\[", text)) == 11
+    assert len(told) == len(re.findall(r"!\[", text)) == 12
     for words, name in told.items():
         assert words == plots.caption(
             name, runs, found["quick_searches" if name == "search_curves" else "quick/search"]
