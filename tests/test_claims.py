@@ -96,6 +96,18 @@ def test_a_forest_has_a_row_per_claim_and_the_paper_beside():
     assert set(table[table["set"] == "quick"].claim) == {"C0", "C1", "C2", "C3", "C4", "C5"}
 
 
+def test_the_papers_searches_are_one_run_each_and_stand_beside_searches_only():
+    table = claims.forest({"quick": (records(), SUMMARIES)})
+    once = table[(table["set"] == "paper") & table.claim.isin(["C4", "C5"])].set_index("source")
+    assert once.loc["searched: ImageNet-1k", "effect"] == 4.43
+    assert once.loc["searched: ImageNet-1k + FractalDB-1k, against ImageNet-1k", "effect"] == pytest.approx(0.21)
+    assert once.low.isna().all()
+    assert set(once.n) == {1}
+    assert set(once.verdict) == {"not measured"}
+    without = claims.forest({"quick": (records(), {})})
+    assert not set(without.claim) & {"C4", "C5"}
+
+
 def test_exploratory_effects_have_no_verdict_and_check_the_symmetry():
     table = claims.exploratory(records(seeds=5))
     assert "verdict" not in table
@@ -104,6 +116,11 @@ def test_exploratory_effects_have_no_verdict_and_check_the_symmetry():
     assert row.low < 0 < row.high
     assert ours.loc["main effect of node 1", "effect"] == pytest.approx(20, abs=2)
     assert {f"node 1, when {name}" for name in ("none", "3", "2", "2+3")} <= set(ours.index)
+    found = claims.run_arms(records(seeds=5))
+    less = found["fractaldb1k", "1+2"].mean - found["fractaldb1k", "alone"].mean
+    assert ours.loc["1+2 less its target alone", "effect"] == pytest.approx(less)
+    less = found["fractaldb1k", "2+3"].mean - found["scratch", "alone"].mean
+    assert ours.loc["2+3 less its target alone", "effect"] == pytest.approx(less)
 
 
 def test_graphs_of_two_nodes_have_a_table_without_the_papers_numbers():

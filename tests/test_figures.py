@@ -64,7 +64,7 @@ def summary(condition, inits, best=True):
         "search": {"min_resource": 1, "reduction_factor": 2, "pruner": "asha"},
         "data": {"name": "synthcars", "fingerprint": "0" * 64},
         "training": {"epochs": 3},
-        "weights": {},
+        "weights": {"imagenet1k_standin resnet18": "abc"},
         "states": {"COMPLETE": 1},
         "trials": [
             {"values": [1.0, 2.0, 3.0], "state": "COMPLETE", "value": 3.0, "seed": 0, "graph": graph.to_dict()},
@@ -256,7 +256,11 @@ def test_searches_draw_each_graph_in_the_colour_of_its_start():
     assert [line.get_marker() for line in panel.lines] == ["o", "x"]  # stopped, diverged
     again = plots.plot_searches(found, {"mixed": found["mixed"] | {"trials": found["mixed"]["trials"][:1]}})
     assert list(again.axes[3].collections[2].get_linewidths()) == [2, 0.8, 0.8]  # trained again by another search
-    other = {"mixed": found["mixed"] | {"weights": "others"}}
+    bits = {
+        "mixed": found["mixed"] | {"weights": dict.fromkeys(found["mixed"]["weights"], "learned on another machine")}
+    }
+    assert 2 in plots.plot_searches(found, bits).axes[3].collections[2].get_linewidths()
+    other = {"mixed": found["mixed"] | {"weights": {"another source": "abc"}}}
     assert 2 not in plots.plot_searches(found, other).axes[3].collections[2].get_linewidths()
     assert "stand-in" in panel.get_title()
     assert "3 graphs, 1 to the end" in panel.get_title()
@@ -277,8 +281,10 @@ def test_a_forest_has_a_panel_per_set_and_its_verdicts_in_colour():
     assert labels[:2] == ["C1 node 1, ImageNet", "C1 node 1, FractalDB"]
     assert labels[-1].startswith("C0 search, ")
     assert "C5 search, mixed, against ImageNet" in labels
-    colours = {to_hex(line.get_color()) for line in figure.axes[1].lines if line.get_marker() == "D"}
-    assert colours == {style.BLUE.lower()}  # the paper's own numbers support its claims
+    points = [line for line in figure.axes[1].lines if line.get_marker() == "D"]
+    colours = {(to_hex(line.get_color()), line.get_fillstyle()) for line in points}
+    supported, single = (style.BLUE.lower(), "full"), (to_hex(style.BLACK), "none")
+    assert colours == {supported, single}  # the paper's own numbers support its claims; a search of it is one run
 
 
 def test_pruners_have_a_line_each_and_the_rung_at_every_point():
@@ -288,14 +294,16 @@ def test_pruners_have_a_line_each_and_the_rung_at_every_point():
         for rung in (1, 2, 4)
     ]
     (axis,) = plots.plot_pruners({"(b)": pd.DataFrame(rows)}).axes
+    assert [a.get_title() for a in plots.plot_pruners(dict.fromkeys("abc", pd.DataFrame(rows))).axes] == ["a", "b", "c"]
     assert [container.get_label() for container in axis.containers] == ["asha", "promote"]
     assert [text.get_text() for text in axis.texts] == ["1", "2", "4"] * 2
 
 
 def test_luck_is_a_histogram_per_condition():
     tables = {name: pd.DataFrame({"test": np.arange(10.0)}) for name in ("(a)", "(b)")}
-    axis = plots.plot_luck(tables).axes[0]
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["(a)", "(b)"]
+    axes = plots.plot_luck(tables).axes
+    assert [axis.get_title(loc="left") for axis in axes] == ["(a)", "(b)"]
+    assert [sum(bar.get_height() for bar in axis.patches) for axis in axes] == pytest.approx([100, 100])
 
 
 def test_gate_curves_are_the_gates():

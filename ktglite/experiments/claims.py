@@ -178,21 +178,36 @@ def forest(sets: Mapping[str, tuple[Sequence[Mapping], Mapping[str, Mapping]]]) 
     """Primaries of several sets of records for one forest plot, the paper's beside them.
 
     `sets`: {"quick": (records of Table 1, summaries), ..}. Columns `set`, `claim`, `source`, `effect`, `low`, `high`,
-    `n`, `verdict`; `source` keeps apart a stand-in and what it stands for.
+    `n`, `verdict`; `source` keeps apart a stand-in and what it stands for. The paper's searches, shown beside searches
+    of our own, are one run each: without interval.
     """
     parts, columns = [], ["claim", "source", "effect", "low", "high", "n", "verdict"]
     for name, (records, summaries) in sets.items():
         parts.append(claims_table(records, summaries)[columns].assign(set=name))
     sources = ["imagenet1k", "fractaldb1k"]
     parts.append(_judge(_table1_rows(paper_arms(sources), sources, 3))[columns].assign(set="paper"))
+    if any(summaries for _, summaries in sets.values()):
+        parts.append(pd.DataFrame(_published_searches(), columns=columns).assign(set="paper"))
     return pd.concat(parts, ignore_index=True)[["set", *columns]]
+
+
+def _published_searches() -> list[dict]:
+    """C4 and C5 as the paper has them: gains over its search without pre-training, and differences of those."""
+    gains, once = paper()["search_gain"], {"n": 1, "verdict": "not measured"}
+    own = {name: f"searched: {condition_title(name, {})}" for name in gains}
+    rows = [{"claim": "C4", "source": own[name], "effect": gain, **once} for name, gain in gains.items()]
+    for rival in ("imagenet1k", "fractaldb1k"):
+        source = f"{own['mixed']}, against {condition_title(rival, {})}"
+        rows.append({"claim": "C5", "source": source, "effect": gains["mixed"] - gains[rival], **once})
+    return rows
 
 
 def exploratory(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
     """Effects that no claim rests on, with intervals and without verdicts; of this run and of the paper (`from`).
 
-    Per source: each flip of node 1, each pattern of auxiliaries against none, main effects of the nodes, and node 2
-    minus node 3, which stand in the same place of the graph, so that it must be 0 by design.
+    Per source: each flip of node 1, each pattern of auxiliaries against none, each graph less its target alone, main
+    effects of the nodes, and node 2 minus node 3, which stand in the same place of the graph, so that it must be 0 by
+    design. The paper has no network alone.
     """
     sources, rows = list(sources or sources_of(records)), []
     n = count_nodes(records)
@@ -200,17 +215,19 @@ def exploratory(records: Sequence[Mapping], sources: Sequence[str] | None = None
     for origin, arms in (("this run", run_arms(records, sources)), ("paper", paper_arms(sources, n))):
         for source in sources:
             own = _arms_of(arms, source)
-            for what, weights in _explored(names).items():
+            for what, weights in _explored(names, source).items():
                 found = stats.contrast(own, weights, _by_target(names))
                 rows.append({"from": origin, "source": title(source), "contrast": what, **_brief(found)})
     return pd.DataFrame(rows)
 
 
-def _explored(names: Sequence[str]) -> dict[str, dict[str, float]]:
+def _explored(names: Sequence[str], source: str) -> dict[str, dict[str, float]]:
     """The exploratory contrasts of a source as weights over patterns."""
-    scratch, _ = _by_target(names)
+    scratch, trained = _by_target(names)
     found = {f"node 1, when {name}": {_add(name, "1"): 1.0, name: -1.0} for name in scratch}
     found |= {f"only {name}": {name: 1.0, "none": -1.0} for name in scratch if name != "none"}
+    found |= {f"{name} less its target alone": {name: 1.0, "alone": -1.0} for name in scratch}
+    found |= {f"{name} less its target alone": {name: 1.0, f"{source}/alone": -1.0} for name in trained}
     nodes = sorted({node for name in names if name != "none" for node in name.split("+")})
     main = {node: _main_effect(names, node) for node in nodes}
     found |= {f"main effect of node {node}": weights for node, weights in main.items()}

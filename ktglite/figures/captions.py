@@ -18,9 +18,10 @@ CAPTIONS = {
     "forest": (
         "Primary contrasts of the claims C0-C5 in points, with 95 % intervals and n, each panel on its own scale: this "
         "run ({data}), photographs (Stanford Cars, 64 px), and the paper's own numbers by the same rule. Blue: "
-        "supported, orange: contradicted, grey: not resolved.",
+        "supported, orange: contradicted, grey: not resolved, hollow: one run, without an interval.",
         "主張 C0-C5 の主対比 (ポイント)，95 % 信頼区間と n。目盛りはパネルごと。本実験 ({data})，"
-        "写真 (Stanford Cars，64 px)，同じ規則を適用した論文の値。青: 支持，橙: 反証，灰: 判定できない。",
+        "写真 (Stanford Cars，64 px)，同じ規則を適用した論文の値。"
+        "青: 支持，橙: 反証，灰: 判定できない，白抜き: 1試行のみで区間なし。",
     ),
     "table1": (
         "Accuracy of node 1 by pattern of pre-trained nodes ({data}, n = {n}): runs, means and 95 % intervals, "

@@ -41,8 +41,8 @@ _CLAIMS = {"C0": "C0 graph less one alone,", "C1": "C1 node 1,", "C2": "C2 each 
 def plot_forest(frame: pd.DataFrame) -> Figure:
     """The primary contrasts with 95 % intervals, from `claims.forest`: a panel per set of records, a row per claim.
 
-    Blue is supported, orange contradicted, grey not resolved; the number beside a row is its n. A panel that has
-    something else in the row of ImageNet-1k says so in its title; wider intervals end at its edge.
+    Blue is supported, orange contradicted, grey not resolved, hollow a single run. A panel that has something else in
+    the row of ImageNet-1k says so in its title; wider intervals end at its edge.
     """
     frame = frame[frame.effect.notna()].assign(row=lambda known: known.claim + " " + known.source.map(_short))
     rows = sorted(frame.row.unique(), key=lambda row: (row.startswith("C0"), row[:2]))  # the paper's claims first
@@ -53,19 +53,25 @@ def plot_forest(frame: pd.DataFrame) -> Figure:
         part = frame[frame["set"] == name]
         for row in part.itertuples():
             y, colour = rows.index(row.row), VERDICT_COLOURS.get(row.verdict, BLACK)
-            if np.isfinite(row.low):
-                axis.plot([row.low, row.high], [y, y], color=colour, lw=1.4)
-            axis.plot(row.effect, y, marker="D", ms=4, color=colour)
+            axis.plot([row.low, row.high], [y, y], color=colour, lw=1.4)
+            axis.plot(row.effect, y, marker="D", ms=4, color=colour, fillstyle="full" if row.n > 1 else "none")
             axis.text(1.01, y, f"{row.n:.0f}", transform=axis.get_yaxis_transform(), va="center", fontsize=6.5)
+        axis.text(1.01, -0.7, "n", transform=axis.get_yaxis_transform(), style="italic", fontsize=6.5)
+        axis.tick_params(axis="y", length=0)
         low, high = min(0, part.effect.min()), max(0, part.effect.max())
         room = 0.25 * (high - low) or 1
         axis.axvline(0, color=BLACK, lw=0.8)
-        axis.set(title=f"{name}\n{_instead(part.source)}", xlabel="points", xlim=(low - room, high + room))
+        axis.set_title(f"{name}\n{_instead(part.source)}", fontsize=7.5)
+        axis.set(xlabel="points", xlim=(low - room, high + room))
     labels = [_CLAIMS.get(row[:2], row[:2]) + row[2:] if "search" not in row else row for row in rows]
     axes[0, 0].set_yticks(range(len(rows)), labels, fontsize=6.5)
     axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
     handles = [Line2D([], [], color=c, marker="D", ms=4, label=word) for word, c in VERDICT_COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=7)
+    if (frame.n == 1).any():
+        handles.append(
+            Line2D([], [], color=BLACK, ls="", marker="D", ms=4, fillstyle="none", label="one run, no interval")
+        )
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
 
@@ -234,7 +240,7 @@ def plot_searches(summaries: Mapping[str, Mapping], live: Mapping[str, Mapping] 
 
     A graph that was stopped ends in a dot, one that diverged in a cross. Epochs are on a logarithmic scale where there
     are many, as the rungs are.  `live`: other searches; graphs that they trained alike, with the same settings, images
-    and weights, are drawn thick.
+    and sources of weights, are drawn thick.
     """
     order = in_order(summaries)
     starts = list(dict.fromkeys(choice for name in order for choice in summaries[name]["choices"]))
@@ -252,8 +258,10 @@ def plot_searches(summaries: Mapping[str, Mapping], live: Mapping[str, Mapping] 
 
 
 def _also_in(summary: Mapping, live: Mapping | None) -> list[Mapping]:
-    """The graphs of a search that another one trained alike."""
-    if live is None or any(summary[what] != live[what] for what in ("training", "data", "weights")):
+    """The graphs of a search that another one trained alike; weights learned on another machine differ in bits only."""
+    if live is None or any(summary[what] != live[what] for what in ("training", "data")):
+        return []
+    if summary["weights"].keys() != live["weights"].keys():
         return []
     known = [(trial["seed"], trial["graph"]) for trial in live["trials"]]
     return [trial for trial in summary["trials"] if (trial["seed"], trial["graph"]) in known]
@@ -287,14 +295,26 @@ def _search_panel(axis: Axes, summary: Mapping, colours: Mapping[str, str], thic
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+def _panels(names: Iterable[str], height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel per condition, in rows of two, each `height` inches high."""
+    names = [name.replace(" + ", "\n+ ") for name in names]
+    rows, columns = math.ceil(len(names) / 2), min(2, len(names))
+    size = PAGE * columns / 2, height * rows
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(names) :]:
+        axis.remove()
+    for axis, name in zip(axes.flat, names, strict=False):
+        axis.set_title(name)
+    return figure, list(axes.flat[: len(names)])
+
+
 def plot_pruners(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """From `rungs.pruner_table`, by condition: the chance to keep the best graph against the epochs spent.
 
     A line per pruner, a point per first rung (the number beside it); bars are 95 % intervals over random orders.
     """
-    size = min(PAGE, COLUMN * len(tables)), 2.7
-    figure, axes = plt.subplots(1, len(tables), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
+    figure, axes = _panels(tables, 2.4)
+    for axis, table in zip(axes, tables.values(), strict=True):
         for (pruner, part), colour, marker in zip(table.groupby("pruner"), (RED, BLUE), "so", strict=False):
             error = [part.best_kept - part.low, part.high - part.best_kept]
             axis.errorbar(
@@ -305,9 +325,9 @@ def plot_pruners(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 axis.annotate(
                     row.first_rung, (row.epochs, row.best_kept), beside, textcoords="offset points", fontsize=7
                 )
-        axis.set(title=name, xlabel="epochs spent (% of all)", ylim=(0, 104))
-    axes[0, 0].set_ylabel("best graph kept (% of orders)")
-    axes[0, 0].legend(fontsize=7, loc="lower right")
+        axis.set(xlabel="epochs spent (% of all)", ylabel="best graph kept (% of orders)", ylim=(0, 104))
+        axis.label_outer()
+    axes[0].legend(fontsize=7, loc="lower right")
     return figure
 
 
@@ -315,9 +335,8 @@ def plot_early_rungs(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """From `search.early_rungs`, by condition: the chance to pass a first rung beside the share that deserves it (a
     dashed line), by what the target starts from. Bars are 95 % intervals over graphs.
     """
-    size = (PAGE / 2 * max(1.4, len(tables)), 3.1)
-    figure, axes = plt.subplots(1, len(tables), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axis, (condition, table) in zip(axes[0], tables.items(), strict=True):
+    figure, axes = _panels(tables, 3.1)
+    for axis, table in zip(axes, tables.values(), strict=True):
         for i, (init, rows) in enumerate(table.groupby("target", sort=False)):
             color = [BLUE, RED, GREEN, PINK][i % 4]
             error = [rows["passed"] - rows["low"], rows["high"] - rows["passed"]]
@@ -328,9 +347,9 @@ def plot_early_rungs(tables: Mapping[str, pd.DataFrame]) -> Figure:
             axis.axhline(rows["deserved"].iloc[0], color=color, linestyle="--", linewidth=1, zorder=0)
         first = table["rung"].unique()
         axis.set_xticks(range(len(first)), [f"epoch {rung}" for rung in first])
-        axis.set(title=condition, xlabel="first rung", ylim=(-3, 103), xlim=(-0.4, len(first) - 0.4))
+        axis.set(xlabel="first rung", ylim=(-3, 103), xlim=(-0.4, len(first) - 0.4))
         axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22))
-    axes[0, 0].set_ylabel("graphs that pass (%)\ndashed: that end in the better half")
+    axes[0].set_ylabel("graphs that pass (%)\ndashed: that end in the better half")
     return figure
 
 
@@ -362,12 +381,18 @@ def plot_optimism(summaries: Mapping[str, Mapping]) -> Figure:
 
 
 def plot_luck(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """From `claims.search_luck`, by size of the search: test accuracy of the winner in resampled searches."""
-    figure, axis = plt.subplots(figsize=(COLUMN * 1.3, 2.5), layout="constrained")
-    for (name, table), colour in zip(tables.items(), COLOURS, strict=False):
-        axis.hist(table["test"], bins=25, histtype="step", color=colour, label=name, density=True)
-    axis.set(xlabel="test accuracy of the winner (%)", ylabel="density over repeated searches")
-    axis.legend(fontsize=7)
+    """From `claims.search_luck`, a row per search: test accuracy of the winner in resampled searches, by the point."""
+    size = COLUMN * 1.5, 0.6 + 0.75 * len(tables)
+    figure, axes = plt.subplots(
+        len(tables), 1, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    every = np.concatenate([table["test"] for table in tables.values()])
+    bins = np.arange(np.floor(every.min()), np.ceil(every.max()) + 1)
+    for axis, (name, table), colour in zip(axes.flat, tables.items(), COLOURS, strict=False):
+        axis.hist(table["test"], bins, weights=np.full(len(table), 100 / len(table)), color=colour)
+        axis.set_title(name, loc="left", fontsize=7, pad=2)
+    figure.supylabel("repeated searches (%)", fontsize=8)
+    axes[-1, 0].set_xlabel("test accuracy of the winner (%)")
     return figure
 
 

@@ -20,6 +20,7 @@ PHRASES = {  # patterns, the longer ones first where one contains another
     r"no trial was completed": "完走した試行なし",
     r"stopped": "打ち切り",
     r"not resolved at this n": "この n では判定できない",
+    r"one run, no interval": "1試行，区間なし",
     r"supported": "支持",
     r"contradicted": "反証",
     r"search,": "探索,",
