@@ -95,10 +95,6 @@ PHRASES = {  # patterns, the longer ones first where one contains another
     r"node (\d+)": r"ノード\1",
     r"label": "ラベル",
 }
-# What stays as it is: gates, networks, data sets, single letters, and the papers' own terms.
-KEPT = re.compile(
-    r"quick|smoke|cars64|through|Through|linear|correct|cutoff|(PI|PF|SI|P)?RN\d+|(ImageNet|FractalDB)(\s?-1k)?|Step|rung|C\d|[a-dA-Zknt]\b"
-)
 
 
 def use_font() -> None:
@@ -130,9 +126,3 @@ def translate_figure(figure: Figure) -> Figure:
     for text in figure.findobj(Text):
         text.set_text(translate(text.get_text()))
     return figure
-
-
-def left_over(figure: Figure) -> list[str]:
-    """Texts of a figure that still have English words besides the names that are kept."""
-    texts = {text.get_text() for text in figure.findobj(Text)}
-    return sorted(text for text in texts if re.search("[A-Za-z]", KEPT.sub("", re.sub(r"\$.*?\$", "", text))))
