@@ -1,6 +1,8 @@
-"""Is bf16 harmless? Paired seeds in fp32 and bf16 on synthcars, the interval of the difference in test accuracy.
+"""Is bf16 harmless? Paired seeds in fp32 and bf16 on synthcars, the interval of the difference in
+test accuracy.
 
-Writes bf16_parity.json beside the other results. Run: python benchmarks/bf16_parity.py [--seeds 5] [--out FILE]
+Writes bf16_parity.json beside the other results. Run: python benchmarks/bf16_parity.py [--seeds 5]
+[--out FILE]
 """
 
 import argparse
@@ -28,14 +30,25 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = load_data("synthcars", 48, limit=3200, split=(0.4, 0.15, 0.45), cache=args.cache)
-    settings = {"batch_size": 64, "lr": 0.03, "schedule": "cosine", "augmentation": "shift", "device": "cpu"}
-    results = {"settings": settings | {"epochs": args.epochs}, "data": data.fingerprint, "torch": torch.__version__}
+    settings = {
+        "batch_size": 64,
+        "lr": 0.03,
+        "schedule": "cosine",
+        "augmentation": "shift",
+        "device": "cpu",
+    }
+    results = {
+        "settings": settings | {"epochs": args.epochs},
+        "data": data.fingerprint,
+        "torch": torch.__version__,
+    }
     for arch in args.arch:
         graph, accuracies = all_through(Node(arch), Node(arch)), {}
         for precision in ("fp32", "bf16"):
             config = TrainConfig(epochs=args.epochs, precision=precision, **settings)
             accuracies[precision] = {
-                seed: list(epochs(graph, data, config, seed))[-1]["test_accuracy"][0] for seed in range(args.seeds)
+                seed: list(epochs(graph, data, config, seed))[-1]["test_accuracy"][0]
+                for seed in range(args.seeds)
             }
         gap = stats.pair(accuracies["bf16"], accuracies["fp32"])
         if gap["low"] > -MARGIN and gap["high"] < MARGIN:
@@ -46,7 +59,9 @@ def main() -> None:
             verdict = "unresolved"
         results[arch] = accuracies | {"bf16 - fp32": gap, "verdict": verdict}
         args.out.write_text(json.dumps(results, indent=1) + "\n")  # nothing computed is lost
-        mean = {key: stats.summary(list(values.values()))["mean"] for key, values in accuracies.items()}
+        mean = {
+            key: stats.summary(list(values.values()))["mean"] for key, values in accuracies.items()
+        }
         print(
             f"{arch}: fp32 {mean['fp32']:.2f} %, bf16 {mean['bf16']:.2f} %, difference {gap['effect']:+.2f} "
             f"[{gap['low']:+.2f}, {gap['high']:+.2f}] points, {args.seeds} seeds: {verdict} (margin {MARGIN})",

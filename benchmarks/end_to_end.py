@@ -1,7 +1,8 @@
-"""A reduced quick ablation: `run_all` in two processes of one thread each, against the plain reference in two threads.
+"""A reduced quick ablation: `run_all` in two processes of one thread each, against the plain
+reference in two threads.
 
-Also one process against two. Wall time, rounds interleaved, medians; what else runs on the machine matters, so the
-load is printed. Run: python benchmarks/end_to_end.py [--rounds 3]
+Also one process against two. Wall time, rounds interleaved, medians; what else runs on the machine
+matters, so the load is printed. Run: python benchmarks/end_to_end.py [--rounds 3]
 """
 
 import argparse
@@ -18,9 +19,16 @@ from ktglite import Graph, Node, TrainConfig, all_through, load_data
 from ktglite.data import Data
 from ktglite.experiments.runs import run_all
 
-# The quick profile's data, network and training, with fewer epochs; where the weights come from changes no time.
+# The quick profile's data, network and training, with fewer epochs; where the weights come from
+# changes no time.
 DATA = {"name_or_folder": "synthcars", "size": 48, "limit": 3200, "split": (0.4, 0.15, 0.45)}
-TRAINING = {"batch_size": 64, "lr": 0.03, "schedule": "cosine", "augmentation": "shift", "device": "cpu"}
+TRAINING = {
+    "batch_size": 64,
+    "lr": 0.03,
+    "schedule": "cosine",
+    "augmentation": "shift",
+    "device": "cpu",
+}
 RUNS = 4
 
 
@@ -63,11 +71,15 @@ def main() -> None:
                     reference(graph, data, args.epochs)
                 taken.append(time.perf_counter() - start)
     median = {name: statistics.median(taken) for name, taken in times.items()}
-    print(f"{RUNS} runs of {args.epochs} epochs, load average {os.getloadavg()[1]:.1f} over 5 minutes")
+    print(
+        f"{RUNS} runs of {args.epochs} epochs, load average {os.getloadavg()[1]:.1f} over 5 minutes"
+    )
     for name, seconds in median.items():
         print(f"{name}: {seconds:.1f} s")
     gain = median["reference, 2 threads"] / median["jobs 2"]
-    print(f"jobs 2 against the reference: {gain:.2f} (wanted 2.2: {'reached' if gain >= 2.2 else 'MISSED'})")
+    print(
+        f"jobs 2 against the reference: {gain:.2f} (wanted 2.2: {'reached' if gain >= 2.2 else 'MISSED'})"
+    )
     print(f"jobs 2 against jobs 1: {median['jobs 1'] / median['jobs 2']:.2f}")
 
 

@@ -1,6 +1,8 @@
-"""Three ResNet18 on one GPU: images/s against the plain reference, with and without each lever, and peak memory.
+"""Three ResNet18 on one GPU: images/s against the plain reference, with and without each lever, and
+peak memory.
 
-Run: python benchmarks/gpu.py --peak-tflops 312   (the card's dense bf16 matrix peak, from its data sheet)
+Run: python benchmarks/gpu.py --peak-tflops 312   (the card's dense bf16 matrix peak, from its data
+sheet)
 """
 
 import argparse
@@ -21,7 +23,10 @@ STEPS = 50
 def flops_of_step(size: int) -> int:
     """Floating-point operations of one forward and backward of the three networks."""
     net = initial_models(
-        all_through(Node("resnet18")), random_data(size), TrainConfig(device="cpu", precision="fp32"), 0
+        all_through(Node("resnet18")),
+        random_data(size),
+        TrainConfig(device="cpu", precision="fp32"),
+        0,
     )[0]
     with FlopCounterMode(display=False) as counter:
         net(torch.randn(2, 3, size, size)).sum().backward()
@@ -40,10 +45,17 @@ def rate(step, steps: int, rounds: int) -> float:
     return statistics.median(rates[1:])
 
 
-def kit(size: int, rounds: int, precision: str = "bf16", graph: bool = True, channels_last: bool = True) -> float:
+def kit(
+    size: int, rounds: int, precision: str = "bf16", graph: bool = True, channels_last: bool = True
+) -> float:
     """Images/s of `epochs` with the levers given."""
     data = random_data(size, repeat=STEPS)
-    settings = {"batch_size": BATCH, "augmentation": "none", "device": "cuda", "schedule": "constant"}
+    settings = {
+        "batch_size": BATCH,
+        "augmentation": "none",
+        "device": "cuda",
+        "schedule": "constant",
+    }
     config = TrainConfig(epochs=rounds + 2, lr=1e-3, precision=precision, **settings)
     nodes = all_through(*[Node("resnet18")] * 3)
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -66,7 +78,9 @@ def main() -> None:
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     for size in args.sizes:
         config = TrainConfig(batch_size=BATCH, lr=1e-3, precision="fp32", device="cuda")
-        plain = rate(textbook(all_through(*[Node("resnet18")] * 3), random_data(size), config), 1, STEPS)
+        plain = rate(
+            textbook(all_through(*[Node("resnet18")] * 3), random_data(size), config), 1, STEPS
+        )
         torch.cuda.reset_peak_memory_stats()
         full = kit(size, args.rounds)
         peak = torch.cuda.max_memory_allocated() / 2**30
@@ -75,7 +89,9 @@ def main() -> None:
             "without channels_last": kit(size, args.rounds, channels_last=False),
             "fp32": kit(size, args.rounds, precision="fp32"),
         }
-        print(f"{size} px: plain {plain:,.0f} images/s, kit {full:,.0f} ({full / plain:.1f} x), {peak:.2f} GiB at peak")
+        print(
+            f"{size} px: plain {plain:,.0f} images/s, kit {full:,.0f} ({full / plain:.1f} x), {peak:.2f} GiB at peak"
+        )
         if args.peak_tflops:
             share = flops_of_step(size) * full / BATCH / (args.peak_tflops * 1e12)
             print(f"  {100 * share:.1f} % of the bf16 matrix peak")

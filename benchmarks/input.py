@@ -1,7 +1,8 @@
-"""Cache and batched augmentation against ImageFolder and DataLoader, one thread, the same crop, flip and size.
+"""Cache and batched augmentation against ImageFolder and DataLoader, one thread, the same crop,
+flip and size.
 
-JPEG files are written to a temporary folder from synthcars drawn at their size. Both sides give normalised float32
-batches of 64 images at 64 px. Run: python benchmarks/input.py
+JPEG files are written to a temporary folder from synthcars drawn at their size. Both sides give
+normalised float32 batches of 64 images at 64 px. Run: python benchmarks/input.py
 """
 
 import argparse
@@ -38,8 +39,14 @@ def write_jpegs(folder: Path, count: int, shape: tuple[int, int]) -> None:
 
 def folder_loader(folder: Path):
     """A function that goes through one epoch and returns its number of images."""
-    steps = [transforms.RandomResizedCrop(SIZE, (0.25, 1)), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-    found = datasets.ImageFolder(folder / "train", transforms.Compose([*steps, transforms.Normalize(MEAN, STD)]))
+    steps = [
+        transforms.RandomResizedCrop(SIZE, (0.25, 1)),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+    ]
+    found = datasets.ImageFolder(
+        folder / "train", transforms.Compose([*steps, transforms.Normalize(MEAN, STD)])
+    )
     return lambda: sum(len(labels) for _, labels in DataLoader(found, BATCH, shuffle=True))
 
 

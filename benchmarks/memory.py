@@ -1,8 +1,9 @@
-"""Memory: what one step of three ResNet18 keeps for its backward at 224 px, and a process over 200 trainings.
+"""Memory: what one step of three ResNet18 keeps for its backward at 224 px, and a process over 200
+trainings.
 
-The first is counted on any machine: the bytes autograd saves, each storage once, in bf16; to these come weights,
-gradients and momentum. It is a lower bound of a GPU's peak, without the work space of its kernels.
-Run: python benchmarks/memory.py [saved|growth]
+The first is counted on any machine: the bytes autograd saves, each storage once, in bf16; to these
+come weights, gradients and momentum. It is a lower bound of a GPU's peak, without the work space of
+its kernels. Run: python benchmarks/memory.py [saved|growth]
 """
 
 import os
@@ -15,7 +16,10 @@ from training_step import random_data
 
 from ktglite import Node, TrainConfig, all_through, edge_losses, epochs, initial_models
 
-BATCH, MEASURED = 64, 4  # saved activations are proportional to the batch: counted at 4, scaled to 64
+BATCH, MEASURED = (
+    64,
+    4,
+)  # saved activations are proportional to the batch: counted at 4, scaled to 64
 
 
 def saved_bytes() -> tuple[float, float]:
@@ -23,12 +27,17 @@ def saved_bytes() -> tuple[float, float]:
     config = TrainConfig(precision="bf16", device="cpu")
     graph, seen = all_through(*[Node("resnet18")] * 3), {}
     nets = initial_models(graph, random_data(32), config, 0)
-    owned = {p.untyped_storage().data_ptr() for net in nets for p in (*net.parameters(), *net.buffers())}
+    owned = {
+        p.untyped_storage().data_ptr() for net in nets for p in (*net.parameters(), *net.buffers())
+    }
 
     def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in owned:
-            seen[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address is used twice
+            seen[storage.data_ptr()] = (
+                storage.nbytes(),
+                tensor,
+            )  # held, so that no address is used twice
         return tensor
 
     images = torch.randn(MEASURED, 3, 224, 224).contiguous(memory_format=torch.channels_last)
@@ -63,10 +72,14 @@ def main() -> None:
     what = sys.argv[1:] or ["saved", "growth"]
     if "saved" in what:
         activations, states = saved_bytes()
-        print(f"3 x ResNet18, 224 px, batch 64, bf16: activations {activations:.2f} GiB, states {states:.2f} GiB")
+        print(
+            f"3 x ResNet18, 224 px, batch 64, bf16: activations {activations:.2f} GiB, states {states:.2f} GiB"
+        )
     if "growth" in what:
         before, after = growth()
-        print(f"resident after 50 trainings {before:.0f} MiB, after 200 {after:.0f} MiB ({after - before:+.1f})")
+        print(
+            f"resident after 50 trainings {before:.0f} MiB, after 200 {after:.0f} MiB ({after - before:+.1f})"
+        )
 
 
 if __name__ == "__main__":

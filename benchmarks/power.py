@@ -1,11 +1,13 @@
-"""How often the rule of the claims errs and finds: Table 1 simulated from the paper, by correlation and n.
+"""How often the rule of the claims errs and finds: Table 1 simulated from the paper, by correlation
+and n.
 
-Runs are normal about the paper's means (that of a network alone, which was not published: its graph's with the same
-target), with the paper's spreads and a correlation `rho` between runs of a seed: among all arms, or among those whose
-target starts alike. `error`: share of simulations without any effect in which the unadjusted interval leaves out 0
-(wanted 5 %). `power`: share in which Holm over the nine primaries supports the claim. Beside the rule of
-`ktglite.experiments.stats.contrast` stands the plain paired t test by seed. Both sources, the worse one is printed.
-Run: python benchmarks/power.py [--simulations 1000] [--n 3 5 10]
+Runs are normal about the paper's means (that of a network alone, which was not published: its
+graph's with the same target), with the paper's spreads and a correlation `rho` between runs of a
+seed: among all arms, or among those whose target starts alike. `error`: share of simulations
+without any effect in which the unadjusted interval leaves out 0 (wanted 5 %). `power`: share in
+which Holm over the nine primaries supports the claim. Beside the rule of
+`ktglite.experiments.stats.contrast` stands the plain paired t test by seed. Both sources, the worse
+one is printed. Run: python benchmarks/power.py [--simulations 1000] [--n 3 5 10]
 """
 
 import argparse
@@ -15,7 +17,13 @@ import numpy as np
 from ktglite.experiments import claims, stats
 from ktglite.experiments.ablation import paper_arms, patterns
 
-CASES = (("none", 0.0), ("all arms", 0.36), ("all arms", 0.94), ("same start", 0.36), ("same start", 0.94))
+CASES = (
+    ("none", 0.0),
+    ("all arms", 0.36),
+    ("all arms", 0.94),
+    ("same start", 0.36),
+    ("same start", 0.94),
+)
 
 
 def published() -> tuple[dict, list[str]]:
@@ -27,7 +35,9 @@ def published() -> tuple[dict, list[str]]:
     return arms, sources
 
 
-def simulate(arms: dict, effects: bool, within: str, rho: float, n: int, draw: np.random.Generator) -> dict:
+def simulate(
+    arms: dict, effects: bool, within: str, rho: float, n: int, draw: np.random.Generator
+) -> dict:
     """Accuracies by arm; what no source changes is drawn once for all of them."""
     shared, found = {}, {}
     common = draw.standard_normal(n)
@@ -35,13 +45,19 @@ def simulate(arms: dict, effects: bool, within: str, rho: float, n: int, draw: n
         start = source if pattern.startswith("1") or "/" in pattern else "scratch"
         key = pattern if pattern == "none" else (source, pattern)
         if key not in shared:
-            seed = common if within == "all arms" else shared.setdefault(("seed", start), draw.standard_normal(n))
+            seed = (
+                common
+                if within == "all arms"
+                else shared.setdefault(("seed", start), draw.standard_normal(n))
+            )
             noise = np.sqrt(rho) * seed + np.sqrt(1 - rho) * draw.standard_normal(n)
             shared[key] = mean * effects + std * noise
         found[source, pattern] = shared[key]
     mean, std = next(value for key, value in arms.items() if key[1] == "none")
     seed = common if within == "all arms" else shared["seed", "scratch"]
-    alone = mean * effects + std * (np.sqrt(rho) * seed + np.sqrt(1 - rho) * draw.standard_normal(n))
+    alone = mean * effects + std * (
+        np.sqrt(rho) * seed + np.sqrt(1 - rho) * draw.standard_normal(n)
+    )
     return found | {(source, "alone"): alone for source in {source for source, _ in arms}}
 
 
@@ -55,9 +71,12 @@ def p_values(values: dict, sources: list[str]) -> dict[str, dict[str, tuple[floa
             key = claim if claim == "C0 scratch" else f"{claim} {source}"
             found = stats.contrast(arms, weights, claims._by_target(names))
             gap = stats.contrast(
-                {"gap": stats.arm(dict(enumerate(sum(w * table[a] for a, w in weights.items()))))}, {"gap": 1}
+                {"gap": stats.arm(dict(enumerate(sum(w * table[a] for a, w in weights.items()))))},
+                {"gap": 1},
             )
-            rules["contrast"][key], rules["paired"][key] = ((f["effect"], f["p"]) for f in (found, gap))
+            rules["contrast"][key], rules["paired"][key] = (
+                (f["effect"], f["p"]) for f in (found, gap)
+            )
     return rules
 
 
@@ -74,7 +93,9 @@ def main() -> None:
             draw, count = np.random.default_rng(0), {}
             for effects in (False, True):
                 for _ in range(given.simulations):
-                    for rule, found in p_values(simulate(arms, effects, within, rho, n, draw), sources).items():
+                    for rule, found in p_values(
+                        simulate(arms, effects, within, rho, n, draw), sources
+                    ).items():
                         adjusted = stats.holm([p for _, p in found.values()])
                         for (claim, (effect, p)), holm in zip(found.items(), adjusted, strict=True):
                             hit = (holm < 0.05 and effect > 0) if effects else p < 0.05
@@ -82,10 +103,16 @@ def main() -> None:
             for rule in ("contrast", "paired"):
                 cells = []
                 for claim in shown:
-                    keys = [claim] if claim == "C0 scratch" else [f"{claim} {source}" for source in sources]
+                    keys = (
+                        [claim]
+                        if claim == "C0 scratch"
+                        else [f"{claim} {source}" for source in sources]
+                    )
                     error = max(count[rule, key, False] for key in keys) / given.simulations
                     power = min(count[rule, key, True] for key in keys) / given.simulations
-                    cells.append(f"{100 * error:.0f}, {'–' if claim.startswith('C0') else f'{100 * power:.0f}'}")
+                    cells.append(
+                        f"{100 * error:.0f}, {'–' if claim.startswith('C0') else f'{100 * power:.0f}'}"
+                    )
                 label = within if within == "none" else f"{rho} among {within}"
                 print(f"{n} | {label} | {rule} | {' | '.join(cells)}", flush=True)
 

@@ -1,7 +1,9 @@
-"""What the coordinator costs a search: milliseconds per graph with a journal, and with PostgreSQL if $KTGLITE_STORAGE
-names one, beside the time of training such a graph here. Processor time, which other programs do not lengthen.
+"""What the coordinator costs a search: milliseconds per graph with a journal, and with PostgreSQL
+if $KTGLITE_STORAGE names one, beside the time of training such a graph here. Processor time, which
+other programs do not lengthen.
 
-Run: KTGLITE_STORAGE=postgresql+psycopg://USER@HOST/DB TRIALS=100 python benchmarks/search_overhead.py
+Run: KTGLITE_STORAGE=postgresql+psycopg://USER@HOST/DB TRIALS=100 python
+benchmarks/search_overhead.py
 """
 
 import os
@@ -35,14 +37,18 @@ class Untrained:
 
     def submit(self, function, graph, source, config, seed, store, weights, epoch, label) -> Future:
         values = self.curves[int(label.split()[-1]), :epoch]
-        history = [{"epoch": i, "val_accuracy": [float(value)]} for i, value in enumerate(values, 1)]
+        history = [
+            {"epoch": i, "val_accuracy": [float(value)]} for i, value in enumerate(values, 1)
+        ]
         history[-1] |= {"reported_epoch": epoch, "test_accuracy": [0.0]}
         future = Future()
         future.set_result(history)
         return future
 
 
-def storage_seconds(storage: str | None, pruner: str, data, curves: np.ndarray) -> tuple[float, float]:
+def storage_seconds(
+    storage: str | None, pruner: str, data, curves: np.ndarray
+) -> tuple[float, float]:
     """Wall and processor seconds per graph of a whole search without its trainings."""
     with tempfile.TemporaryDirectory() as out:
         wall, own = time.perf_counter(), time.process_time()
@@ -62,10 +68,16 @@ def main() -> None:
     print(f"training: {epoch:.2f} s per epoch of {len(data.train)} images (processor)")
     for pruner in ("asha", "promote"):
         trial = epoch * replay(curves, pruner, workers=WORKERS).mean()
-        for name, storage in {"journal": None, "database": os.environ.get("KTGLITE_STORAGE")}.items():
+        for name, storage in {
+            "journal": None,
+            "database": os.environ.get("KTGLITE_STORAGE"),
+        }.items():
             if storage or name == "journal":
                 wall, own = storage_seconds(storage, pruner, data, curves)
-                print(f"{pruner}, {name}: {1000 * own:.1f} ms per graph (wall {1000 * wall:.1f}), ", end="")
+                print(
+                    f"{pruner}, {name}: {1000 * own:.1f} ms per graph (wall {1000 * wall:.1f}), ",
+                    end="",
+                )
                 print(f"{100 * own / trial:.2f} % of {trial:.1f} s of training")
             else:
                 print(f"{pruner}, {name}: not measured, KTGLITE_STORAGE is not set")

@@ -1,7 +1,8 @@
-"""Single networks, each start alone: accuracy by learning rate, epochs and stages taken over, for choosing a profile.
+"""Single networks, each start alone: accuracy by learning rate, epochs and stages taken over, for
+choosing a profile.
 
-A profile's rate and length are chosen by this table (validation accuracy of single networks) and by nothing else,
-before any graph is trained. What is finished is kept under data/runs/single_networks.
+A profile's rate and length are chosen by this table (validation accuracy of single networks) and by
+nothing else, before any graph is trained. What is finished is kept under data/runs/single_networks.
 
     python benchmarks/single_networks.py --lr 0.01 0.03 0.1
     python benchmarks/single_networks.py --starts scratch my.safetensors --stages 3 5 --seeds 5
@@ -16,7 +17,9 @@ import ktglite as ktg
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="quick")
-    parser.add_argument("--starts", nargs="+", help="sources or weights files (default: scratch and the profile's)")
+    parser.add_argument(
+        "--starts", nargs="+", help="sources or weights files (default: scratch and the profile's)"
+    )
     parser.add_argument("--lr", nargs="+", type=float)
     parser.add_argument("--epochs", nargs="+", type=int)
     parser.add_argument("--stages", nargs="+", type=int, default=[5])
@@ -29,14 +32,18 @@ def main() -> None:
     settings = ktg.load_settings("02", given.profile, "data/runs/single_networks", **overrides)
     data, starts = settings.load_data(), given.starts or ("scratch", *settings.sources)
     lengths, rates = given.epochs or [settings.epochs], given.lr or [settings.lr]
-    print("start | epochs | lr | stages | validation % | test % | over scratch, points [95 %], paired by seed")
+    print(
+        "start | epochs | lr | stages | validation % | test % | over scratch, points [95 %], paired by seed"
+    )
     for epochs, lr, stages in product(lengths, rates, given.stages):
         config = settings.train_config(epochs=epochs, lr=lr, stages=stages)
         graphs = {start: ktg.independent(ktg.Node(settings.arch, start)) for start in starts}
         with ktg.open_pool(settings.jobs) as pool:
             where = f"{settings.out}/runs", given.weights, pool
             runs = ktg.run_all(graphs, data, config, range(given.seeds), *where)
-        by_seed = {s: {r["seed"]: r["test_accuracy"][0] for r in runs if r["label"] == s} for s in starts}
+        by_seed = {
+            s: {r["seed"]: r["test_accuracy"][0] for r in runs if r["label"] == s} for s in starts
+        }
         for start in starts:
             val = ktg.stats.summary([r["val_accuracy"][0] for r in runs if r["label"] == start])
             test = ktg.stats.summary(list(by_seed[start].values()))

@@ -1,7 +1,9 @@
-"""Images per second of every source that is drawn, at 48 and 64 px, on one core, and how long it takes to open.
+"""Images per second of every source that is drawn, at 48 and 64 px, on one core, and how long it
+takes to open.
 
-Images are asked for in random order, 256 at a time, as in pre-training; the best of five rounds counts, since others
-may use the machine. A first opening may also fill the cache. Run: python benchmarks/sources.py [--cache data/cache]
+Images are asked for in random order, 256 at a time, as in pre-training; the best of five rounds
+counts, since others may use the machine. A first opening may also fill the cache. Run: python
+benchmarks/sources.py [--cache data/cache]
 """
 
 import os
@@ -35,7 +37,9 @@ def speed(source) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cache", default="data/cache")
     cache = parser.parse_args().cache
     print(f"{'source':22} {'px':>3} {'images/s':>9} {'opened in s':>12}")
@@ -45,7 +49,13 @@ def main() -> None:
         module, function = record.open.split(":")
         for size in (48, 64):
             config = SimpleNamespace(
-                source=record.name, size=size, render=None, seed=0, categories=1000, standin_images=5000, folder=None
+                source=record.name,
+                size=size,
+                render=None,
+                seed=0,
+                categories=1000,
+                standin_images=5000,
+                folder=None,
             )
             start = time.perf_counter()
             source = getattr(importlib.import_module(module), function)(config, cache)

@@ -1,7 +1,9 @@
-"""The kit's training step against a plain textbook one: three nodes, batch 64, one thread, interleaved, medians.
+"""The kit's training step against a plain textbook one: three nodes, batch 64, one thread,
+interleaved, medians.
 
-The reference does what the equations say and nothing more: every node run and trained in fp32, every edge with
-softmaxes of its own, one backward a node, `.item()` for every loss. Run: python benchmarks/training_step.py
+The reference does what the equations say and nothing more: every node run and trained in fp32,
+every edge with softmaxes of its own, one backward a node, `.item()` for every loss. Run: python
+benchmarks/training_step.py
 """
 
 import argparse
@@ -25,7 +27,13 @@ ONE_LEARNER = [["through", "through", "cutoff"], ["cutoff"] * 3, ["through"] * 3
 CASES = {  # arch, image size, gates (None: all Through), precision, the ratio to reach
     "width 16, 48 px bf16": ("resnet18_w16", 48, None, "bf16", 2.0),
     "width 16, 48 px fp32": ("resnet18_w16", 48, None, "fp32", 1.1),
-    "width 16, 48 px one learner, one fixed, one dead, auto": ("resnet18_w16", 48, ONE_LEARNER, "auto", 3.5),
+    "width 16, 48 px one learner, one fixed, one dead, auto": (
+        "resnet18_w16",
+        48,
+        ONE_LEARNER,
+        "auto",
+        3.5,
+    ),
     "resnet18 32 px auto": ("resnet18", 32, None, "auto", 1.5),
     "resnet18 64 px auto": ("resnet18", 64, None, "auto", 1.9),
     "resnet18 64 px bf16": ("resnet18", 64, None, "bf16", 1.9),
@@ -46,9 +54,18 @@ def random_data(size: int, repeat: int = 1) -> Data:
 def textbook(graph: Graph, data: Data, config: TrainConfig):
     """A generator that does one plain epoch, and evaluates every node, for every `next`."""
     everyone = all_through(*graph.nodes)  # so that initial_models gives every node a network
-    nets = [net.to(memory_format=torch.contiguous_format) for net in initial_models(everyone, data, config, 0)]
+    nets = [
+        net.to(memory_format=torch.contiguous_format)
+        for net in initial_models(everyone, data, config, 0)
+    ]
     optimizers = [
-        torch.optim.SGD(net.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=True)
+        torch.optim.SGD(
+            net.parameters(),
+            config.lr,
+            config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=True,
+        )
         for net in nets
     ]
     device, draw = next(nets[0].parameters()).device, torch.Generator().manual_seed(0)
@@ -82,8 +99,16 @@ def compare(arch: str, size: int, gates: list | None, precision: str, rounds: in
     nodes = [Node(arch)] * 3
     graph = all_through(*nodes) if gates is None else Graph(tuple(nodes), gates)
     data = random_data(size)
-    settings = {"batch_size": BATCH, "lr": 1e-3, "augmentation": "none", "device": "cpu", "schedule": "constant"}
-    config = TrainConfig(epochs=rounds + 2, precision=precision, **settings)  # the last epoch would also test
+    settings = {
+        "batch_size": BATCH,
+        "lr": 1e-3,
+        "augmentation": "none",
+        "device": "cpu",
+        "schedule": "constant",
+    }
+    config = TrainConfig(
+        epochs=rounds + 2, precision=precision, **settings
+    )  # the last epoch would also test
     plain = textbook(graph, data, TrainConfig(precision="fp32", **settings))
     steps = {"kit": epochs(graph, data, config, 0), "reference": plain}
     times = {"kit": [], "reference": []}
@@ -93,7 +118,10 @@ def compare(arch: str, size: int, gates: list | None, precision: str, rounds: in
             next(step)
             if turn:  # the first one warms up
                 times[name].append((time.process_time() - cpu, time.perf_counter() - wall))
-    cpu, wall = ({name: statistics.median(t[i] for t in taken) for name, taken in times.items()} for i in (0, 1))
+    cpu, wall = (
+        {name: statistics.median(t[i] for t in taken) for name, taken in times.items()}
+        for i in (0, 1)
+    )
     return {
         "kit": BATCH / cpu["kit"],
         "reference": BATCH / cpu["reference"],
@@ -119,10 +147,16 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rates = [
-        f"{ceiling(dtype):.0f} GFLOP/s in {name}" for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+        f"{ceiling(dtype):.0f} GFLOP/s in {name}"
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
     ]
-    print(f"matrix products, one thread: {', '.join(rates)}; auto is {resolve_precision('auto', torch.device('cpu'))}")
-    print(f"{'3 nodes, batch 64':<52} {'kit img/s':>9} {'plain':>6} {'ratio':>6} {'wall':>6}  wanted", flush=True)
+    print(
+        f"matrix products, one thread: {', '.join(rates)}; auto is {resolve_precision('auto', torch.device('cpu'))}"
+    )
+    print(
+        f"{'3 nodes, batch 64':<52} {'kit img/s':>9} {'plain':>6} {'ratio':>6} {'wall':>6}  wanted",
+        flush=True,
+    )
     for name, (arch, size, gates, precision, wanted) in CASES.items():
         if args.only in name:
             r = compare(arch, size, gates, precision, args.rounds)

@@ -1,10 +1,12 @@
-"""The best graph of each recorded search, trained on other images: do the edges that won there help here?
+"""The best graph of each recorded search, trained on other images: do the edges that won there help
+here?
 
-A graph keeps its gates and its starts, but for ImageNet-1k's stand-in, which becomes `--imagenet`. Beside it stands its
-target alone, with the same start, budget and seeds. Without `--weights`, from the records that come with the kit.
+A graph keeps its gates and its starts, but for ImageNet-1k's stand-in, which becomes `--imagenet`.
+Beside it stands its target alone, with the same start, budget and seeds. Without `--weights`, from
+the records that come with the kit.
 
-    python benchmarks/winners.py
-    python benchmarks/winners.py --set dataset=cars64 --weights WEIGHTS --imagenet imagenet1k_quantised
+    python benchmarks/winners.py python benchmarks/winners.py --set dataset=cars64 --weights WEIGHTS
+    --imagenet imagenet1k_quantised
 """
 
 import argparse
@@ -17,7 +19,10 @@ from ktglite.experiments.search import read_summaries
 
 def transferred(graph: dict, imagenet: str, arch: str) -> ktg.Graph:
     """A searched graph with another network on its nodes, and another source for ImageNet-1k's stand-in."""
-    starts = [imagenet if node["init"].startswith("imagenet1k") else node["init"] for node in graph["nodes"]]
+    starts = [
+        imagenet if node["init"].startswith("imagenet1k") else node["init"]
+        for node in graph["nodes"]
+    ]
     return ktg.Graph(tuple(ktg.Node(arch, start) for start in starts), graph["gates"])
 
 
@@ -31,7 +36,9 @@ def train(given: argparse.Namespace) -> list[dict]:
         graphs |= {f"{name}/winner": graph, f"{name}/alone": ktg.independent(graph.nodes[0])}
     data, config = settings.load_data(), settings.train_config()
     with ktg.open_pool(given.jobs) as pool:
-        runs = ktg.run_all(graphs, data, config, range(given.seeds), f"{settings.out}/runs", given.weights, pool)
+        runs = ktg.run_all(
+            graphs, data, config, range(given.seeds), f"{settings.out}/runs", given.weights, pool
+        )
     (Path(settings.out) / "winners.json").write_text(json.dumps(runs))
     return runs
 
@@ -56,7 +63,9 @@ def main() -> None:
     for label, found in arms.items():
         each = ktg.stats.summary(list(found.values()))
         print(f"{label}: {each['mean']:.1f} ± {each['std']:.1f} (n = {each['n']})")
-    pairs = [(label, label.replace("winner", "alone")) for label in arms if label.endswith("winner")]
+    pairs = [
+        (label, label.replace("winner", "alone")) for label in arms if label.endswith("winner")
+    ]
     for a, b in [*pairs, ("imagenet1k/winner", "none/winner"), ("imagenet1k/alone", "none/alone")]:
         if {a, b} <= arms.keys():
             gap = ktg.stats.pair(arms[a], arms[b])

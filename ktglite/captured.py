@@ -1,7 +1,9 @@
-"""A training step replayed as one CUDA graph: below about 128 px, launching its kernels takes longer than running them.
+"""A training step replayed as one CUDA graph: below about 128 px, launching its kernels takes
+longer than running them.
 
-The rules are those of PyTorch's notes on CUDA graphs: warm up on a side stream, nothing but device tensors as
-inputs, every changing number (batch, progress, learning rate) in memory that keeps its address, no synchronisation.
+The rules are those of PyTorch's notes on CUDA graphs: warm up on a side stream, nothing but device
+tensors as inputs, every changing number (batch, progress, learning rate) in memory that keeps its
+address, no synchronisation.
 """
 
 from collections.abc import Callable
@@ -11,27 +13,30 @@ from torch import Tensor
 
 __all__ = ["captured", "restore"]
 
-LARGEST = 128  # px; above it the arithmetic hides the launches, and a graph would only hold its memory
-WARM_UP = 3  # calls; they allocate what must outlive the capture, such as the momentum buffers
+MAX_CAPTURED_SIZE = 128  # px; above it the arithmetic hides the launches
+WARM_UP_CALLS = 3  # they allocate what must outlive the capture, such as the momentum buffers
 
 
 def captured(step: Callable, device: torch.device, size: int) -> Callable:
-    """`step`, or on a GPU at up to `LARGEST` px a function that does the same from its fourth call on as one graph.
+    """`step`, or on a GPU and at small sizes a function that replays it from its fourth call on.
 
-    `step(*tensors)` returns tensors and changes networks and optimizers in place; it starts and ends without gradients,
-    and every call brings tensors on `device` of the same shapes. The warm-up calls are real ones, so the same updates
-    happen in the same order either way. What a replay returns is overwritten by the next one.
+    `step(*tensors)` returns tensors and changes networks and optimizers in place; it starts and
+    ends without gradients, and every call brings tensors on `device` of the same shapes. The
+    warm-up calls are real ones, so the same updates happen in the same order either way. What a
+    replay returns is overwritten by the next one.
     """
-    if device.type != "cuda" or size > LARGEST:
+    if device.type != "cuda" or size > MAX_CAPTURED_SIZE:
         return step
-    stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
-    calls, inputs, outputs = 0, None, None
+    stream = torch.cuda.Stream(device)
+    graph = torch.cuda.CUDAGraph()
+    calls = 0
+    inputs = outputs = None
 
     def replay(*tensors: Tensor):
         nonlocal calls, inputs, outputs
         calls += 1
         with torch.cuda.device(device):
-            if calls <= WARM_UP:
+            if calls <= WARM_UP_CALLS:
                 stream.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(stream):
                     result = step(*tensors)
@@ -50,7 +55,7 @@ def captured(step: Callable, device: torch.device, size: int) -> Callable:
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load what an optimizer saved on whichever device, and leave its learning rate in the memory a step reads."""
+    """Load what an optimizer saved on any device; its learning rate keeps its place in memory."""
     lr = optimizer.param_groups[0]["lr"]
     optimizer.load_state_dict(state)
     optimizer.param_groups[0]["lr"] = lr

@@ -34,15 +34,12 @@ def reproduce(
 ) -> None:
     """Execute the notebooks 00-04 in order; what is done and unchanged is skipped.
 
-    Args:
-        profile: smoke, quick, lab, paper, cars64, or the path of a YAML file.
-        only: numbers of notebooks, such as 02 04.
-        out: folder of the run (default: data/runs/PROFILE).
-        set: a setting to change, NAME=VALUE, in every notebook that has it; 03.NAME=VALUE in that one.
-        notebooks: folder of the notebooks, if it is not ./notebooks.
-        skip_unreadable: leave out image files that cannot be read instead of stopping.
-        dask: address of a Dask scheduler, tcp://HOST:PORT, whose workers train instead; start them in this folder.
-        force: execute also what is done and unchanged.
+    Args: profile: smoke, quick, lab, paper, cars64, or the path of a YAML file. only: numbers of
+    notebooks, such as 02 04. out: folder of the run (default: data/runs/PROFILE). set: a setting to
+    change, NAME=VALUE, in every notebook that has it; 03.NAME=VALUE in that one. notebooks: folder
+    of the notebooks, if it is not ./notebooks. skip_unreadable: leave out image files that cannot
+    be read instead of stopping. dask: address of a Dask scheduler, tcp://HOST:PORT, whose workers
+    train instead; start them in this folder. force: execute also what is done and unchanged.
     """
     from ktglite import reproduce as work
 
@@ -64,19 +61,17 @@ def ablation(
     jobs: int | None = None,
     dask: str | None = None,
 ) -> None:
-    """Table 1 without the notebook: train what is missing, write tables and claims. The same command resumes.
+    """Table 1 without the notebook: train what is missing, write tables and claims. The same
+    command resumes.
 
-    Args:
-        profile: smoke, quick, lab, paper, cars64, or the path of a YAML file.
-        out: folder of the run (default: data/runs/PROFILE).
-        set: any setting of notebook 02 to change, NAME=VALUE, such as report=best or temperature=2.
-        seeds: how many, from 0; finished ones are kept, so that 10 after 3 trains 7.
-        sources: of pre-trained weights: fractaldb1k, imagenet1k, imagenet1k_standin, the path of a weights file,
-            or a name of torchvision's such as ResNet50_Weights.IMAGENET1K_V2.
-        arch: resnet18, resnet18_w8, resnet18_w16, or a model of torchvision.
-        nodes: of the graphs; N nodes have 2^N patterns.
-        jobs: processes (default: one per GPU or core).
-        dask: address of a Dask scheduler, tcp://HOST:PORT, whose workers train instead; start them in this folder.
+    Args: profile: smoke, quick, lab, paper, cars64, or the path of a YAML file. out: folder of the
+    run (default: data/runs/PROFILE). set: any setting of notebook 02 to change, NAME=VALUE, such as
+    report=best or temperature=2. seeds: how many, from 0; finished ones are kept, so that 10 after
+    3 trains 7. sources: of pre-trained weights: fractaldb1k, imagenet1k, imagenet1k_standin, the
+    path of a weights file, or a name of torchvision's such as ResNet50_Weights.IMAGENET1K_V2. arch:
+    resnet18, resnet18_w8, resnet18_w16, or a model of torchvision. nodes: of the graphs; N nodes
+    have 2^N patterns. jobs: processes (default: one per GPU or core). dask: address of a Dask
+    scheduler, tcp://HOST:PORT, whose workers train instead; start them in this folder.
     """
     from ktglite.experiments import ablation as table1
     from ktglite.experiments import claims
@@ -84,13 +79,22 @@ def ablation(
     from ktglite.pool import open_pool
     from ktglite.store import write_json
 
-    given = {"seeds": seeds, "sources": sources or None, "arch": arch, "nodes": nodes, "jobs": jobs, "dask": dask}
+    given = {
+        "seeds": seeds,
+        "sources": sources or None,
+        "arch": arch,
+        "nodes": nodes,
+        "jobs": jobs,
+        "dask": dask,
+    }
     settings = settings_of("02", profile, out, set, given)
     out = Path(settings.out)
     graphs = table1.ablation_grid(settings.arch, settings.sources, settings.nodes)
     with open_pool(settings.jobs, settings.dask) as pool:
-        where = out / "runs", settings.weights, pool, "Table 1", settings.keep
-        records = run_all(graphs, settings.load_data(), settings.train_config(), range(settings.seeds), *where)
+        where = out / "runs", settings.weights, pool, settings.keep
+        records = run_all(
+            graphs, settings.load_data(), settings.train_config(), settings.seed_numbers, *where
+        )
     write_json(out / "table1.json", records)
     table1.write_table(table1.ablation_table(records, settings.sources), out / "tables")
     table = claims.claims_table(records, sources=settings.sources, scale=settings.profile)
@@ -109,17 +113,15 @@ def search(
     jobs: int | None = None,
     dask: str | None = None,
 ) -> None:
-    """Step 3 for one condition: none, imagenet1k, fractaldb1k or mixed. The same command goes on with what is left.
+    """Step 3 for one condition: none, imagenet1k, fractaldb1k or mixed. The same command goes on
+    with what is left.
 
-    Args:
-        condition: what a node may start from.
-        profile: smoke, quick, lab, paper, cars64, or the path of a YAML file.
-        trials: how many graphs (default: the profile's).
-        out: folder of the run (default: data/runs/PROFILE).
-        storage: postgresql+psycopg://... (default: a journal file in the run's folder).
-        set: a setting of notebook 03 to change, NAME=VALUE.
-        jobs: processes (default: one per GPU or core).
-        dask: address of a Dask scheduler, tcp://HOST:PORT, whose workers train instead; start them in this folder.
+    Args: condition: what a node may start from. profile: smoke, quick, lab, paper, cars64, or the
+    path of a YAML file. trials: how many graphs (default: the profile's). out: folder of the run
+    (default: data/runs/PROFILE). storage: postgresql+psycopg://... (default: a journal file in the
+    run's folder). set: a setting of notebook 03 to change, NAME=VALUE. jobs: processes (default:
+    one per GPU or core). dask: address of a Dask scheduler, tcp://HOST:PORT, whose workers train
+    instead; start them in this folder.
     """
     from ktglite.experiments import search as step3
     from ktglite.pool import open_pool
@@ -127,14 +129,22 @@ def search(
     settings = settings_of("03", profile, out, set, {"trials": trials, "jobs": jobs, "dask": dask})
     chosen, data, out = settings.search_config(condition), settings.load_data(), Path(settings.out)
     with open_pool(settings.jobs, settings.dask) as pool:
-        study = step3.search(chosen, data, settings.train_config(), out, storage, settings.weights, pool)
+        study = step3.search(
+            chosen, data, settings.train_config(), out, storage, settings.weights, pool
+        )
     summary = step3.write_summary(study, out)
     value = summary["selection_value"]
-    best = "no graph was trained to the end" if value is None else f"best {summary['select_on']} accuracy {value:.2f} %"
+    best = (
+        "no graph was trained to the end"
+        if value is None
+        else f"best {summary['select_on']} accuracy {value:.2f} %"
+    )
     print(f"{condition}: {summary['states']}, {best}")
 
 
-def settings_of(notebook: str, profile: str, out: Path | None, pairs: Sequence[str], given: dict) -> Settings:
+def settings_of(
+    notebook: str, profile: str, out: Path | None, pairs: Sequence[str], given: dict
+) -> Settings:
     """The settings of a notebook from `--set NAME=VALUE` and from what a command has flags for."""
     chosen = select_settings(notebook, parse_overrides(pairs))
     chosen |= {name: value for name, value in given.items() if value is not None}
@@ -156,20 +166,33 @@ def _show_results(out: Path, done: dict[str, Path]) -> None:
     if (out / "table1.json").exists():
         frame = table1.format_table(table1.ablation_table(table1.read_runs(out)))
         frame = frame.rename(columns=lambda name: name.removeprefix("node "))
-        table = Table(*map(str, frame.columns), title="Table 1: accuracy of node 1 (%), test split, mean ± std (n)")
+        table = Table(
+            *map(str, frame.columns),
+            title="Table 1: accuracy of node 1 (%), test split, mean ± std (n)",
+        )
         for row in frame.astype(str).itertuples(index=False):
             table.add_row(*row)
         console.print(table)
     summaries = sorted((out / "search").glob("*.json"))
     if summaries:
-        table = Table("condition", "best graph", "search", "re-evaluated", title="Best graph per condition (%)")
+        table = Table(
+            "condition",
+            "best graph",
+            "search",
+            "re-evaluated",
+            title="Best graph per condition (%)",
+        )
         for path in summaries:
             summary = json.loads(path.read_text())
-            top = next((entry for entry in summary["reevaluated"] if entry["label"] == "top 1"), None)
+            top = next(
+                (entry for entry in summary["reevaluated"] if entry["label"] == "top 1"), None
+            )
             if summary["best"]:
                 again = "not yet" if top is None else _mean_std(top["test_accuracy"])
                 graph = Graph.from_dict(summary["best"]["graph"])
-                table.add_row(summary["condition"], str(graph), f"{summary['selection_value']:.2f}", again)
+                table.add_row(
+                    summary["condition"], str(graph), f"{summary['selection_value']:.2f}", again
+                )
         console.print(table)
     for path in done.values():
         console.print(f"{path.with_suffix('.html')}", soft_wrap=True)
@@ -184,7 +207,9 @@ def _mean_std(values: list[float]) -> str:
 
 def run_app(commands: Callable[[Sequence[str]], None]) -> None:
     """Run the command line. Errors that name their cause end with it and code 1; KTGLITE_DEBUG=1 shows tracebacks."""
-    from ktglite.sources.pretrain import main as pretrain  # has an entry point of its own, for torchrun
+    from ktglite.sources.pretrain import (
+        main as pretrain,
+    )  # has an entry point of its own, for torchrun
 
     arguments = sys.argv[1:]
     try:
@@ -195,7 +220,9 @@ def run_app(commands: Callable[[Sequence[str]], None]) -> None:
     except KeyboardInterrupt:
         sys.exit("ktglite: stopped; the same command goes on")
     except BrokenExecutor:
-        sys.exit("ktglite: a worker was killed, perhaps for want of memory; the same command goes on, or fewer --jobs")
+        sys.exit(
+            "ktglite: a worker was killed, perhaps for want of memory; the same command goes on, or fewer --jobs"
+        )
     except Exception as error:
         if os.environ.get("KTGLITE_DEBUG") or not _is_ours(error):
             raise
@@ -208,7 +235,9 @@ def _is_ours(error: Exception) -> bool:
 
     if isinstance(error, OSError | FloatingPointError | ChildProcessError | NotebookError):
         return True
-    if type(error.__cause__).__name__ == "_RemoteTraceback":  # it was raised in a worker, and comes with its words
+    if (
+        type(error.__cause__).__name__ == "_RemoteTraceback"
+    ):  # it was raised in a worker, and comes with its words
         trace = str(error.__cause__)
     else:
         trace = "".join(traceback.format_tb(error.__traceback__))

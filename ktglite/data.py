@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -11,16 +11,25 @@ from torch import Tensor
 
 __all__ = ["Data", "Split", "augment"]
 
-# Every node sees the same normalised batch; these are the constants torchvision's ImageNet weights expect.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Every node sees the same batch, normalised as torchvision's ImageNet weights expect it.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images, uint8 (n, 3, S, S), and labels, int64 (n,)."""
+    """Images, uint8 (n, 3, S, S), and labels, int64 (n,). Raises ValueError for anything else."""
 
     images: Tensor
     labels: Tensor
+
+    def __post_init__(self):
+        found = f"{self.images.dtype} {tuple(self.images.shape)}"
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
+            raise ValueError(f"images must be uint8 (n, 3, S, S), 0 to 255: these are {found}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            found = f"{self.labels.dtype} {tuple(self.labels.shape)}"
+            raise ValueError(f"labels must be int64 ({len(self.images)},): these are {found}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -28,9 +37,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set ready to train on. `fingerprint` is the SHA-256 of everything training can see.
+    """A data set ready to train on.
 
-    `spec` holds the arguments of `load_data` that give this object again in another process, if there are such.
+    - `fingerprint`: SHA-256 of everything that training can see.
+    - `spec`: the arguments of `load_data` that give this object again in another process.
     """
 
     name: str
@@ -40,21 +50,29 @@ class Data:
     val: Split
     test: Split
     fingerprint: str = ""
-    spec: dict | None = field(default=None, repr=False)
+    spec: dict | None = None
 
     def __post_init__(self):
         if not self.fingerprint:
             digest = hashlib.sha256(json.dumps([self.size, self.classes]).encode())
             for split in (self.train, self.val, self.test):
-                for tensor in (split.images, split.labels):
-                    digest.update(tensor.contiguous().numpy())  # the memory itself: no copy of the images
+                # The memory itself: no copy of the images.
+                digest.update(split.images.contiguous().numpy())
+                digest.update(split.labels.contiguous().numpy())
             object.__setattr__(self, "fingerprint", digest.hexdigest())
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test"
+        return f"Data({self.name}: {len(self.classes)} classes, {sizes}, {self.size} px)"
 
 
 @cache
 def _scale(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation in units of uint8 on `device`, put there once: every copy would stall a GPU."""
-    return tuple(255 * torch.tensor(numbers, device=device).view(3, 1, 1) for numbers in (MEAN, STD))
+    """Mean and spread in units of uint8, put on `device` once: every copy would stall a GPU."""
+    mean, std = (
+        255 * torch.tensor(numbers, device=device).view(3, 1, 1) for numbers in (MEAN, STD)
+    )
+    return mean, std
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -64,17 +82,18 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """A random view of each image of a batch: uint8 (B, 3, S, S) to normalised float32 (B, 3, S, S).
+    """A random view of each image: uint8 (B, 3, S, S) to normalised float32 (B, 3, S, S).
 
-    `kind`: "crop" (random resized crop, area 25..100 %, aspect 3/4..4/3, and flip), "shift" (pad by S/8, crop back,
-    and flip) or "none". The random numbers are drawn on the CPU, so that every device sees the same views.
+    `kind`: "crop" (random resized crop, area 25..100 %, aspect 3/4..4/3, and flip), "shift" (pad
+    by S/8, crop back, and flip) or "none". The random numbers are drawn on the CPU, so that every
+    device sees the same views.
     """
     views = draw_views(len(images), images.shape[-1], kind, generator)
     return apply_views(images, None if views is None else views.to(images.device))
 
 
 def draw_views(n: int, size: int, kind: str, generator: torch.Generator) -> Tensor | None:
-    """The views `augment` takes of `n` images of `size` px, as affine maps (n, 2, 3) on the CPU; None for "none"."""
+    """The views `augment` takes of `n` images, as affine maps (n, 2, 3); None for "none"."""
     if kind == "none":
         return None
     flip = 1 - 2 * torch.randint(2, (n,), generator=generator).float()
@@ -82,20 +101,22 @@ def draw_views(n: int, size: int, kind: str, generator: torch.Generator) -> Tens
         steps = size // 8
         reach = 2 * steps / size  # in grid units: the image spans -1..1
         scale = torch.ones(n, 2)
-        offset = torch.randint(-steps, steps + 1, (n, 2), generator=generator) * (reach / max(steps, 1))
+        offset = torch.randint(-steps, steps + 1, (n, 2), generator=generator)
+        offset = offset * (reach / max(steps, 1))
     else:
         area = torch.empty(n).uniform_(0.25, 1, generator=generator)
         aspect = torch.exp(torch.empty(n).uniform_(-0.2877, 0.2877, generator=generator))
         scale = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1)
         offset = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - scale)
     views = torch.zeros(n, 2, 3)
-    views[:, 0, 0], views[:, 1, 1] = flip * scale[:, 0], scale[:, 1]
+    views[:, 0, 0] = flip * scale[:, 0]
+    views[:, 1, 1] = scale[:, 1]
     views[:, :, 2] = offset
     return views
 
 
 def apply_views(images: Tensor, views: Tensor | None) -> Tensor:
-    """Normalised float32 images, each through its view (B, 2, 3) of `draw_views` on the same device."""
+    """Normalised float32 images, each through its view (B, 2, 3), a tensor on the same device."""
     images = normalise(images)
     if views is None:
         return images

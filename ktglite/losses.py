@@ -13,20 +13,30 @@ __all__ = ["edge_losses", "node_losses"]
 
 
 def edge_losses(
-    graph: Graph, logits: Sequence[Tensor | None], labels: Tensor, progress: float | Tensor, temperature: float = 1.0
+    graph: Graph,
+    logits: Sequence[Tensor | None],
+    labels: Tensor,
+    progress: float | Tensor,
+    temperature: float = 1.0,
 ) -> Tensor:
     """The gated loss on every edge, Tensor (N, N), row t and column s as in `graph.gates[t][s]`.
 
-    - `logits`: N tensors (B, C); None for a node that is not run, whose edges then count 0.
-    - `labels`: int64 (B,).  `progress`: k / K in (0, 1], k the 1-based iteration of the K of the whole run; a
-      Tensor () on the device is taken unchecked, since looking at it would make the host wait.
+    Diagonal: gate(CE(logits_t, y)). Elsewhere: T^2 gate(KL(p_s || p_t)) times the graph's transfer
+    weight, softmax at temperature T, the source detached.
 
-    Diagonal: gate(CE(logits_t, y)). Elsewhere: T^2 gate(KL(p_s || p_t)) times the graph's transfer weight, softmax
-    at temperature T, the source detached. Raises ValueError for a progress outside (0, 1].
+    Args:
+        logits: N tensors (B, C); None for a node that is not run, whose edges then count 0.
+        labels: int64 (B,).
+        progress: k / K in (0, 1], k the 1-based iteration of the K of the whole run; a Tensor ()
+            on the device is taken unchecked, since looking at it would make the host wait.
+
+    Raises:
+        ValueError: for a progress outside (0, 1].
 
     >>> from ktglite.graph import Node, all_through
     >>> sure, unsure = torch.tensor([[20.0, 0.0]]), torch.tensor([[0.0, 0.0]])
-    >>> edge_losses(all_through(Node("resnet18"), Node("resnet18")), [unsure, sure], torch.tensor([0]), progress=1.0)
+    >>> graph = all_through(Node("resnet18"), Node("resnet18"))
+    >>> edge_losses(graph, [unsure, sure], torch.tensor([0]), progress=1.0)
     tensor([[0.6931, 0.6931],
             [9.3069, 0.0000]])
     """
@@ -44,14 +54,18 @@ def edge_losses(
                 losses = F.cross_entropy(logits[t].float(), labels, reduction="none")
                 rows[t][s] = gate(losses, torch.ones_like(right[t]), progress)
             elif s in log_p:
-                source = log_p[s].detach()
-                losses = temperature**2 * (source.exp() * (source - log_p[t])).sum(1)
+                log_p_s = log_p[s].detach()  # the edge changes its target only
+                losses = temperature**2 * (log_p_s.exp() * (log_p_s - log_p[t])).sum(1)
                 rows[t][s] = graph.transfer_weight * gate(losses, right[s], progress)
     return torch.stack([torch.stack(row) for row in rows])
 
 
 def node_losses(
-    graph: Graph, logits: Sequence[Tensor | None], labels: Tensor, progress: float | Tensor, temperature: float = 1.0
+    graph: Graph,
+    logits: Sequence[Tensor | None],
+    labels: Tensor,
+    progress: float | Tensor,
+    temperature: float = 1.0,
 ) -> Tensor:
     """L_t, the sum over the edges into node t; Tensor (N,). Arguments as in `edge_losses`.
 
@@ -59,7 +73,8 @@ def node_losses(
 
     >>> from ktglite.graph import Node, independent
     >>> unsure = torch.tensor([[0.0, 0.0]])
-    >>> node_losses(independent(Node("resnet18"), Node("resnet18")), [unsure, unsure], torch.tensor([0]), 1.0)
+    >>> graph = independent(Node("resnet18"), Node("resnet18"))
+    >>> node_losses(graph, [unsure, unsure], torch.tensor([0]), 1.0)
     tensor([0.6931, 0.6931])
     """
     return edge_losses(graph, logits, labels, progress, temperature).sum(dim=1)

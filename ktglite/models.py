@@ -3,7 +3,9 @@
 import hashlib
 import json
 import math
-import os
+import pickle
+import re
+import shlex
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +18,8 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 __all__ = ["SOURCES", "Source", "build", "initialise", "load_backbone", "title"]
 
-# The paper's ResNet18, its 7x7 stem and max-pool included, by the number of channels of its first stage (64 there).
+# The paper's ResNet18, its 7x7 stem and max-pool included, by the number of channels of its first
+# stage (64 there).
 NARROW = {"resnet18_w8": 8, "resnet18_w16": 16}
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 # In training these two return auxiliary logits besides their own: not the (B, C) a node needs.
@@ -27,8 +30,9 @@ NOT_A_NODE = ("googlenet", "inception_v3")
 class Source:
     """Where pre-trained weights come from: all that is said of a source anywhere.
 
-    `name` is what `Node.init` says, `title` its name for readers. In drawings `short` stands before a node's name and
-    `colour` ("#rrggbb") fills it. `open`: "module:function" that gives the images to pre-train on, or None.
+    `name` is what `Node.init` says, `title` its name for readers. In drawings `short` stands before
+    a node's name and `colour` ("#rrggbb") fills it. `open`: "module:function" that gives the images
+    to pre-train on, or None.
     """
 
     name: str
@@ -52,18 +56,19 @@ def title(init: str) -> str:
 
 @cache
 def arch_names() -> tuple[str, ...]:
-    """Every architecture a node may have: the narrow ResNets and torchvision's classification models."""
+    """Every architecture a node may have: the narrow ResNets and torchvision's classifiers."""
     return (*NARROW, *(name for name in zoo.list_models(module=zoo) if name not in NOT_A_NODE))
 
 
 def is_init(name: str) -> bool:
-    """Whether `name` says where weights come from: one of SOURCES, a weights file, or a name of torchvision's."""
-    return name in SOURCES or str(name).endswith(WEIGHT_SUFFIXES) or _named_weights(name) is not None
+    """Whether `name` is one of SOURCES, a weights file, or a name of torchvision's weights."""
+    is_file = str(name).endswith(WEIGHT_SUFFIXES)
+    return name in SOURCES or is_file or _named_weights(name) is not None
 
 
 @cache
 def _named_weights(name: str) -> zoo.WeightsEnum | None:
-    """torchvision's weights of a name such as "ResNet50_Weights.IMAGENET1K_V2", if there are such."""
+    """torchvision's weights of a name such as "ResNet50_Weights.IMAGENET1K_V2", if there are."""
     try:
         return zoo.get_weight(name)
     except (ValueError, KeyError, TypeError):  # no such class, no such entry, no class at all
@@ -71,12 +76,15 @@ def _named_weights(name: str) -> zoo.WeightsEnum | None:
 
 
 def build(arch: str, num_classes: int) -> nn.Module:
-    """A freshly initialised network: images (B, 3, S, S) in, logits (B, num_classes) out.
-    Raises ValueError for an unknown `arch`."""
+    """A network of random weights: images (B, 3, S, S) in, logits (B, num_classes) out.
+
+    Raises ValueError for an unknown `arch`.
+    """
     if arch in NARROW:
         return _narrow_resnet18(NARROW[arch], num_classes)
     if arch not in arch_names():
-        raise ValueError(f"unknown arch {arch!r}: allowed are {', '.join(NARROW)} and torchvision's models")
+        allowed = f"{', '.join(NARROW)} and torchvision's models"
+        raise ValueError(f"unknown arch {arch!r}: allowed are {allowed}")
     return zoo.get_model(arch, weights=None, num_classes=num_classes)
 
 
@@ -87,10 +95,11 @@ def _narrow_resnet18(width: int, num_classes: int) -> ResNet:
     model.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
     model.bn1 = nn.BatchNorm2d(width)
     for stage in range(4):
-        layer = model._make_layer(BasicBlock, width * 2**stage, blocks=2, stride=1 if stage == 0 else 2)
+        stride = 1 if stage == 0 else 2
+        layer = model._make_layer(BasicBlock, width * 2**stage, blocks=2, stride=stride)
         setattr(model, f"layer{stage + 1}", layer)
     model.fc = nn.Linear(width * 8, num_classes)
-    for module in model.modules():  # the layers made here, initialised as torchvision initialises its own
+    for module in model.modules():  # initialised as torchvision initialises its own
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return model
@@ -99,13 +108,19 @@ def _narrow_resnet18(width: int, num_classes: int) -> ResNet:
 def find_weights(arch: str, init: str, weights: str | Path) -> Path | None:
     """The file with `init`'s weights for `arch`; None for "scratch".
 
-    Looks for `<weights>/<init>-<arch>.safetensors` (written by `ktglite pretrain`), then, for "imagenet1k" and
-    torchvision's own names, for its file in its cache or on the network. Raises FileNotFoundError that says how to
-    get the file.
+    Looks for `<weights>/<init>-<arch>.safetensors` (written by `ktglite pretrain`), then, for
+    "imagenet1k" and torchvision's own names, for its file in its cache or on the network.
+
+    Raises:
+        FileNotFoundError: that says how to get the file.
+        ValueError: for a file in torchvision's cache that is not the one its name says.
     """
     if init == "scratch":
         return None
-    path = Path(init) if init.endswith(WEIGHT_SUFFIXES) else Path(weights) / f"{init}-{arch}.safetensors"
+    if init.endswith(WEIGHT_SUFFIXES):
+        path = Path(init).expanduser()
+    else:
+        path = Path(weights).expanduser() / f"{init}-{arch}.safetensors"
     if path.is_file():
         return path
     if init == "imagenet1k" and arch not in NARROW:
@@ -114,81 +129,144 @@ def find_weights(arch: str, init: str, weights: str | Path) -> Path | None:
         return _torchvision_weights(_named_weights(init), missing=path)
     if init.endswith(WEIGHT_SUFFIXES):
         raise FileNotFoundError(f"no weights for {arch!r}: the file {path} does not exist")
+    command = f"ktglite pretrain --source {init} --arch {arch} --out {shlex.quote(str(weights))}"
     raise FileNotFoundError(
-        f"no {init!r} weights for {arch!r}: {path} does not exist; run notebook 01 or "
-        f"`ktglite pretrain --source {init} --arch {arch} --out {weights}` first"
+        f"no {init!r} weights for {arch!r}: {path} does not exist; run notebook 01 of the same "
+        f"profile first (ktglite reproduce --only 01), or {command}"
     )
 
 
 def _torchvision_weights(entry: zoo.WeightsEnum, missing: Path) -> Path:
-    """The file of torchvision's weights `entry`, downloaded once and checked against the hash in its name."""
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(entry.url)
-    try:
-        torch.hub.load_state_dict_from_url(entry.url, check_hash=True, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError) as error:
-        way_out = f"place {cached.name} into {cached.parent}, or a safetensors file at {missing}"
-        raise FileNotFoundError(f"{entry} could not be downloaded ({error}); {way_out}") from error
+    """The file of torchvision's weights `entry`, downloaded once, checked by its name's hash."""
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+    if not cached.is_file():
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(entry.url, str(cached), progress=False)
+        except (OSError, RuntimeError) as error:
+            way_out = (
+                f"place {cached.name} into {cached.parent}, or a safetensors file at {missing}"
+            )
+            found = f"{entry} could not be downloaded ({error})"
+            raise FileNotFoundError(f"{found}; {way_out}") from error
+    facts = cached.stat()
+    _check_hash_in_name(cached, facts.st_size, facts.st_mtime_ns)
     return cached
 
 
+@cache
+def _check_hash_in_name(path: Path, size: int, modified: int) -> None:
+    """Raise ValueError for a file such as resnet18-f37072fd.pth whose SHA-256 begins otherwise.
+
+    `size` and `modified` are there for the cache: a file is read once, until it changes.
+    """
+    wanted = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if wanted and not file_hash(path).startswith(wanted[1]):
+        raise ValueError(f"{path} is not the file its name says: delete it, and download it again")
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """State dict and metadata of a weights file. Raises ValueError if the file is not a state dict, or not the
-    one that the card beside it was written for. Code in a pickle is never run.
+    """State dict and metadata of a weights file. Code in a pickle is never run.
+
+    The prefixes of DataParallel and torch.compile are taken off, and the names that DenseNets had
+    in older files are brought up to date.
+
+    Raises:
+        ValueError: if the file is not a state dict of finite numbers, or not the one that the card
+            beside it was written for.
     """
     path = Path(path)
     _check_card(path)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-        state = torch.load(path, map_location="cpu", weights_only=True)
+                state = {name: file.get_tensor(name) for name in file.keys()}
+                metadata = file.metadata() or {}
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            metadata = {}
     except FileNotFoundError:
         raise
-    except Exception as error:  # every reader has its own exceptions for a file that is not what it says
-        raise ValueError(f"{path} is not a readable weights file ({error}); make or download it again") from error
+    except pickle.UnpicklingError as error:
+        way_out = "save net.state_dict() by itself, best as safetensors"
+        raise ValueError(f"{path} holds more than tensors, or is damaged: {way_out}") from error
+    except (
+        Exception
+    ) as error:  # every reader has its own exceptions for a file that is no such file
+        found = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a readable weights file ({found})") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict of tensors")
-    return state, {}
+    for name, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(
+                f"{path}: {name} has values that are NaN or infinite; use other weights"
+            )
+    return {_current_name(name): value for name, value in state.items()}, metadata
+
+
+def _current_name(name: str) -> str:
+    """A parameter's name in today's torchvision, without what wrappers put before it."""
+    name = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name)
 
 
 def _check_card(path: Path) -> None:
     """Raise ValueError where the card beside a weights file gives the SHA-256 of other weights."""
     try:
-        wanted = json.loads(path.with_suffix(".json").read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no card of ours: nothing to hold it against
-        return
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wanted:
-        way_out = "pre-train again, or remove the card if the weights are meant"
-        raise ValueError(f"{path} is not the file its card {path.stem}.json was written for: {way_out}")
+        wanted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return  # no card of ours: nothing to hold the file against
+    if file_hash(path) != wanted:
+        found = f"{path} is not the file its card {path.stem}.json was written for"
+        raise ValueError(f"{found}: pre-train again, or remove the card if the weights are meant")
 
 
 def head_of(model: nn.Module) -> str:
-    """Name of the last linear layer: the head that knows the classes."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    """Name of the layer that knows the classes: the last linear one, or the last convolution."""
+    for kind in (nn.Linear, nn.Conv2d):
+        names = [name for name, module in model.named_modules() if isinstance(module, kind)]
+        if names:
+            return names[-1]
+    raise ValueError(f"{type(model).__name__} has no linear or convolutional layer to be its head")
 
 
-def load_backbone(model: nn.Module, path: str | Path, classes: tuple[str, ...] | None = None, stages: int = 5) -> None:
-    """Load every layer from `path`; the head only if the file names exactly these `classes`, as our own files do.
+def load_backbone(
+    model: nn.Module, path: str | Path, classes: tuple[str, ...] | None = None, stages: int = 5
+) -> None:
+    """Load every layer from `path`; the head only if the file names exactly these `classes`.
 
-    `stages`: of a ResNet, take over the stem and the first `stages - 1` of its four layers; 5 takes all, as the paper.
-    Raises ValueError naming missing, unexpected or misshapen entries.
+    `stages`: of a ResNet, load the stem and the first `stages - 1` of its four layers; 5 loads all,
+    as in the paper. Raises ValueError naming missing, unexpected or misshapen entries.
     """
     state, metadata = read_weights(path)
-    own, head = model.state_dict(), head_of(model) + "."
-    fits = classes is not None and json.loads(metadata.get("ktglite") or "{}").get("classes") == list(classes)
+    own = model.state_dict()
+    head = head_of(model) + "."
+    known = json.loads(metadata.get("ktglite") or "{}").get("classes")
+    fits = classes is not None and known == list(classes)
     body = {name: value for name, value in state.items() if fits or not name.startswith(head)}
     wanted = {name for name in own if fits or not name.startswith(head)}
-    problems = [f"missing {name}" for name in sorted(wanted - set(body)) if not name.endswith("num_batches_tracked")]
-    problems += [f"unexpected {name}" for name in sorted(set(body) - wanted)]
-    misfits = [name for name in sorted(wanted & set(body)) if body[name].shape != own[name].shape]
-    problems += [f"{name} is {tuple(body[name].shape)}, the model has {tuple(own[name].shape)}" for name in misfits]
+    problems = [f"unexpected {name}" for name in sorted(set(body) - wanted)]
+    for name in sorted(wanted):
+        if name not in body and not name.endswith("num_batches_tracked"):
+            problems.append(f"missing {name}")
+        elif name in body and body[name].shape != own[name].shape:
+            shapes = f"{tuple(body[name].shape)}, the model has {tuple(own[name].shape)}"
+            problems.append(f"{name} is {shapes}")
     if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        shown = "; ".join(problems[:5]) + more
         raise ValueError(f"the weights in {path} do not fit the model: {shown}")
     if stages < 5:
+        if not isinstance(model, ResNet):
+            raise ValueError(f"stages is {stages}: only ResNets have them; use stages 5")
         taken = ("conv1.", "bn1.", *(f"layer{i}." for i in range(1, stages)))
         body = {name: value for name, value in body.items() if name.startswith(taken)}
     model.load_state_dict({**own, **body})
@@ -196,17 +274,20 @@ def load_backbone(model: nn.Module, path: str | Path, classes: tuple[str, ...] |
 
 @torch.no_grad()
 def _rescale(model: nn.Module) -> None:
-    """Give every convolution of a ResNet the root mean square of a fresh one; what the network answers stays.
+    """Give every convolution of a ResNet the root mean square of an untrained one.
 
-    A BatchNorm divides the scale out again, so it decides only how far a step of a given learning rate turns the
-    weights: long training at a large rate leaves them large, and fine-tuning then moves them less than fresh ones.
-    Raises ValueError for other networks, where this does not hold.
+    What the network answers stays: a BatchNorm divides the scale out again, so it decides only how
+    far a step of a given learning rate turns the weights. Long training at a large rate leaves
+    them large, and fine-tuning then moves them less than untrained ones. Raises ValueError for
+    other networks, where this does not hold.
     """
     if not isinstance(model, ResNet):
-        raise ValueError(f"scale 'fresh' is for ResNets, not {type(model).__name__}: use scale 'kept'")
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+        found = type(model).__name__
+        raise ValueError(f"scale 'fresh' is for ResNets, not {found}: use scale 'kept'")
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     for convolution, norm in zip(layers[::2], layers[1::2], strict=True):
-        fan_out = convolution.out_channels * math.prod(convolution.kernel_size) // convolution.groups
+        kernel = math.prod(convolution.kernel_size)
+        fan_out = convolution.out_channels * kernel // convolution.groups
         factor = math.sqrt(2 / fan_out) / convolution.weight.square().mean().sqrt()
         convolution.weight *= factor
         norm.running_mean *= factor
@@ -214,13 +295,24 @@ def _rescale(model: nn.Module) -> None:
 
 
 def initialise(
-    arch: str, init: str, num_classes: int, seed: int, weights: str | Path = "data/weights",
-    classes: tuple[str, ...] | None = None, scale: str = "kept", stages: int = 5,
-) -> nn.Module:  # fmt: skip
-    """Step 2: random numbers from `seed`, then, unless `init` is "scratch", the Step 1 weights over the backbone.
+    arch: str,
+    init: str,
+    num_classes: int,
+    seed: int,
+    weights: str | Path = "data/weights",
+    classes: tuple[str, ...] | None = None,
+    scale: str = "kept",
+    stages: int = 5,
+) -> nn.Module:
+    """Step 2: random numbers from `seed`, then the Step 1 weights over the backbone, if any.
 
-    Drawing the random numbers first gives every arm of a comparison the same head for the same seed. `scale`: "kept",
-    or "fresh" for loaded weights at the scale of fresh ones, see `_rescale`.  `stages`: see `load_backbone`.
+    Drawing the random numbers first gives every arm of a comparison the same head for the same
+    seed.
+
+    Args:
+        classes: names of the classes; a loaded head is kept if it was trained for exactly these.
+        scale: "kept", or "fresh" for loaded weights at the scale of untrained ones.
+        stages: see `load_backbone`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

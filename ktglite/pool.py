@@ -1,6 +1,7 @@
 """Where tasks run: processes of this machine, or a Dask cluster, behind one `submit`.
 
-A task whose process is killed, for want of memory for instance, is given again; it finds its checkpoint and goes on.
+A task whose process is killed, for want of memory for instance, is given again; it finds its
+checkpoint and goes on.
 """
 
 import itertools
@@ -30,15 +31,20 @@ def default_jobs() -> int:
 
 
 @contextmanager
-def open_pool(jobs: int | None = None, dask: str | None = None) -> Iterator["_LocalPool | _DaskPool"]:
-    """A pool with `submit(function, *args) -> concurrent.futures.Future` and `size`, how many tasks run at once.
+def open_pool(
+    jobs: int | None = None, dask: str | None = None
+) -> Iterator["_LocalPool | _DaskPool"]:
+    """A pool with `submit(function, *args) -> concurrent.futures.Future` and `size`, how many tasks
+    run at once.
 
-    - `jobs`: processes of one thread each, by default `default_jobs()`; several GPUs are shared out among them.
-    - `dask`: address of a Dask scheduler, "tcp://HOST:8786", whose workers run the tasks instead. They must be started
-      in the same folder of a file system that they share.
+    - `jobs`: processes of one thread each, by default `default_jobs()`; several GPUs are shared out
+      among them.
+    - `dask`: address of a Dask scheduler, "tcp://HOST:8786", whose workers run the tasks instead.
+      They must be started in the same folder of a file system that they share.
 
-    A task whose process keeps being killed fails with ChildProcessError. What was submitted and not begun is dropped
-    when the block ends. Raises ValueError for jobs < 1, without Dask installed, or if no scheduler answers.
+    A task whose process keeps being killed fails with ChildProcessError. What was submitted and not
+    begun is dropped when the block ends. Raises ValueError for jobs < 1, without Dask installed, or
+    if no scheduler answers.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs is {jobs}: it must be at least 1")
@@ -90,7 +96,9 @@ class _DaskPool:
         try:
             from distributed import Client
         except ImportError as error:
-            raise ValueError("--dask needs Dask: pip install 'ktglite[dask]', here and on the workers") from error
+            raise ValueError(
+                "--dask needs Dask: pip install 'ktglite[dask]', here and on the workers"
+            ) from error
         try:
             self._client = Client(address)
         except (OSError, ValueError) as error:

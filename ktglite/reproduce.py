@@ -20,13 +20,18 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 import ktglite
+from ktglite.models import file_hash
 from ktglite.settings import NOTEBOOKS, Settings, load_settings, select_settings
 from ktglite.sources.datasets import size_and_time
-from ktglite.store import code_hash, file_hash, make_key, provenance
+from ktglite.store import code_hash, make_key, provenance
 
 __all__ = ["NotebookError", "reproduce"]
 
-PARAMETERS = {"profile": "quick", "out": "data/runs/quick", "overrides": {}}  # of every notebook, opened by hand
+PARAMETERS = {
+    "profile": "quick",
+    "out": "data/runs/quick",
+    "overrides": {},
+}  # of every notebook, opened by hand
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PAGE = """{% extends 'index.html.j2' %}{% block data_png scoped %}
 {%- set words = output | get_metadata('alt', 'image/png') | escape_html -%}
@@ -39,17 +44,27 @@ class NotebookError(Exception):
 
 def find_notebooks(folder: str | Path | None = None) -> Path:
     """The folder of the notebooks: as given, or ./notebooks, or that of the checkout. Raises FileNotFoundError."""
-    places = [Path(folder)] if folder else [Path("notebooks"), Path(ktglite.__file__).parents[1] / "notebooks"]
+    places = (
+        [Path(folder)]
+        if folder
+        else [Path("notebooks"), Path(ktglite.__file__).parents[1] / "notebooks"]
+    )
     for place in places:
         if (place / f"{next(iter(NOTEBOOKS))}.ipynb").is_file():
             return place
-    raise FileNotFoundError(f"no notebooks in {' or '.join(map(str, places))}; run this in a checkout of ktglite")
+    raise FileNotFoundError(
+        f"no notebooks in {' or '.join(map(str, places))}; run this in a checkout of ktglite"
+    )
 
 
 def sources_of(notebook) -> list[tuple[str, str]]:
     """Kind and text of every cell that counts: neither head cells nor the parameters that a run put in."""
     skipped = {"head", "injected-parameters"}
-    return [(c.cell_type, c.source) for c in notebook.cells if not skipped & set(c.metadata.get("tags", []))]
+    return [
+        (c.cell_type, c.source)
+        for c in notebook.cells
+        if not skipped & set(c.metadata.get("tags", []))
+    ]
 
 
 def without_widgets(notebook) -> None:
@@ -65,7 +80,11 @@ def describe_pictures(notebook) -> None:
     text = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and "head" not in cell.metadata.get("tags", []):
-            prose = [part for part in cell.source.split("\n\n") if part.strip() and not part.startswith(("$$", "|"))]
+            prose = [
+                part
+                for part in cell.source.split("\n\n")
+                if part.strip() and not part.startswith(("$$", "|"))
+            ]
             text = prose[-1] if prose else text
             text = re.sub(r"^#+ |[*`$]|\]\([^)]*\)|\[(?=[^]]*\]\()", "", text).replace("\n", " ")
         for output in cell.get("outputs", []):
@@ -84,14 +103,25 @@ def _fingerprint(notebook: Path, settings: Settings, upstream: str) -> str:
     code = code_hash(*(".".join(name.parts).removesuffix(".__init__") for name in names))
     packages = ("torch", "torchvision", "optuna", "matplotlib", "seaborn")
     versions = [importlib.metadata.version(name) for name in packages]
-    return make_key(cells, settings.model_dump(mode="json"), _inputs(notebook.stem, settings), code, versions, upstream)
+    return make_key(
+        cells,
+        settings.model_dump(mode="json"),
+        _inputs(notebook.stem, settings),
+        code,
+        versions,
+        upstream,
+    )
 
 
 def _inputs(stem: str, settings: Settings) -> list:
     """The files a notebook reads: names, sizes and times of images, SHA-256 of weights (which 01 itself makes)."""
     places = settings.dataset, getattr(settings, "imagenet_folder", None)
     walks = [walk for place in places if place for walk in os.walk(place, followlinks=True)]
-    images = [(folder, name, *size_and_time(Path(folder, name))) for folder, _, names in walks for name in names]
+    images = [
+        (folder, name, *size_and_time(Path(folder, name)))
+        for folder, _, names in walks
+        for name in names
+    ]
     weights = [Path(source) for source in settings.sources if Path(source).is_file()]
     if stem[:2] not in ("00", "01"):
         weights += Path(settings.weights).glob("*.safetensors")
@@ -103,7 +133,10 @@ def _is_current(executed: Path, mark: str) -> bool:
     if not executed.exists():
         return False
     try:
-        return nbformat.read(executed, as_version=4).metadata.get("ktglite", {}).get("fingerprint") == mark
+        return (
+            nbformat.read(executed, as_version=4).metadata.get("ktglite", {}).get("fingerprint")
+            == mark
+        )
     except Exception:  # not a notebook any more: make it again
         return False
 
@@ -119,23 +152,33 @@ def reproduce(
     notebooks: str | Path | None = None,
     force: bool = False,
 ) -> dict[str, Path]:
-    """Execute the notebooks in order into `<out>/notebooks/`, each with an HTML copy; returns their paths.
+    """Execute the notebooks in order into `<out>/notebooks/`, each with an HTML copy; returns their
+    paths.
 
     - `out`: folder of the run, `data/runs/<profile>` by default.  `only`: numbers such as "02".
-    - `overrides`: settings to change, see `select_settings`.  `force`: also what is done and unchanged.
+    - `overrides`: settings to change, see `select_settings`.  `force`: also what is done and
+      unchanged.
 
     Raises NotebookError when a cell fails, ValueError for a wrong setting before anything runs.
     """
-    out, folder, overrides = Path(out or f"data/runs/{Path(profile).stem}"), find_notebooks(notebooks), overrides or {}
+    out, folder, overrides = (
+        Path(out or f"data/runs/{Path(profile).stem}"),
+        find_notebooks(notebooks),
+        overrides or {},
+    )
     chosen = {stem: select_settings(stem[:2], overrides) for stem in NOTEBOOKS}
     for stem, values in chosen.items():  # a wrong setting is told before anything runs
         load_settings(stem[:2], profile, out, **values)
     unknown = [number for number in only or () if number not in {stem[:2] for stem in NOTEBOOKS}]
     if unknown:
-        raise ValueError(f"--only {unknown[0]!r}: allowed are {', '.join(stem[:2] for stem in NOTEBOOKS)}")
+        raise ValueError(
+            f"--only {unknown[0]!r}: allowed are {', '.join(stem[:2] for stem in NOTEBOOKS)}"
+        )
     done, mark = {}, ""
     for stem, values in chosen.items():
-        mark = _fingerprint(folder / f"{stem}.ipynb", load_settings(stem[:2], profile, out, **values), mark)
+        mark = _fingerprint(
+            folder / f"{stem}.ipynb", load_settings(stem[:2], profile, out, **values), mark
+        )
         executed = out / "notebooks" / f"{stem}.ipynb"
         if only and stem[:2] not in only:
             continue
@@ -149,7 +192,9 @@ def reproduce(
     return done
 
 
-def _execute(notebook: Path, executed: Path, values: dict, mark: str, out: Path, profile: str) -> None:
+def _execute(
+    notebook: Path, executed: Path, values: dict, mark: str, out: Path, profile: str
+) -> None:
     """One notebook; the final name appears only when every cell has run."""
     executed.parent.mkdir(parents=True, exist_ok=True)
     partial = executed.with_suffix(".partial.ipynb")
@@ -165,7 +210,9 @@ def _execute(notebook: Path, executed: Path, values: dict, mark: str, out: Path,
                 kernel_name="python3",
                 progress_bar=False,
                 iopub_timeout=600,
-                extra_arguments=["--IPKernelApp.log_level=40"],  # its warnings are about itself: loopback, no TLS
+                extra_arguments=[
+                    "--IPKernelApp.log_level=40"
+                ],  # its warnings are about itself: loopback, no TLS
             )
     except PapermillExecutionError as error:
         traceback = "\n".join(error.traceback)
@@ -175,7 +222,9 @@ def _execute(notebook: Path, executed: Path, values: dict, mark: str, out: Path,
             f"command again to go on."
         ) from error
     finished = nbformat.read(partial, as_version=4)
-    finished, _ = CoalesceStreamsPreprocessor().preprocess(finished, {})  # progress bars: only their last state
+    finished, _ = CoalesceStreamsPreprocessor().preprocess(
+        finished, {}
+    )  # progress bars: only their last state
     seconds = time.perf_counter() - started
     without_widgets(finished)
     hardware = provenance()["hardware"]
@@ -197,7 +246,9 @@ def _html(notebook) -> str:
             cell.source = _with_mathml(cell.source)
             cell.metadata.pop("tags", None)  # what is folded away is code
     exporter = nbconvert.HTMLExporter(mathjax_url="", require_js_url="", raw_template=PAGE)
-    exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={"head", "hide"}), enabled=True)
+    exporter.register_preprocessor(
+        TagRemovePreprocessor(remove_input_tags={"head", "hide"}), enabled=True
+    )
     return exporter.from_notebook_node(page)[0]
 
 
@@ -247,7 +298,9 @@ def _cell_progress(notebook: Path, out: Path) -> Iterator[None]:
     """One line in the terminal: the notebook, its cell, and what the cell itself writes to `progress.jsonl`."""
     log, over = out / "progress.jsonl", threading.Event()
     position = log.stat().st_size if log.exists() else 0
-    with tqdm(desc=notebook.stem, bar_format="{desc}: cell {n_fmt}/{total_fmt} [{elapsed}]{postfix}") as bar:
+    with tqdm(
+        desc=notebook.stem, bar_format="{desc}: cell {n_fmt}/{total_fmt} [{elapsed}]{postfix}"
+    ) as bar:
 
         def on_cell(index: int, cells: int) -> None:
             bar.n, bar.total = index + 1, cells

@@ -43,14 +43,16 @@ class _Model(BaseModel):
 
 
 class Settings(_with(TrainConfig, _Model)):
-    """What every notebook has: where things are, images, what nodes start from, and all of `TrainConfig`.
+    """What every notebook has: where things are, images, what nodes start from, and all of
+    `TrainConfig`.
 
-    "{out}" in a text stands for the run's folder.  `seeds`: how many, from 0.  `jobs`, `dask`: see `open_pool`.
+    "{out}" in a text stands for the run's folder.  `seeds`: how many, from 0.  `jobs`, `dask`: see
+    `open_pool`.
     """
 
     profile: str = "quick"
     out: str = ""
-    weights: str = "{out}/weights"
+    weights: str | tuple[str, ...] = "{out}/weights"
     figures: str = "figures"
     cache: str = "data/cache"
     raw: str = "data/raw"
@@ -65,6 +67,7 @@ class Settings(_with(TrainConfig, _Model)):
     sources: tuple[str, ...] = ("imagenet1k", "fractaldb1k")
     nodes: Count = 3
     seeds: Count = 3
+    first_seed: StrictInt = 0
     jobs: Count | None = None
     dask: str | None = None
     keep: Literal["none", "target", "all"] = "none"
@@ -82,7 +85,14 @@ class Settings(_with(TrainConfig, _Model)):
         from ktglite.sources.datasets import load_data
 
         split = self.split, self.split_seed, self.fit, self.skip_unreadable
-        return load_data(self.dataset, self.image_size, self.limit, *split, cache=self.cache, raw=self.raw)
+        return load_data(
+            self.dataset, self.image_size, self.limit, *split, cache=self.cache, raw=self.raw
+        )
+
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds of every graph's runs."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     def train_config(self, **changes: object) -> TrainConfig:
         """The settings of a training, some of them changed."""
@@ -92,8 +102,9 @@ class Settings(_with(TrainConfig, _Model)):
 class PretrainSettings(Settings):
     """Notebook 01. `pretrain_render`: side of the images that are cropped to `pretrain_size`.
 
-    `ready_weights`: folder of finished weights, used where they were made with these settings.  `imagenet_folder`:
-    None takes torchvision's weights.  `short_images`: of the training that is shown.
+    `ready_weights`: folder of finished weights, used where they were made with these settings.
+    `imagenet_folder`: None takes torchvision's weights.  `short_images`: of the training that is
+    shown.
     """
 
     imagenet_folder: str | None = None
@@ -117,18 +128,30 @@ class PretrainSettings(Settings):
 
         names = "size", "render", "batch_size", "lr", "schedule", "augmentation", "categories"
         same = {name: getattr(self, f"pretrain_{name}") for name in names}
-        same |= {"arch": self.arch, "images_per_epoch": self.pretrain_images, "standin_images": self.standin_images}
+        same |= {
+            "arch": self.arch,
+            "images_per_epoch": self.pretrain_images,
+            "standin_images": self.standin_images,
+        }
         folders = {"imagenet1k": self.imagenet_folder}
         drawn = {s for s in self.sources if folders.get(s) or (s in SOURCES and SOURCES[s].open)}
-        epochs = {s: self.standin_epochs if s.endswith("_standin") else self.pretrain_epochs for s in drawn}
-        each = {s: same | {"folder": folders.get(s), "epochs": epochs[s]} | changes for s in self.sources if s in drawn}
+        epochs = {
+            s: self.standin_epochs if s.endswith("_standin") else self.pretrain_epochs
+            for s in drawn
+        }
+        each = {
+            s: same | {"folder": folders.get(s), "epochs": epochs[s]} | changes
+            for s in self.sources
+            if s in drawn
+        }
         return [PretrainConfig(source, **given) for source, given in each.items()]
 
 
 class SearchSettings(_with(SearchConfig, Settings, "condition", "sources", "arch", "nodes")):
     """Notebook 03: `SearchConfig` beside the rest; `epochs` are those of a searched graph.
 
-    Of the re-evaluation: `top_k`, `random_graphs` (None for as many), `fresh_seeds`.  `recorded`: whole searches.
+    Of the re-evaluation: `top_k`, `random_graphs` (None for as many), `fresh_seeds`.  `recorded`:
+    whole searches.
     """
 
     conditions: tuple[str, ...] = tuple(CONDITIONS)
@@ -139,7 +162,9 @@ class SearchSettings(_with(SearchConfig, Settings, "condition", "sources", "arch
 
     def search_config(self, condition: str) -> SearchConfig:
         """What is searched under one of the `conditions`."""
-        return SearchConfig(condition, **{f.name: getattr(self, f.name) for f in fields(SearchConfig)[1:]})
+        return SearchConfig(
+            condition, **{f.name: getattr(self, f.name) for f in fields(SearchConfig)[1:]}
+        )
 
     @property
     def choices(self) -> dict[str, tuple[str, ...]]:
@@ -150,7 +175,8 @@ class SearchSettings(_with(SearchConfig, Settings, "condition", "sources", "arch
 class FigureSettings(Settings):
     """Notebook 04.
 
-    `recorded`: searches without pruning; `photographs`: runs of Table 1. Both are shown beside the run's own.
+    `recorded`: searches without pruning; `photographs`: runs of Table 1. Both are shown beside the
+    run's own.
     """
 
     pretrain_categories: Count = 1000
@@ -165,17 +191,24 @@ NOTEBOOKS: dict[str, type[Settings]] = {
     "03_asha_graph_search": SearchSettings,
     "04_paper_figures": FigureSettings,
 }
-_NAMES = {stem[:2]: set(model.model_fields) - {"profile", "out"} for stem, model in NOTEBOOKS.items()}
+_NAMES = {
+    stem[:2]: set(model.model_fields) - {"profile", "out"} for stem, model in NOTEBOOKS.items()
+}
 _SECTIONS = TypeAdapter(dict[Literal["shared", *NOTEBOOKS], dict[str, Any] | None])
 
 
-def load_settings(notebook: str, profile: str | Path = "quick", out: str | Path | None = None, **overrides) -> Settings:
-    """The settings of a notebook: its defaults, the profile's `shared`, its section of the profile, `overrides`.
+def load_settings(
+    notebook: str, profile: str | Path = "quick", out: str | Path | None = None, **overrides
+) -> Settings:
+    """The settings of a notebook: its defaults, the profile's `shared`, its section of the profile,
+    `overrides`.
 
-    - `notebook`: its number, such as "02".  `profile`: smoke, quick, lab, paper, or the path of a YAML file.
+    - `notebook`: its number, such as "02".  `profile`: smoke, quick, lab, paper, or the path of a
+      YAML file.
     - `out`: folder of the run, `data/runs/<profile>` by default.
 
-    Raises ValueError for names this notebook does not have, with the nearest it has, and for values it does not take.
+    Raises ValueError for names this notebook does not have, with the nearest it has, and for values
+    it does not take.
     """
     stem = next((stem for stem in NOTEBOOKS if stem[:2] == notebook), None)
     if stem is None:
@@ -193,19 +226,27 @@ def load_settings(notebook: str, profile: str | Path = "quick", out: str | Path 
         raise ValueError(f"{where}: {_explain(error)}") from None
 
 
-def select_settings(notebook: str, values: Mapping[str, object], where: str = "--set") -> dict[str, object]:
-    """Of {"epochs": 3, "03.trials": 50, ..} those this notebook has; a number in front means that notebook alone.
+def select_settings(
+    notebook: str, values: Mapping[str, object], where: str = "--set"
+) -> dict[str, object]:
+    """Of {"epochs": 3, "03.trials": 50, ..} those this notebook has; a number in front means that
+    notebook alone.
 
     Raises ValueError for a name that no notebook has, with the nearest that exist.
     """
-    _check_names(values, {f"{n}.{name}" for n in _NAMES for name in _NAMES[n]}.union(*_NAMES.values()), where)
+    _check_names(
+        values, {f"{n}.{name}" for n in _NAMES for name in _NAMES[n]}.union(*_NAMES.values()), where
+    )
     own = {name.removeprefix(f"{notebook}."): value for name, value in values.items()}
     return {name: value for name, value in own.items() if name in _NAMES[notebook]}
 
 
 def _check_names(names: Iterable[str], known: set[str], where: str) -> None:
     for name in set(names) - known:
-        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or f"one of {', '.join(sorted(known))}"
+        near = (
+            ", ".join(difflib.get_close_matches(name, known, n=3))
+            or f"one of {', '.join(sorted(known))}"
+        )
         raise ValueError(f"{where}: there is no setting {name!r}; did you mean {near}?")
 
 
@@ -218,21 +259,30 @@ def _fill(value: object, out: str) -> object:
 
 def _explain(error: ValidationError) -> str:
     """What pydantic found, in a line."""
-    found = [(".".join(map(str, e["loc"])), e["input"], e["msg"].removeprefix("Value error, ")) for e in error.errors()]
-    return "; ".join(f"{name} is {value!r}: {text}" if name else text for name, value, text in found)
+    found = [
+        (".".join(map(str, e["loc"])), e["input"], e["msg"].removeprefix("Value error, "))
+        for e in error.errors()
+    ]
+    return "; ".join(
+        f"{name} is {value!r}: {text}" if name else text for name, value, text in found
+    )
 
 
 def load_profile(name: str | Path) -> dict[str, dict | None]:
-    """A profile of the package, or a YAML file: sections `shared` and one per notebook, each of name: value.
+    """A profile of the package, or a YAML file: sections `shared` and one per notebook, each of
+    name: value.
 
-    Raises ValueError naming the file, and what is malformed in it; names and values are not looked at.
+    Raises ValueError naming the file, and what is malformed in it; names and values are not looked
+    at.
     """
     if str(name) in PROFILES:
         text = files("ktglite").joinpath(f"profiles/{name}.yaml").read_bytes()
     elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
         text = Path(name).read_bytes()
     else:
-        raise ValueError(f"profile is {str(name)!r}: allowed are {', '.join(PROFILES)} and the path of a .yaml file")
+        raise ValueError(
+            f"profile is {str(name)!r}: allowed are {', '.join(PROFILES)} and the path of a .yaml file"
+        )
     try:
         return _SECTIONS.validate_python(_read_yaml(text))
     except ValueError as error:
@@ -244,7 +294,14 @@ def _read_yaml(text: str | bytes) -> object:
     """YAML as values, read safely: code in it is refused."""
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"not readable YAML: {error}") from error
 
 

@@ -1,6 +1,5 @@
-"""Files that are whole or not there, made once, and known by their content; keys that hash what decides a result."""
+"""Files that are whole or not there, made once, and known by their content; keys of results."""
 
-import ast
 import errno
 import glob
 import hashlib
@@ -23,18 +22,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ktglite.devices import cpu_name, resolve_device, resolve_precision
 
-__all__ = ["atomic_write", "make_key", "once", "read_record"]
+__all__ = ["atomic_write", "make_key", "make_once", "read_record"]
 
 log = logging.getLogger(__name__)
 
-HOST = socket.gethostname()
 CORE = tuple(
-    f"ktglite.{name}" for name in ("gates", "graph", "losses", "models", "data", "trainer", "captured", "devices")
+    f"ktglite.{name}"
+    for name in ("gates", "graph", "losses", "models", "data", "trainer", "captured", "devices")
 )
+CHECKOUT = Path(__file__).parents[1]  # where the package lies; in a clone, with its data/ beside it
+WAIT_IN_SILENCE = 10  # seconds at a lock
 
 
 # ---- atomic writes
@@ -42,9 +43,10 @@ CORE = tuple(
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file to write; it becomes `path` when the block ends well, and otherwise `path` stays what it was.
+    """A binary file that becomes `path` when the block ends well; else `path` stays what it was.
 
-    Raises OSError naming `path` and the way out where it cannot be written: a full disk, a read-only folder.
+    Raises OSError naming `path` and the way out where it cannot be written: a full disk, a
+    read-only folder.
     """
     with _replacing(Path(path)) as partial:
         with open(partial, "wb") as file:
@@ -56,7 +58,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """As `atomic_write` for a folder that is filled once: if another process was faster, its copy stays."""
+    """As `atomic_write`, for a folder that is made once: if another was faster, its copy stays."""
     with _replacing(Path(path)) as partial:
         partial.mkdir()
         yield partial
@@ -66,11 +68,12 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` for this process to write to; what is left of it, or of killed writers, is deleted."""
-    partial = path.with_name(f"{path.name}.{HOST}-{os.getpid()}.partial")
+    """A name beside `path` to write to, deleted in the end like what killed writers left."""
+    host = socket.gethostname()
+    partial = path.with_name(f"{path.name}.{host}-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{glob.escape(path.name)}.{glob.escape(HOST)}-*.partial"):
+        for left in path.parent.glob(f"{glob.escape(f'{path.name}.{host}')}-*.partial"):
             with suppress(OSError, ValueError):
                 if not _is_alive(int(left.name.removesuffix(".partial").rpartition("-")[2])):
                     _delete(left)
@@ -78,8 +81,9 @@ def _replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OSError(
             error.errno or errno.EIO,  # numpy gives none
-            f"{path} could not be written ({error.strerror or error}); what was there before is untouched: make room, "
-            f"or choose a folder that can be written, and give the same command again",
+            f"{path} could not be written ({error.strerror or error}); what was there before is "
+            "untouched: make room, or choose a folder that can be written, and run the same "
+            "command again",
         ) from error
     finally:
         with suppress(OSError):
@@ -91,28 +95,50 @@ def _delete(path: Path) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether a process of this machine exists."""
+    """Whether a process of this machine exists; on Windows, where asking would end it, always."""
+    if os.name == "nt":
+        return True
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError) as error:  # another user's process is alive, too
+    except (ProcessLookupError, PermissionError) as error:  # that of another user is alive, too
         return isinstance(error, PermissionError)
     return True
 
 
-def once(path: str | Path, make: Callable[[Path], None], beside: Iterable[Path] = ()) -> Path:
-    """`path`, made by `make(path)` if it is not there, or one of the files `beside` it that `make` writes as well.
-    Processes that want the same wait for the one that makes it.
+def make_once(path: str | Path, make: Callable[[Path], None], also: Iterable[Path] = ()) -> Path:
+    """`path`, made by `make(path)` if it, or a file of `also` that `make` writes too, is missing.
 
-    `make` must write atomically, so that a killed one leaves nothing that a later call would take for good.
+    Processes that want the same file wait for the one that makes it, and say so. `make` must write
+    atomically, so that a killed one leaves nothing that a later call would take for good.
     """
     path = Path(path)
-    every = [path, *beside]
-    if not all(file.exists() for file in every):
+    files = [path, *also]
+    if not all(file.exists() for file in files):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # released by the system when its holder dies
-            if not all(file.exists() for file in every):
+        lock = FileLock(f"{path}.lock")
+        with held(lock):
+            if not all(file.exists() for file in files):
                 make(path)
+            with suppress(OSError):  # nobody needs it now: whoever comes later finds the file
+                os.unlink(lock.lock_file)
     return path
+
+
+@contextmanager
+def held(lock: FileLock) -> Iterator[None]:
+    """Hold a lock, which the system releases when its holder dies; a long wait is told."""
+    try:
+        lock.acquire(timeout=WAIT_IN_SILENCE)
+    except Timeout:
+        log.warning(
+            "waiting for another process to release %s; if there is none, delete that file",
+            lock.lock_file,
+        )
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -123,12 +149,6 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 # ---- content hashes: every file of ours carries one, and what does not agree with it is refused
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _content_hash(record: dict) -> str:
@@ -144,21 +164,25 @@ def write_record(path: str | Path, record: dict, schema: int) -> None:
 
 
 def read_record(path: str | Path, schema: int) -> dict:
-    """What `write_record` wrote. Raises ValueError that names the file and the way out when it is not one of this
-    schema, was cut short, or was changed after it was written.
+    """What `write_record` wrote.
+
+    Raises ValueError that names the file and the way out when it is not one of this schema, was
+    cut short, or was changed after it was written.
     """
     path = Path(path)
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a readable record ({error}); delete it and it is made again") from error
-    if not isinstance(record, dict) or record.get("schema") != schema:
-        found = record.get("schema") if isinstance(record, dict) else None
         raise ValueError(
-            f"{path} has schema {found}, this version reads {schema}; update ktglite or move the file away"
-        )
-    if record.get("sha256", _content_hash(record)) != _content_hash(record):  # records of 0.1.0 have none
-        raise ValueError(f"{path} is not as it was written; restore it, or delete it and it is made again")
+            f"{path} is not a readable record ({error}); delete it to redo it"
+        ) from error
+    found = record.get("schema") if isinstance(record, dict) else None
+    if found != schema:
+        way_out = "update ktglite or move the file away"
+        raise ValueError(f"{path} has schema {found}, this version reads {schema}; {way_out}")
+    content = _content_hash(record)
+    if record.get("sha256", content) != content:  # records of 0.1.0 have none
+        raise ValueError(f"{path} is not as it was written; restore it, or delete it to redo it")
     return record
 
 
@@ -167,13 +191,14 @@ class Checkpoint:
 
     A file that is damaged or belongs to another training is renamed to `<path>.unused` with a warning.
 
-    `share`: a state is let pass where saving it would take more than this share of the time. Epochs of a GPU can be
-    shorter than it takes to write three networks.
+    `share`: a save that would cost more than this share of the run time is skipped. Epochs of a GPU
+    can be shorter than it takes to write three networks.
     """
 
     def __init__(self, path: str | Path, key: str, share: float = math.inf):
         self.path, self.key, self.share = Path(path), key, share
-        self._saved = self._cost = 0.0
+        self._saved = 0.0
+        self._cost = 0.0
 
     def load(self, device: str | torch.device = "cpu") -> dict | None:
         """The state that was saved last; None where there is none."""
@@ -187,14 +212,17 @@ class Checkpoint:
         except (ValueError, KeyError, TypeError) as error:
             why = f"cannot be read ({error})"
         unused = self.path.with_name(f"{self.path.name}.unused")
-        log.warning("%s %s: it is now %s, and the training begins anew", self.path, why, unused.name)
+        message = "%s %s: it is now %s, and the training begins anew"
+        log.warning(message, self.path, why, unused.name)
         with suppress(FileNotFoundError):  # another process of the same training was faster
             os.replace(self.path, unused)
         return None
 
     def _read(self, device: str | torch.device) -> dict:
         content = self.path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() != content[:32]:  # torch itself does not notice a changed byte
+        if (
+            hashlib.sha256(content[32:]).digest() != content[:32]
+        ):  # torch itself does not notice a changed byte
             raise ValueError("it is not as it was written")
         try:
             return torch.load(io.BytesIO(content[32:]), map_location=device, weights_only=True)
@@ -230,52 +258,78 @@ def make_key(*parts: object) -> str:
 
 @cache
 def code_hash(*modules: str) -> str:
-    """Hex over the syntax trees of modules such as "ktglite.gates": comments, docstrings and layout do not count."""
+    """16 hex digits over the source text of modules such as "ktglite.gates".
+
+    Comments, docstrings and white space do not count. (Syntax trees and tokens would: they differ
+    between versions of Python.)
+    """
     digest = hashlib.sha256()
     for module in modules:
-        tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-                del node.body[0]
-        digest.update(ast.dump(tree).encode())
+        source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
+        digest.update(_dump_code(source).encode())
     return digest.hexdigest()[:16]
+
+
+def _dump_code(source: str) -> str:
+    """Source text without comments, without strings that stand alone, and without white space."""
+    import io
+    import tokenize
+
+    lines = source.splitlines(keepends=True)
+    spans = []
+    before = tokenize.NEWLINE
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        begins = before in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+        if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and begins):
+            spans.append((token.start, token.end))
+        if token.type not in (tokenize.COMMENT, tokenize.NL):
+            before = token.type
+    for (top, left), (bottom, right) in reversed(spans):
+        lines[top - 1 : bottom] = [lines[top - 1][:left] + lines[bottom - 1][right:]]
+    return "".join("".join(lines).split())
 
 
 # ---- where a result comes from
 
 
 def provenance(config=None) -> dict:
-    """Code, package versions and hardware; with a training's config, also the device and precision it resolves to."""
+    """Code, package versions, hardware; with a training's config, its device and precision, too."""
     versions = {"python": platform.python_version()}
     for package in ("ktglite", "torch", "torchvision", "numpy", "numba", "optuna", "scipy"):
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    hardware = {"cpu": cpu_name(), "cores": os.cpu_count(), "gpus": gpus, "system": platform.platform(terse=True)}
-    facts = {"git": _git("rev-parse", "HEAD"), "versions": versions, "hardware": hardware}
-    facts["dirty"] = None if facts["git"] is None else bool(_git("status", "--porcelain", "--untracked-files=no"))
+    hardware = {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "system": platform.platform(terse=True),
+    }
+    facts = {"versions": versions, "hardware": hardware, **_git_state()}
     if config is not None:
         device = resolve_device(config.device)
-        facts |= {"device": str(device), "precision": resolve_precision(config.precision, device)}
+        facts["device"] = str(device)
+        facts["precision"] = resolve_precision(config.precision, device)
     return facts
 
 
+def _git_state() -> dict:
+    """Commit of this package's own checkout, and whether files were changed since; None without."""
+    top = _git("rev-parse", "--show-toplevel")
+    if top is None or Path(top) != CHECKOUT.resolve():  # that of a project around the package
+        return {"git": None, "dirty": None}
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return {"git": _git("rev-parse", "HEAD"), "dirty": bool(changed)}
+
+
 def _git(*arguments: str) -> str | None:
-    """Output of a git command in this package's checkout; None where there is no checkout or no git."""
+    """Output of a git command where this package lies; None without a checkout or git."""
+    options = {"cwd": CHECKOUT, "capture_output": True, "text": True, "check": True, "timeout": 20}
     with suppress(OSError, subprocess.SubprocessError):
-        options = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True, "timeout": 20}
         return subprocess.run(["git", *arguments], **options).stdout.strip()
     return None
 
 
-def log_progress(out: str | Path, **fields: object) -> None:
-    """Append one line to `<out>/progress.jsonl`, which whoever watches from outside reads."""
-    Path(out).mkdir(parents=True, exist_ok=True)
-    with open(Path(out) / "progress.jsonl", "a") as file:
-        file.write(json.dumps({"time": time.time(), **fields}) + "\n")
-
-
-def shipped(path: str | Path) -> Path:
-    """`path` where it is there, else the file or folder of that name in the package's checkout, if that is."""
-    ours = Path(__file__).parents[1] / path
+def from_checkout(path: str | Path) -> Path:
+    """`path` where it is there, else that of this name in the package's checkout, if it is."""
+    ours = CHECKOUT / path
     return ours if not Path(path).exists() and ours.exists() else Path(path)

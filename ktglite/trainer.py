@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,20 +28,27 @@ _WAY_OUT = "lower the learning rate, or use precision='fp32'"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one training. The defaults are the paper's, and the released KTG code's where it is silent.
+    """Settings of one training. Defaults are the paper's, and the released KTG code's beyond them.
 
-    - `schedule`: "step" multiplies `lr` by 0.1 at 30, 60 and 90 % of the epochs; "cosine" ends near 0; "constant".
+    - `schedule`: "step" multiplies `lr` by 0.1 at 30, 60 and 90 % of the epochs; "cosine" ends
+      near 0; "constant".
+    - `warmup`: epochs over which the learning rate rises linearly, iteration by iteration.
     - `temperature`: of the softmaxes in the transfer losses, which are multiplied by its square.
     - `augmentation`: "crop", "shift" or "none", see `ktglite.data.augment`.
-    - `precision`: "bf16" runs the networks under autocast; "auto" does so where the device gains by it.
-    - `report`: test the networks of the "last" epoch, or of the epoch with the "best" target validation accuracy.
-    - `head`: "fit" keeps a loaded head if it was trained for exactly these classes (a fixed teacher's); "new" never.
-    - `scale`: "kept" loads pre-trained weights as they are, as the paper does; "fresh" at the scale of fresh ones, so
-      that the learning rate moves both alike.  `stages`: how many stages of them, 1 (the stem) to 5 (all).
-    - `deterministic`: the same bits again on the same device.  `tf32`: let a GPU round fp32 to TF32.
+    - `precision`: "bf16" runs the networks under autocast; "auto" does so where that is faster.
+    - `report`: test the networks of the "last" epoch, or of the epoch with the "best" validation
+      accuracy of the target.
+    - `head`: "fit" keeps a loaded head if it was trained for exactly these classes (that of a
+      fixed teacher); "new" never does.
+    - `scale`: "kept" loads pre-trained weights as they are, as the paper does; "fresh" rescales
+      them to the size of untrained ones, so that a learning rate moves both alike.
+    - `stages`: how many stages of pre-trained weights are loaded, 1 (the stem) to 5 (all).
+    - `deterministic`: the same bits again on the same device.
+    - `tf32`: let a GPU round fp32 to TF32.
     - `device`: "auto" takes a GPU where there is one; else "cpu", "cuda", "cuda:1", ...
 
-    Raises ValueError naming the setting that is out of range.
+    Raises:
+        ValueError: naming the setting that is out of range.
     """
 
     epochs: int = 200
@@ -51,6 +58,7 @@ class TrainConfig:
     nesterov: bool = True
     weight_decay: float = 5e-4
     schedule: Literal["step", "cosine", "constant"] = "step"
+    warmup: int = 0
     temperature: float = 1.0
     augmentation: Literal["crop", "shift", "none"] = "crop"
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
@@ -63,39 +71,59 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self):
-        limits = {"epochs": (1, math.inf), "batch_size": (2, math.inf)}  # BatchNorm has no variance over one image
-        limits |= {"lr": (0, math.inf), "momentum": (0, 1), "weight_decay": (0, math.inf), "stages": (1, 5)}
-        check_config(self, limits | {"temperature": (1e-6, math.inf)})
+        limits = {
+            "epochs": (1, math.inf),
+            "batch_size": (2, math.inf),  # BatchNorm has no variance over one image
+            "lr": (0, math.inf),
+            "momentum": (0, 1),
+            "weight_decay": (0, math.inf),
+            "warmup": (0, self.epochs),
+            "temperature": (1e-6, math.inf),
+            "stages": (1, 5),
+        }
+        check_config(self, limits)
 
 
 def check_config(config, limits: dict[str, tuple[float, float]]) -> None:
-    """Raise ValueError naming a setting that is none of its `Literal` choices, or outside its (low, high)."""
+    """Raise ValueError naming a setting that is none of its choices, or outside its (low, high)."""
     for name, kind in get_type_hints(type(config)).items():
         if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
-            raise ValueError(f"{name} is {getattr(config, name)!r}: allowed are {', '.join(get_args(kind))}")
+            allowed = ", ".join(get_args(kind))
+            raise ValueError(f"{name} is {getattr(config, name)!r}: allowed are {allowed}")
     for name, (low, high) in limits.items():
-        if not low <= getattr(config, name) <= high:
-            raise ValueError(f"{name} is {getattr(config, name)}: it must be between {low} and {high}")
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}: it must be between {low} and {high}")
 
 
 def epochs(
-    graph: Graph, data: Data, config: TrainConfig, seed: int, weights: str | Path = "data/weights", models=None,
+    graph: Graph,
+    data: Data,
+    config: TrainConfig,
+    seed: int,
+    weights: str | Path = "data/weights",
+    models: list[nn.Module | None] | None = None,
     checkpoint=None,
-) -> Iterator[dict]:  # fmt: skip
-    """Train the graph and yield one record after every epoch; the caller owns the loop and may stop at any time.
+) -> Iterator[dict]:
+    """Train the graph and yield one record after every epoch; the caller may stop at any time.
 
-    A record holds `epoch` (1-based), `lr`, `seconds`, and per node `train_loss`, `train_accuracy`, `val_accuracy`
-    (percent), None for a node that cannot influence the target and is therefore not run; `edge_loss` is the mean
-    gated loss per edge, [target][source], `val_ensemble` the accuracy of the nodes' mean softmax. The last record also
-    has `test_accuracy` and `test_ensemble`, computed once, and `reported_epoch`. Everything but `seconds` is a function
-    of the arguments on one machine.
+    A record holds `epoch` (1-based), `lr` (at its end), `seconds`, and per node `train_loss`,
+    `train_accuracy` and `val_accuracy` (percent), None for a node that cannot influence the target
+    and is therefore not run; `edge_loss` is the mean gated loss per edge, [target][source],
+    `val_ensemble` the accuracy of the nodes' mean softmax. The last record also has
+    `test_accuracy` and `test_ensemble`, computed once, and `reported_epoch`. Everything but
+    `seconds` is a function of the arguments on one machine.
 
-    - `models`: networks to train in place of `initial_models(...)`, for a caller who wants to look at them.
-    - `checkpoint`: what has `save(state)` and `load(device)`, such as `ktglite.store.Checkpoint`: saved after every
-      epoch; training resumes from it to the same result, the records of finished epochs being yielded again.
+    Args:
+        weights: folder of the pre-trained weights that nodes start from.
+        models: networks to train in place of `initial_models(...)`, for a caller who wants them.
+        checkpoint: anything with `save(state)` and `load(device)`, such as
+            `ktglite.store.Checkpoint`: saved after every epoch; training resumes from it to the
+            same result, and yields the records of finished epochs again.
 
-    Raises FloatingPointError naming epoch, iteration, node and edge when a loss is not finite, or the node whose
-    network answers with NaN or infinity after an epoch.
+    Raises:
+        FloatingPointError: naming epoch, iteration, node and edge when a loss is not finite, or
+            the node whose network answers with NaN or infinity after an epoch.
     """
     device = resolve_device(config.device)
     nets = initial_models(graph, data, config, seed, weights) if models is None else models
@@ -108,23 +136,24 @@ def epochs(
     for epoch in range(len(records) + 1, config.epochs + 1):
         start = time.perf_counter()
         with numerics(device, config.deterministic, config.tf32):
-            lr = _begin_epoch(graph, nets, optimizers, learning_rate(config, epoch))
+            _set_modes(graph, nets)
             batches = _draw_epoch(len(train), data.size, config, seed, epoch, device)
-            edge_loss = torch.empty(len(batches), graph.size, graph.size, device=device)
-            hits = torch.empty(len(batches), graph.size, device=device)
+            losses = torch.empty(len(batches), graph.size, graph.size, device=device)
+            right = torch.empty(len(batches), graph.size, device=device)
             with _seeded(seed, epoch, device):
-                for k, (index, views, progress) in enumerate(batches):
+                for k, (index, views, progress, lr) in enumerate(batches):
+                    set_learning_rate(optimizers.values(), lr)
                     images = apply_views(train.images[index], views)
-                    edge_loss[k], hits[k] = step(images, train.labels[index], progress)
-            share = 100 * hits.sum(0) / (len(batches) * len(index))
-            record = {"epoch": epoch, "lr": lr, **_summarise(nets, edge_loss.cpu(), share.cpu(), epoch)}
+                    losses[k], right[k] = step(images, train.labels[index], progress)
+            shares = right.sum(0) / (len(batches) * min(config.batch_size, len(train)))
+            record = {"epoch": epoch, "lr": lr, **_summarise(nets, losses, shares, epoch)}
             record |= _evaluate(nets, data.val, "val", config.precision)
             if config.report == "best":
                 _keep_best(best, record, nets)
             if epoch == config.epochs:
-                record["reported_epoch"] = _load_best(best, nets) if config.report == "best" else epoch
+                record["reported_epoch"] = _load_best(best, nets) or epoch
                 record |= _evaluate(nets, data.test, "test", config.precision)
-        _check_answers(record, len(batches))
+        _check_answers(record)
         record["seconds"] = time.perf_counter() - start
         records.append(record)
         if checkpoint is not None:
@@ -133,101 +162,125 @@ def epochs(
 
 
 def _step(
-    graph: Graph, nets: list, optimizers: dict, config: TrainConfig, images: Tensor, labels: Tensor, progress: Tensor
+    graph: Graph,
+    nets: list,
+    optimizers: dict,
+    config: TrainConfig,
+    images: Tensor,
+    labels: Tensor,
+    progress: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """One iteration; returns the edge losses (N, N) and how many images each node classified correctly (N,)."""
-    # every weight is cast once a forward, so that there is nothing to cache
-    with _autocast(images.device, config.precision):
-        logits = [_forward(net, images, i in optimizers) for i, net in enumerate(nets)]
+    """One iteration; the loss on every edge (N, N), and how many images each node got right."""
+    # Every node sees the same batch and is run once. A fixed teacher needs no graph of gradients.
+    logits = [None] * graph.size
+    with autocast(images.device, config.precision):
+        for i, net in enumerate(nets):
+            if net is not None:
+                with torch.set_grad_enabled(i in optimizers):
+                    logits[i] = net(images)
     edges = edge_losses(graph, logits, labels, progress, config.temperature)
-    edges.sum().backward()  # sources are detached: one backward gives every node its own gradient
+    # Sources are detached, so one backward of the sum gives every node its own gradient.
+    edges.sum().backward()
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad()
-    hits = [labels.new_zeros(()) if z is None else (z.argmax(1) == labels).sum() for z in logits]
-    return edges.detach(), torch.stack(hits)
+    right = [labels.new_zeros(()) if z is None else (z.argmax(1) == labels).sum() for z in logits]
+    return edges.detach(), torch.stack(right)
 
 
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which networks run; weights are cast once a forward, so nothing is cached."""
     bf16 = resolve_precision(precision, device) == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 
-def _forward(net: nn.Module | None, images: Tensor, learns: bool) -> Tensor | None:
-    """Logits (B, C); without a graph of gradients for a fixed teacher, and None for a node that is not run."""
-    if net is None:
-        return None
-    with torch.set_grad_enabled(learns):
-        return net(images)
-
-
-def _begin_epoch(graph: Graph, nets: list, optimizers: dict, lr: float) -> float:
-    """Set learning rate and modes: a fixed teacher keeps its BatchNorm statistics."""
-    for optimizer in optimizers.values():
-        group = optimizer.param_groups[0]  # a captured step sees another value at an address, not another number
-        group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr
+def _set_modes(graph: Graph, nets: list) -> None:
+    """Training mode for all that learns: a fixed teacher keeps its BatchNorm statistics."""
     for i, net in enumerate(nets):
         if net is not None:
             net.train(graph.learns(i))
-    return lr
 
 
-def _draw_epoch(n: int, size: int, config: TrainConfig, seed: int, epoch: int, device: torch.device) -> list[tuple]:
-    """Per batch of an epoch over `n` images: their indices, their views (None for no augmentation), and k/K.
+def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], lr: float) -> None:
+    """Set `lr`; on a GPU in place, since a captured step has recorded the tensor's address."""
+    for optimizer in optimizers:
+        group = optimizer.param_groups[0]
+        group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr
 
-    All that is random, and all numbers that change, are on the device before the epoch: the host never waits. The last
-    partial batch is dropped.
+
+def _draw_epoch(
+    n: int, size: int, config: TrainConfig, seed: int, epoch: int, device: torch.device
+) -> list[tuple]:
+    """Per batch of an epoch over `n` images: indices, views (or None), progress k/K, learning rate.
+
+    All that is random, and all numbers that change, are on the device before the epoch begins: the
+    host never waits for it. The last partial batch is dropped.
     """
     batch = min(config.batch_size, n)
     steps = n // batch
     order = torch.randperm(n, generator=generator(seed, "order", epoch))[: steps * batch].to(device)
-    views = draw_views(len(order), size, config.augmentation, generator(seed, "augmentation", epoch))
+    rng = generator(seed, "augmentation", epoch)
+    views = draw_views(len(order), size, config.augmentation, rng)
     views = [None] * steps if views is None else views.to(device).split(batch)
-    progress = torch.arange((epoch - 1) * steps + 1, epoch * steps + 1, device=device) / (config.epochs * steps)
-    return list(zip(order.split(batch), views, progress, strict=True))
+    iterations = range((epoch - 1) * steps + 1, epoch * steps + 1)
+    progress = torch.tensor(iterations, device=device) / (config.epochs * steps)
+    rates = [learning_rate(config, epoch) * warmup_factor(config, k, steps) for k in iterations]
+    return list(zip(order.split(batch), views, progress, rates, strict=True))
 
 
 @contextmanager
 def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """torch's own random numbers (dropout) start anew in every epoch, so that a resumed one draws the same."""
+    """torch's own random numbers (dropout) start anew in every epoch: resumed ones draw the same."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(derive(seed, "dropout", epoch))
         yield
 
 
-def _summarise(nets: list, edge_loss: Tensor, share: Tensor, epoch: int) -> dict:
-    """What a record says of training: edge losses (K, N, N) of K iterations, percent classified right (N,)."""
-    _check_finite(edge_loss, epoch)
-    mean, run = edge_loss.mean(0), [net is not None for net in nets]
-    loss = [value if on else None for value, on in zip(mean.sum(1).tolist(), run, strict=True)]
-    right = [value if on else None for value, on in zip(share.tolist(), run, strict=True)]
-    return {"train_loss": loss, "edge_loss": mean.tolist(), "train_accuracy": right}
+def _summarise(nets: list, losses: Tensor, shares: Tensor, epoch: int) -> dict:
+    """What a record says of training: edge losses (K, N, N) and shares classified right (N,)."""
+    losses = losses.cpu()
+    _check_finite(losses, epoch)
+    mean = losses.mean(0)
+
+    def of_run_nodes(values: Tensor) -> list[float | None]:
+        pairs = zip(values.tolist(), nets, strict=True)
+        return [None if net is None else value for value, net in pairs]
+
+    return {
+        "train_loss": of_run_nodes(mean.sum(1)),
+        "edge_loss": mean.tolist(),
+        "train_accuracy": of_run_nodes(100 * shares.cpu()),
+    }
 
 
 @torch.no_grad()
-def predict(net: nn.Module | None, split: Split, precision: str = "fp32", batch: int = 256) -> Tensor | None:
-    """Logits (n, C) in float32 for the images of `split`, without augmentation; None without a network."""
+def predict(
+    net: nn.Module | None, split: Split, precision: str = "fp32", batch: int = 256
+) -> Tensor | None:
+    """Logits (n, C) in float32 for the images of `split`, unaugmented; None without a network."""
     if net is None:
         return None
-    device, was_training, logits = next(net.parameters()).device, net.training, []
+    device = next(net.parameters()).device
+    was_training = net.training
     net.eval()
+    logits = []
     for images in split.images.split(batch):
-        with _autocast(device, precision):
+        with autocast(device, precision):
             logits.append(net(normalise(images.to(device))).float())
     net.train(was_training)
     return torch.cat(logits)
 
 
 def accuracy(scores: Tensor | None, labels: Tensor) -> float | None:
-    """Percent of rows (n, C) with the highest score at the label; None for None, NaN where a score is not finite."""
+    """Percent of rows (n, C) that are highest at the label; NaN where a score is not finite."""
     if scores is None:
         return None
-    share = 100 * (scores.argmax(1) == labels.to(scores.device)).sum().item() / len(labels)
-    return share if scores.isfinite().all() else math.nan
+    right = (scores.argmax(1) == labels.to(scores.device)).sum().item()
+    return 100 * right / len(labels) if scores.isfinite().all() else math.nan
 
 
 def _evaluate(nets: list, split: Split, name: str, precision: str) -> dict:
-    """`<name>_accuracy` of every node, and `<name>_ensemble`, that of the mean of the nodes' softmaxes."""
+    """`<name>_accuracy` of every node, and `<name>_ensemble`, that of their mean softmax."""
     logits = [predict(net, split, precision) for net in nets]
     mean = sum(z.softmax(1) for z in logits if z is not None)
     return {
@@ -236,21 +289,21 @@ def _evaluate(nets: list, split: Split, name: str, precision: str) -> dict:
     }
 
 
-def _check_finite(edge_loss: Tensor, epoch: int) -> None:
-    """Raise FloatingPointError naming the first loss of (iterations, N, N) that is NaN or infinite."""
-    for k, t, s in (~edge_loss.isfinite()).nonzero()[:1].tolist():
+def _check_finite(losses: Tensor, epoch: int) -> None:
+    """Raise FloatingPointError naming the first of the losses (K, N, N) that is not finite."""
+    for k, t, s in (~losses.isfinite()).nonzero()[:1].tolist():
         edge = f"label -> node {t + 1}" if s == t else f"node {s + 1} -> node {t + 1}"
-        found = f"the loss of node {t + 1} on edge {edge} is {edge_loss[k, t, s].item()}"
+        found = f"the loss of node {t + 1} on edge {edge} is {losses[k, t, s].item()}"
         raise FloatingPointError(f"{found} in epoch {epoch}, iteration {k + 1}: {_WAY_OUT}")
 
 
-def _check_answers(record: dict, steps: int) -> None:
-    """Raise FloatingPointError naming a node that answers NaN or infinity: no later loss tells of the last step."""
+def _check_answers(record: dict) -> None:
+    """Raise FloatingPointError naming a node that answers NaN after the last step of an epoch."""
     for split in ("val", "test"):
         for i, share in enumerate(record.get(f"{split}_accuracy", ())):
             if share is not None and math.isnan(share):
                 found = f"node {i + 1} answers the {split} images with NaN or infinity"
-                raise FloatingPointError(f"{found} after epoch {record['epoch']}, iteration {steps}: {_WAY_OUT}")
+                raise FloatingPointError(f"{found} after epoch {record['epoch']}: {_WAY_OUT}")
 
 
 def initial_models(
@@ -262,37 +315,51 @@ def initial_models(
     known = data.classes if config.head == "fit" else None
     nets = [None] * graph.size
     for i in graph.reaching_target():
-        node, start = graph.nodes[i], derive(seed, "init", i)
-        net = initialise(node.arch, node.init, len(data.classes), start, weights, known, config.scale, config.stages)
-        gains = bf16 or node.arch in NARROW  # wide networks are slower in fp32 with channels last on a CPU
-        nets[i] = net.to(device, memory_format=torch.channels_last if gains else torch.contiguous_format)
+        node = graph.nodes[i]
+        start = derive(seed, "init", i)
+        how = {"classes": known, "scale": config.scale, "stages": config.stages}
+        net = initialise(node.arch, node.init, len(data.classes), start, weights, **how)
+        # Wide networks in fp32 are slower with channels last on a CPU.
+        last = bf16 or node.arch in NARROW
+        layout = torch.channels_last if last else torch.contiguous_format
+        nets[i] = net.to(device, memory_format=layout)
     return nets
 
 
 def _optimizers(graph: Graph, nets: list, config: TrainConfig) -> dict[int, torch.optim.SGD]:
     """One optimizer per node that learns."""
-    found = {}
-    for i, net in enumerate(nets):
-        if net is not None and graph.learns(i):
-            device = next(net.parameters()).device
-            lr = torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr
-            rest = {"weight_decay": config.weight_decay, "nesterov": config.nesterov and config.momentum > 0}
-            found[i] = torch.optim.SGD(net.parameters(), lr, config.momentum, fused=True, **rest)
-    return found
+    return {
+        i: sgd(net, config, nesterov=config.nesterov and config.momentum > 0)
+        for i, net in enumerate(nets)
+        if net is not None and graph.learns(i)
+    }
+
+
+def sgd(net: nn.Module, config, nesterov: bool = False) -> torch.optim.SGD:
+    """SGD with `lr`, `momentum` and `weight_decay` of `config`; on a GPU `lr` is a tensor there."""
+    device = next(net.parameters()).device
+    lr = torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr
+    how = {"momentum": config.momentum, "weight_decay": config.weight_decay, "nesterov": nesterov}
+    return torch.optim.SGD(net.parameters(), lr, fused=True, **how)
 
 
 def _state(records: list[dict], best: dict, nets: list, optimizers: dict) -> dict:
-    """All that a training needs to go on; the inverse of `_resume`."""
-    models = {i: net.state_dict() for i, net in enumerate(nets) if net is not None}
-    steps = {i: optimizer.state_dict() for i, optimizer in optimizers.items()}
-    return {"records": records, "best": best, "models": models, "optimizers": steps}
+    """All that a training needs to resume; the inverse of `_resume`."""
+    return {
+        "records": records,
+        "best": best,
+        "models": {i: net.state_dict() for i, net in enumerate(nets) if net is not None},
+        "optimizers": {i: optimizer.state_dict() for i, optimizer in optimizers.items()},
+    }
 
 
-def _resume(checkpoint, nets: list, optimizers: dict, device: torch.device) -> tuple[list[dict], dict]:
-    """Networks and optimizers as the checkpoint has them; records of the epochs done, and the best epoch so far."""
+def _resume(
+    checkpoint, nets: list, optimizers: dict, device: torch.device
+) -> tuple[list[dict], dict]:
+    """Networks and optimizers as the checkpoint has them; its records, and the best epoch."""
     saved = None if checkpoint is None else checkpoint.load(device)
     if saved is None:
-        return [], {"epoch": 0, "val": -1.0, "states": None}
+        return [], {"epoch": 0, "val": -1.0, "states": {}}
     for i, state in saved["models"].items():
         nets[i].load_state_dict(state)
     for i, state in saved["optimizers"].items():
@@ -303,27 +370,37 @@ def _resume(checkpoint, nets: list, optimizers: dict, device: torch.device) -> t
 def _keep_best(best: dict, record: dict, nets: list) -> None:
     """Remember the networks if the target's validation accuracy is the best so far."""
     if record["val_accuracy"][0] > best["val"]:
-        states = {i: copy.deepcopy(net.state_dict()) for i, net in enumerate(nets) if net is not None}
+        states = {i: copy.deepcopy(n.state_dict()) for i, n in enumerate(nets) if n is not None}
         best.update(epoch=record["epoch"], val=record["val_accuracy"][0], states=states)
 
 
 def _load_best(best: dict, nets: list) -> int:
-    """Load the networks that `_keep_best` remembers, and return their epoch."""
+    """Load the networks that `_keep_best` remembers; their epoch, or 0 if there are none."""
     for i, state in best["states"].items():
         nets[i].load_state_dict(state)
     return best["epoch"]
 
 
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """The learning rate of `epoch`, 1-based."""
+def learning_rate(config, epoch: int, milestones: Sequence[float] = (0.3, 0.6, 0.9)) -> float:
+    """The learning rate of `epoch`, 1-based, by the `schedule` of `config`, warm-up aside.
+
+    `milestones`: shares of the epochs after which the "step" schedule divides by 10.
+    """
     done = (epoch - 1) / config.epochs
     if config.schedule == "step":
-        return config.lr * 0.1 ** sum(done >= share - 1e-9 for share in (0.3, 0.6, 0.9))
-    return config.lr * (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else config.lr
+        return config.lr * 0.1 ** sum(done >= share - 1e-9 for share in milestones)
+    if config.schedule == "cosine":
+        return config.lr * (1 + math.cos(math.pi * done)) / 2
+    return config.lr
+
+
+def warmup_factor(config: TrainConfig, iteration: int, steps: int) -> float:
+    """What the rate of a 1-based iteration is multiplied by; an epoch has `steps` of them."""
+    return min(1.0, iteration / (config.warmup * steps)) if config.warmup else 1.0
 
 
 def derive(seed: int, *purpose: object) -> int:
-    """An independent seed for one purpose, so that initialisation, order and augmentation are drawn separately."""
+    """An independent seed for one purpose: initialisation, order and views are drawn separately."""
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return int.from_bytes(digest[:7], "little")
 

@@ -13,7 +13,12 @@ from ktglite.experiments import runs
 
 SLOW = [hypothesis.HealthCheck.too_slow]  # a busy machine is no fault
 hypothesis.settings.register_profile(
-    "fast", deadline=None, max_examples=25, derandomize=True, database=None, suppress_health_check=SLOW
+    "fast",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    database=None,
+    suppress_health_check=SLOW,
 )
 hypothesis.settings.register_profile(
     "soak", deadline=None, max_examples=1000, database=None, suppress_health_check=SLOW
@@ -31,7 +36,9 @@ def random_split(n: int, seed: int, size: int = 32) -> Split:
 
 @pytest.fixture(scope="session")
 def tiny_data() -> Data:
-    return Data("random", 32, ("a", "b", "c"), random_split(32, 0), random_split(12, 1), random_split(12, 2))
+    return Data(
+        "random", 32, ("a", "b", "c"), random_split(32, 0), random_split(12, 1), random_split(12, 2)
+    )
 
 
 @pytest.fixture(autouse=True)

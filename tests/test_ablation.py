@@ -29,8 +29,14 @@ def records(seeds=3, gain=20.0, skip=(), sources=SOURCES, n=3):
         for seed in range(seeds):
             accuracy = 40 + gain * ("1" in label.rpartition("/")[2]) + rng.normal()
             if (label, seed) not in skip:
-                run = {"seed": seed, "test_accuracy": [accuracy, 1.0, 2.0], "data": {"name": "x", "fingerprint": "0"}}
-                curve = [{"epoch": epoch, "val_accuracy": [accuracy * epoch / 3]} for epoch in (1, 2, 3)]
+                run = {
+                    "seed": seed,
+                    "test_accuracy": [accuracy, 1.0, 2.0],
+                    "data": {"name": "x", "fingerprint": "0"},
+                }
+                curve = [
+                    {"epoch": epoch, "val_accuracy": [accuracy * epoch / 3]} for epoch in (1, 2, 3)
+                ]
                 found.append({"label": label, "graph": graph.to_dict(), "epochs": curve, **run})
     return found
 
@@ -39,7 +45,9 @@ def test_eight_patterns_in_the_paper_s_order():
     graphs = ablation.ablation_graphs("resnet18_w8", "fractaldb1k")
     assert list(graphs) == ["none", "3", "2", "2+3", "1", "1+3", "1+2", "1+2+3"]
     assert [node.init for node in graphs["1+3"].nodes] == ["fractaldb1k", "scratch", "fractaldb1k"]
-    assert all(gate == "through" for graph in graphs.values() for row in graph.gates for gate in row)
+    assert all(
+        gate == "through" for graph in graphs.values() for row in graph.gates for gate in row
+    )
 
 
 @pytest.mark.parametrize(("n", "rows"), [(2, 4), (3, 8), (4, 16)])
@@ -103,9 +111,13 @@ def test_arms_of_one_seed_share_all_but_the_weights(tiny_data, tmp_path, monkeyp
     """Head, batches and views of a seed are the same in every arm; another seed changes each of them."""
     state = models.initialise("resnet18_w8", "scratch", 3, seed=99).state_dict()
     save_file(state, tmp_path / "fractaldb1k-resnet18_w8.safetensors")
-    config = trainer.TrainConfig(epochs=1, batch_size=8, augmentation="shift", precision="fp32", device="cpu")
+    config = trainer.TrainConfig(
+        epochs=1, batch_size=8, augmentation="shift", precision="fp32", device="cpu"
+    )
     seen = []
-    monkeypatch.setattr(trainer, "apply_views", lambda *a: seen.append(data.apply_views(*a)) or seen[-1])
+    monkeypatch.setattr(
+        trainer, "apply_views", lambda *a: seen.append(data.apply_views(*a)) or seen[-1]
+    )
 
     def arm(pattern, seed):
         seen.clear()
@@ -115,7 +127,11 @@ def test_arms_of_one_seed_share_all_but_the_weights(tiny_data, tmp_path, monkeyp
         list(trainer.epochs(graph, tiny_data, config, seed, tmp_path, models=nets))
         return start, [views.clone() for views in seen]
 
-    (plain, views), (flipped, same_views), (other, other_views) = arm("none", 0), arm("1", 0), arm("none", 1)
+    (plain, views), (flipped, same_views), (other, other_views) = (
+        arm("none", 0),
+        arm("1", 0),
+        arm("none", 1),
+    )
     assert all((a == b).all() for a, b in zip(views, same_views, strict=True))
     assert all((plain[i]["fc.weight"] == flipped[i]["fc.weight"]).all() for i in range(2))
     assert (plain[1]["conv1.weight"] == flipped[1]["conv1.weight"]).all()
@@ -125,7 +141,9 @@ def test_arms_of_one_seed_share_all_but_the_weights(tiny_data, tmp_path, monkeyp
     assert any((a != b).any() for a, b in zip(views, other_views, strict=True))
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent.name for path in REFERENCE.glob("*/table1.json")))
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent.name for path in REFERENCE.glob("*/table1.json"))
+)
 def test_committed_records_redraw_everything_without_training(tmp_path, monkeypatch, folder):
     monkeypatch.setattr(runs, "epochs", lambda *a, **k: pytest.fail("trained"))
     found = json.loads((REFERENCE / folder / "table1.json").read_text())
@@ -143,7 +161,11 @@ def test_committed_records_redraw_everything_without_training(tmp_path, monkeypa
 
 def children(pid):
     """Process ids of the children of a process."""
-    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    return [
+        int(child)
+        for path in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in path.read_text().split()
+    ]
 
 
 def is_alive(pid):
@@ -162,12 +184,29 @@ def test_killed_twice_it_writes_the_same_tables(tmp_path):
     for seed, source in enumerate(SOURCES):
         state = models.initialise("resnet18_w8", "scratch", 10, seed).state_dict()
         save_file(state, tmp_path / f"weights/{source}-resnet18_w8.safetensors")
-    values = {"dataset": "synthcars", "image_size": 16, "limit": 90, "arch": "resnet18_w8", "sources": SOURCES}
+    values = {
+        "dataset": "synthcars",
+        "image_size": 16,
+        "limit": 90,
+        "arch": "resnet18_w8",
+        "sources": SOURCES,
+    }
     values |= {"epochs": 2, "batch_size": 8, "seeds": 2, "weights": str(tmp_path / "weights")}
     values |= {"cache": str(tmp_path / "cache"), "split": [0.4, 0.1, 0.5]}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"shared": values}))
-    command = [sys.executable, "-m", "ktglite.tools.commands", "ablation", "--profile", str(tmp_path / "tiny.yaml")]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": Path(__file__).parents[1]}
+    command = [
+        sys.executable,
+        "-m",
+        "ktglite.tools.commands",
+        "ablation",
+        "--profile",
+        str(tmp_path / "tiny.yaml"),
+    ]
+    quiet = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "cwd": Path(__file__).parents[1],
+    }
     subprocess.run([*command, "--out", str(tmp_path / "whole"), "--jobs", "1"], check=True, **quiet)
     again = [*command, "--out", str(tmp_path / "killed"), "--jobs", "2"]
     store = tmp_path / "killed/runs"
@@ -187,7 +226,12 @@ def test_killed_twice_it_writes_the_same_tables(tmp_path):
     subprocess.run(again, check=True, **quiet)
     assert len(list(store.glob("*.json"))) == 18 * 2
     written = sorted((tmp_path / "whole/tables").iterdir())
-    assert [path.name for path in written] == ["claims.csv", "table1.csv", "table1.md", "table1.tex"]
+    assert [path.name for path in written] == [
+        "claims.csv",
+        "table1.csv",
+        "table1.md",
+        "table1.tex",
+    ]
     for path in written:
         assert path.read_bytes() == (tmp_path / "killed/tables" / path.name).read_bytes()
 
@@ -201,7 +245,10 @@ def test_table_has_mean_std_n_and_the_paper_beside():
     assert row["n"] == 3
     assert row["paper mean"] == 94.27
     assert list(table.loc["1+3", ""]) == ["✓", "–", "✓"]
-    assert (table.loc["none", "ImageNet-1k stand-in"]["mean"]) == table.loc["none", "FractalDB-1k"]["mean"]
+    assert (
+        (table.loc["none", "ImageNet-1k stand-in"]["mean"])
+        == table.loc["none", "FractalDB-1k"]["mean"]
+    )
 
 
 def test_a_stand_in_is_never_without_the_word():
@@ -211,7 +258,9 @@ def test_a_stand_in_is_never_without_the_word():
         ablation.style_table(table).to_html(),
         claims.claims_table(records(), scale="quick").to_csv(),
     ):
-        assert text.replace("paper, ImageNet-1k", "").count("ImageNet-1k") == text.count("ImageNet-1k stand-in")
+        assert text.replace("paper, ImageNet-1k", "").count("ImageNet-1k") == text.count(
+            "ImageNet-1k stand-in"
+        )
 
 
 def test_missing_runs_lower_n_and_break_nothing():

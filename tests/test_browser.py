@@ -1,7 +1,8 @@
-"""The notebooks in JupyterLab, in a real browser, as a reader opens them. Opt-in: `make test-browser`.
+"""The notebooks in JupyterLab, in a real browser, as a reader opens them. Opt-in: `make
+test-browser`.
 
-Needs chromium and chromedriver and the extra `browser`; skipped, with the reason, where one is missing. Screenshots go
-to the folder named by KTGLITE_SCREENSHOTS, or to pytest's temporary folder.
+Needs chromium and chromedriver and the extra `browser`; skipped, with the reason, where one is
+missing. Screenshots go to the folder named by KTGLITE_SCREENSHOTS, or to pytest's temporary folder.
 """
 
 import os
@@ -45,8 +46,14 @@ def folder(tmp_path_factory):
     """A checkout as a reader has it, with the smoke profile's parameters in every notebook."""
     top = tmp_path_factory.mktemp("checkout")
     shutil.copytree(TOP / "ktglite", top / "ktglite", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(TOP / "notebooks", top / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    values = {"profile": "smoke", "out": str(top / "run"), "overrides": {"cache": str(top / "cache")}}
+    shutil.copytree(
+        TOP / "notebooks", top / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints")
+    )
+    values = {
+        "profile": "smoke",
+        "out": str(top / "run"),
+        "overrides": {"cache": str(top / "cache")},
+    }
     for stem in work.NOTEBOOKS:
         path = top / "notebooks" / f"{stem}.ipynb"
         notebook = parameterize_notebook(load_notebook_node(str(path)), values)
@@ -64,13 +71,26 @@ def server(folder):
         port = probe.getsockname()[1]
     token, home = secrets.token_hex(16), folder / "jupyter"
     command = [sys.executable, "-m", "jupyter", "lab", "notebooks", "--no-browser", "--allow-root"]
-    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--IdentityProvider.token={token}"]
+    command += [
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        f"--IdentityProvider.token={token}",
+    ]
     quiet = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True)
-    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # else it asks, in front of everything
+    quiet.write_text(
+        '{"fetchNews": "false", "checkForUpdates": false}'
+    )  # else it asks, in front of everything
     places = {"JUPYTER_CONFIG_DIR": home / "config", "JUPYTER_RUNTIME_DIR": home / "runtime"}
-    places |= {"JUPYTERLAB_SETTINGS_DIR": home / "settings", "JUPYTERLAB_WORKSPACES_DIR": home / "workspaces"}
-    places |= {"IPYTHONDIR": home / "ipython", "PYTHONPATH": str(folder), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    places |= {
+        "JUPYTERLAB_SETTINGS_DIR": home / "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": home / "workspaces",
+    }
+    places |= {
+        "IPYTHONDIR": home / "ipython",
+        "PYTHONPATH": str(folder),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
     environment = os.environ | {name: str(value) for name, value in places.items()}
     with open(folder / "jupyter.log", "w") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
@@ -96,7 +116,9 @@ def browser(folder):
     options = webdriver.ChromeOptions()
     for flag in (*FLAGS, f"--user-data-dir={folder}/chromium"):
         options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = webdriver.Chrome(
+        options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))
+    )
     driver.set_script_timeout(60)
     yield driver
     driver.quit()
@@ -129,14 +151,21 @@ def open_notebook(browser, server, stem):
     browser.get(server.format(stem))
     wait(lambda: shown(browser, ".jp-Notebook .jp-MarkdownOutput h1"), f"{stem} to open")
     # windowed rendering keeps cells out of the page until they are scrolled to: show all
-    wait(lambda: browser.execute_script("return !!document.querySelector('.jp-NotebookPanel')"), "the panel")
+    wait(
+        lambda: browser.execute_script("return !!document.querySelector('.jp-NotebookPanel')"),
+        "the panel",
+    )
 
 
 def run_command(browser, label):
     """Click an entry of the menu Run."""
-    entry = wait(lambda: [e for e in shown(browser, ".lm-MenuBar-item") if e.text == "Run"], "the menu")[0]
+    entry = wait(
+        lambda: [e for e in shown(browser, ".lm-MenuBar-item") if e.text == "Run"], "the menu"
+    )[0]
     entry.click()
-    item = wait(lambda: [e for e in shown(browser, ".lm-Menu-item") if e.text.startswith(label)], label)[0]
+    item = wait(
+        lambda: [e for e in shown(browser, ".lm-Menu-item") if e.text.startswith(label)], label
+    )[0]
     item.click()
 
 
@@ -145,7 +174,9 @@ def scroll_to(browser, css):
     panel = shown(browser, ".jp-WindowedPanel-outer")[0]
     for step in range(200):
         if shown(browser, css):
-            browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", shown(browser, css)[0])
+            browser.execute_script(
+                "arguments[0].scrollIntoView({block: 'center'})", shown(browser, css)[0]
+            )
             time.sleep(0.5)
             return shown(browser, css)[0]
         browser.execute_script("arguments[0].scrollTop = arguments[1]", panel, 400 * step)
@@ -162,7 +193,8 @@ def photograph(browser, path):
         time.sleep(0.6)
         browser.save_screenshot(f"{path}-{page:02d}.png")
         height, view = (
-            browser.execute_script(f"return arguments[0].{name}", panel) for name in ("scrollHeight", "clientHeight")
+            browser.execute_script(f"return arguments[0].{name}", panel)
+            for name in ("scrollHeight", "clientHeight")
         )
         top += view - 80
         if top >= height - 80:
@@ -172,7 +204,9 @@ def photograph(browser, path):
 def test_the_explorer_without_a_kernel(browser, shots, tmp_path):
     """2,000 random graphs by the package's words, by keyboard, at the widths of a desk and of a telephone."""
     page = tmp_path / "explorer.html"
-    page.write_text(explorer_page(read_runs(QUICK), read_summaries(QUICK / "search")), encoding="utf-8")
+    page.write_text(
+        explorer_page(read_runs(QUICK), read_summaries(QUICK / "search")), encoding="utf-8"
+    )
     for width in (1280, 390):
         browser.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
@@ -183,7 +217,9 @@ def test_the_explorer_without_a_kernel(browser, shots, tmp_path):
         browser.save_screenshot(f"{shots}/explorer-{width}.png")
     graphs = random_graphs(2000)
     code = "return arguments[0].map((g) => [reaching(g), formulas(g), influence(g), verdict(g)])"
-    assert browser.execute_script(code, [*map(as_page, graphs)]) == [words(graph) for graph in graphs]
+    assert browser.execute_script(code, [*map(as_page, graphs)]) == [
+        words(graph) for graph in graphs
+    ]
     first = browser.find_element("id", "preset")
     first.send_keys("Table 1")
     assert "the graph of the paper's Table 1" in browser.find_element("id", "told").text
@@ -211,12 +247,17 @@ def test_00_runs_and_its_explorer_answers(browser, server, shots):
     scroll_to(browser, "[data-windowed-list-index='0']")
     # the explorer is there as widgets, once, and not also as a picture
     button = wait(lambda: explorer_button(browser), "the explorer")
-    wait(lambda: shown(browser, ".jp-Notebook-ExecutionIndicator[data-status='idle']"), "the kernel to finish")
+    wait(
+        lambda: shown(browser, ".jp-Notebook-ExecutionIndicator[data-status='idle']"),
+        "the kernel to finish",
+    )
     photograph(browser, shots / f"{stem}-run")
     button = wait(lambda: explorer_button(browser), "the explorer")
     cell = browser.execute_script("return arguments[0].closest('.jp-Cell')", button)
     assert not cell.find_elements("css selector", ".jp-RenderedImage")
-    loud = shown(browser, "[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText.jp-mod-error")
+    loud = shown(
+        browser, "[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText.jp-mod-error"
+    )
     assert not [text for text in (element.text for element in loud) if not books.BAR.search(text)]
 
     def told():

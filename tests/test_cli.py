@@ -60,11 +60,22 @@ def test_figures_from_records(monkeypatch, capsys, tmp_path):
             "data": {"name": "synthcars", "fingerprint": "0" * 64},
             "provenance": {"git": None},
         }
-        for label, graph in ablation.ablation_grid("resnet18_w8", ["imagenet1k_standin", "fractaldb1k"]).items()
+        for label, graph in ablation.ablation_grid(
+            "resnet18_w8", ["imagenet1k_standin", "fractaldb1k"]
+        ).items()
         for seed in (0, 1)
     ]
     (tmp_path / "table1.json").write_text(json.dumps(records))
-    run(monkeypatch, "figures", "--records", tmp_path, "--out", tmp_path / "figures", "--format", "png")
+    run(
+        monkeypatch,
+        "figures",
+        "--records",
+        tmp_path,
+        "--out",
+        tmp_path / "figures",
+        "--format",
+        "png",
+    )
     assert str(tmp_path / "figures/table1.png") in capsys.readouterr().out
 
 
@@ -96,7 +107,11 @@ def not_json(text):
 def test_an_error_of_a_library_keeps_its_traceback_and_one_of_ours_does_not(tmp_path, function):
     """Whether it is raised in this process or in a worker."""
     (tmp_path / "a.json").write_text("{")
-    argument, kind, words = tmp_path / "a.json", SystemExit, "ktglite: .*a.json is not a readable record"
+    argument, kind, words = (
+        tmp_path / "a.json",
+        SystemExit,
+        "ktglite: .*a.json is not a readable record",
+    )
     if function is not_json:
         argument, kind, words = "{", json.JSONDecodeError, "property name"
     with pytest.raises(kind, match=words):

@@ -16,7 +16,9 @@ KEY = np.uint64(123456789)
 
 def unpack(canvas):
     """Red, green and blue of packed colours."""
-    return np.stack([canvas >> np.uint64(16 * k) & np.uint64(255) for k in range(3)], -1).astype(int)
+    return np.stack([canvas >> np.uint64(16 * k) & np.uint64(255) for k in range(3)], -1).astype(
+        int
+    )
 
 
 def plain_grades(points, window, patch, side):
@@ -40,7 +42,9 @@ def look(images):
 
 def test_systems_are_contractive_full_and_those_of_the_published_search():
     systems = coloured._systems(300)
-    first = [[0.50706549, -0.85720928, 0.44297668, 0.8477069, 0.4904841, 0.05070864]]  # printed by the published code
+    first = [
+        [0.50706549, -0.85720928, 0.44297668, 0.8477069, 0.4904841, 0.05070864]
+    ]  # printed by the published code
     np.testing.assert_allclose(systems[0, :1], first)
     np.testing.assert_array_equal(coloured._systems(20), systems[:20])
     maps = np.count_nonzero(systems[:, :, 0], 1)
@@ -56,13 +60,17 @@ def test_orbits_go_by_the_maps_and_as_often_as_their_determinants():
     (system,) = coloured._systems(1)
     xs, ys = np.empty((2, 40_000))
     left, low, right, high = coloured._orbit(system, KEY, xs, ys)
-    assert [left, low, right, high] == pytest.approx([xs.min(), ys.min(), xs.max(), ys.max()], abs=1e-3)
+    assert [left, low, right, high] == pytest.approx(
+        [xs.min(), ys.min(), xs.max(), ys.max()], abs=1e-3
+    )
     before, after = np.stack([xs, ys])[:, :-4], np.stack([xs, ys])[:, 4:]  # four orbits take turns
     steps = [m.reshape(2, 3)[:, :2] @ before + m.reshape(2, 3)[:, 2:] - after for m in system]
     taken = np.abs(steps).max(1).argmin(0)
     assert np.abs(steps).max(1).min(0).max() < 1e-9
     areas = np.abs(np.linalg.det(system.reshape(4, 2, 3)[..., :2]))
-    np.testing.assert_allclose(np.bincount(taken, minlength=4) / len(taken), areas / areas.sum(), atol=0.01)
+    np.testing.assert_allclose(
+        np.bincount(taken, minlength=4) / len(taken), areas / areas.sum(), atol=0.01
+    )
 
 
 def test_jitter_scales_one_map_and_keeps_it_contractive():
@@ -90,7 +98,11 @@ def test_a_fractal_is_painted_as_counted_point_by_point():
     coloured._count(xs, ys, window, counts)
     coloured._paint(counts, KEY, 0, 0, canvas)
     np.testing.assert_array_equal(canvas > 0, grades > 0)
-    hue, saturation, value = uniform(KEY, 9, 0, 255), uniform(KEY, 10, 77, 255), uniform(KEY, 11, 128, 255)
+    hue, saturation, value = (
+        uniform(KEY, 9, 0, 255),
+        uniform(KEY, 10, 77, 255),
+        uniform(KEY, 11, 128, 255),
+    )
     for r, c in np.argwhere(grades > 0)[::29]:
         step = int(int(grades[r, c] / grades.max() * 255) + hue) % 256
         wanted = colorsys.hsv_to_rgb(step * 2 / 360 % 1, saturation / 255, 1)
@@ -110,10 +122,14 @@ def test_clouds_are_made_by_diamonds_and_squares():
     heights = np.empty((65, 65))
     coloured._heights(KEY, heights)
     least = 0.5 * np.exp(-5 * uniform(KEY, 0, 0.4, 0.8))  # noise of the sixth and last level
-    corners = (heights[:-2:2, :-2:2] + heights[2::2, :-2:2] + heights[:-2:2, 2::2] + heights[2::2, 2::2]) / 4
+    corners = (
+        heights[:-2:2, :-2:2] + heights[2::2, :-2:2] + heights[:-2:2, 2::2] + heights[2::2, 2::2]
+    ) / 4
     off = np.abs(heights[1::2, 1::2] - corners)
     assert 0.95 * least < off.max() <= least
-    beside = (heights[2:-2:2, :-2:2] + heights[2:-2:2, 2::2] + heights[1:-3:2, 1::2] + heights[3::2, 1::2]) / 4
+    beside = (
+        heights[2:-2:2, :-2:2] + heights[2:-2:2, 2::2] + heights[1:-3:2, 1::2] + heights[3::2, 1::2]
+    ) / 4
     off = np.abs(heights[2:-2:2, 1::2] - beside)
     assert 0.95 * least < off.max() <= least
 
@@ -128,11 +144,18 @@ def test_images_are_averaged_and_blurred():
     coloured._finish(canvas, 64, image)
     padded = np.pad(small, ((0, 0), (1, 1), (1, 1)), "reflect")
     lines = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
-    np.testing.assert_allclose(image, (lines[..., :-2] + 2 * lines[..., 1:-1] + lines[..., 2:]) / 4, atol=1.6)
+    np.testing.assert_allclose(
+        image, (lines[..., :-2] + 2 * lines[..., 1:-1] + lines[..., 2:]) / 4, atol=1.6
+    )
 
 
 @pytest.mark.parametrize(
-    ("many", "size", "published", "tolerance"),  # numbers of 600 images of the published renderer, of 224 px
+    (
+        "many",
+        "size",
+        "published",
+        "tolerance",
+    ),  # numbers of 600 images of the published renderer, of 224 px
     [
         (False, 224, (127.0, 40.9, 6.41), (2.5, 2, 0.5)),
         (False, 64, (127.1, 37.7, 9.42), (2.5, 2.5, 1.1)),  # averaged down: ours has larger patches

@@ -17,7 +17,17 @@ import workloads
 from optuna.trial import TrialState
 from safetensors.torch import save_file
 
-from ktglite import Node, TrainConfig, all_through, epochs, independent, load_data, load_records, models, run
+from ktglite import (
+    Node,
+    TrainConfig,
+    all_through,
+    epochs,
+    independent,
+    load_data,
+    load_records,
+    models,
+    run,
+)
 from ktglite.experiments import runs, search
 from ktglite.experiments.space import SearchConfig
 from ktglite.sources import fractaldb, pretrain
@@ -25,7 +35,9 @@ from ktglite.store import HOST, Checkpoint, atomic_write, read_record, write_jso
 
 A = Node("resnet18_w8")
 CONFIG = TrainConfig(epochs=2, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
-DIVERGING = dataclasses.replace(CONFIG, lr=1e6, batch_size=4)  # eight iterations an epoch: the third is NaN
+DIVERGING = dataclasses.replace(
+    CONFIG, lr=1e6, batch_size=4
+)  # eight iterations an epoch: the third is NaN
 
 
 # ---- processes
@@ -49,7 +61,9 @@ def test_killed_commands_go_on(tmp_path, name):
     assert seen.lost <= 2 * seen.kills
 
 
-@pytest.mark.parametrize("name", ["search", pytest.param("ktglite reproduce", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["search", pytest.param("ktglite reproduce", marks=pytest.mark.slow)]
+)
 def test_nothing_listens_beyond_this_machine(tmp_path, name):
     """Jupyter's kernel talks to papermill over loopback; everything else has no socket that waits."""
     workloads.folder(name, tmp_path / "run")
@@ -57,7 +71,11 @@ def test_nothing_listens_beyond_this_machine(tmp_path, name):
     while process.is_alive():
         for member in workloads.family(process.pid):
             with contextlib.suppress(psutil.Error):
-                heard |= {c.laddr.ip for c in member.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+                heard |= {
+                    c.laddr.ip
+                    for c in member.net_connections("inet")
+                    if c.status == psutil.CONN_LISTEN
+                }
         time.sleep(0.1)
     assert process.exitcode == 0
     assert heard <= {"127.0.0.1", "::1"}
@@ -80,7 +98,10 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path
     for pid in (dead.pid, os.getppid()):
         (tmp_path / f"r.json.{HOST}-{pid}.partial").write_text("{")
     write_json(tmp_path / "r.json", {})
-    assert {path.name for path in tmp_path.iterdir()} == {"r.json", f"r.json.{HOST}-{os.getppid()}.partial"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "r.json",
+        f"r.json.{HOST}-{os.getppid()}.partial",
+    }
 
 
 # ---- disks
@@ -162,7 +183,10 @@ def test_a_really_full_disk_and_then_a_read_only_one(tiny_data, small_disk):
     packed = fractaldb.bank(64, 2000, fractaldb.categories(3), small_disk / "cache", progress=False)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert run(independent(A), tiny_data, CONFIG, 0, store) == done
-    assert (fractaldb.bank(64, 2000, fractaldb.categories(3), small_disk / "cache", progress=False) == packed).all()
+    assert (
+        fractaldb.bank(64, 2000, fractaldb.categories(3), small_disk / "cache", progress=False)
+        == packed
+    ).all()
     with pytest.raises(OSError, match="Read-only file system"):
         run(independent(A), tiny_data, CONFIG, 1, store)
     with pytest.raises(OSError, match="could not be written"), atomic_write(small_disk / "x"):
@@ -192,14 +216,18 @@ def test_a_learning_rate_of_a_million_leaves_a_failed_record(tiny_data, tmp_path
 
 
 def test_one_diverging_run_does_not_stop_the_others(tiny_data, tmp_path, caplog):
-    assert runs._run_task(independent(A), tiny_data, DIVERGING, 3, str(tmp_path), "", "wild") is None
+    assert (
+        runs._run_task(independent(A), tiny_data, DIVERGING, 3, str(tmp_path), "", "wild") is None
+    )
     assert "wild, seed 3 failed and is left out" in caplog.text
 
 
 def test_a_last_step_that_breaks_the_network_is_no_result(tiny_data, tmp_path):
     """One iteration: its loss is fine, and what it does to the weights shows in the answers only."""
     config = dataclasses.replace(CONFIG, epochs=1, batch_size=32, lr=1e30)
-    with pytest.raises(FloatingPointError, match="node 1 answers the val images with NaN or infinity"):
+    with pytest.raises(
+        FloatingPointError, match="node 1 answers the val images with NaN or infinity"
+    ):
         run(independent(A), tiny_data, config, 0, tmp_path)
 
 
@@ -233,7 +261,10 @@ def edited(record: dict) -> dict:
     [
         (lambda text: text[:-200], "not a readable record"),
         (lambda text: json.dumps(edited(json.loads(text))), "not as it was written"),
-        (lambda text: text.replace('"schema": 1', '"schema": 2', 1), "schema 2, this version reads 1"),
+        (
+            lambda text: text.replace('"schema": 1', '"schema": 2', 1),
+            "schema 2, this version reads 1",
+        ),
         (lambda text: text.replace("complete", "done"), "not as it was written"),
         (lambda text: "[" * 100_000, "not a readable record"),
     ],
@@ -282,7 +313,10 @@ def test_a_bad_checkpoint_is_set_aside_and_the_result_is_right(tiny_data, tmp_pa
 
 def test_weights_that_are_not_those_of_their_card_are_refused(tiny_data, tmp_path):
     path = step1(tmp_path)
-    state = {name: value.contiguous() for name, value in models.build("resnet18_w8", 3).state_dict().items()}
+    state = {
+        name: value.contiguous()
+        for name, value in models.build("resnet18_w8", 3).state_dict().items()
+    }
     save_file(state, path)
     graph = independent(Node("resnet18_w8", "imagenet1k_standin"))
     with pytest.raises(ValueError, match=r"not the file its card .*json was written for"):
@@ -299,13 +333,17 @@ def test_a_damaged_cache_or_bank_is_named(tmp_path):
             work(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{\n", "[]\n", "hello\nworld\n", '{"op_code": 99, "worker_id": "x"}\n', "\0\1\n"])
+@pytest.mark.parametrize(
+    "text", ["{\n", "[]\n", "hello\nworld\n", '{"op_code": 99, "worker_id": "x"}\n', "\0\1\n"]
+)
 def test_a_damaged_journal_is_named(tiny_data, tmp_path, text):
     settings = SearchConfig(condition="none", arch="resnet18_w8", nodes=2, trials=2)
     path = tmp_path / "search.log"
     search.search(settings, tiny_data, dataclasses.replace(CONFIG, epochs=1), tmp_path, path)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]) + text)
-    with pytest.raises(ValueError, match=r"search\.log is not a readable search journal .* move it away"):
+    with pytest.raises(
+        ValueError, match=r"search\.log is not a readable search journal .* move it away"
+    ):
         search.load_study("none", path)
 
 

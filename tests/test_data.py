@@ -11,7 +11,9 @@ from ktglite.data import Data, Split, apply_views, augment, draw_views, normalis
 def test_augmentation_is_seeded_and_keeps_the_shape():
     images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
     for kind in ("crop", "shift"):
-        first, again, other = (augment(images, kind, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+        first, again, other = (
+            augment(images, kind, torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+        )
         assert first.shape == images.shape
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
@@ -35,7 +37,9 @@ def test_views_come_from_their_generator_alone_and_belong_to_their_image():
         views = draw_views(8, 16, kind, torch.Generator().manual_seed(5))
         torch.manual_seed(1)  # whatever else draws from the global generator
         assert torch.equal(views, draw_views(8, 16, kind, torch.Generator().manual_seed(5)))
-        torch.testing.assert_close(apply_views(images, views)[3:5], apply_views(images[3:5], views[3:5]))
+        torch.testing.assert_close(
+            apply_views(images, views)[3:5], apply_views(images[3:5], views[3:5])
+        )
 
 
 def test_fingerprint_sees_one_changed_pixel(tiny_data):

@@ -59,7 +59,9 @@ def test_limit_keeps_every_class(folder, tmp_path):
 def test_splits_are_disjoint_and_seeded():
     labels = np.repeat(np.arange(4), 25)
     given = np.full(100, -1, np.int8)
-    first, again, other = (assign_splits(labels, given, list("abcd"), (0.6, 0.2, 0.2), s) for s in (0, 0, 1))
+    first, again, other = (
+        assign_splits(labels, given, list("abcd"), (0.6, 0.2, 0.2), s) for s in (0, 0, 1)
+    )
     assert (first == again).all()
     assert (first != other).any()
     assert np.bincount(first).tolist() == [60, 20, 20]
@@ -71,7 +73,9 @@ def test_images_of_every_mode(tmp_path, mode):
     if mode == "I;16":
         Image.fromarray(np.full((12, 10), 200 * 256, np.uint16)).save(tmp_path / "x.png")
     else:
-        Image.fromarray(array).convert(mode).save(tmp_path / f"x.{'jpg' if mode == 'CMYK' else 'png'}")
+        Image.fromarray(array).convert(mode).save(
+            tmp_path / f"x.{'jpg' if mode == 'CMYK' else 'png'}"
+        )
     image = read_image(next(tmp_path.glob("x.*")), 8)
     assert image.shape == (3, 8, 8)
     assert abs(int(image.mean()) - 200) <= 56 if mode == "1" else abs(int(image.mean()) - 200) < 8
@@ -96,7 +100,9 @@ def test_a_bad_file_is_named_or_skipped(folder, tmp_path, caplog, name, content,
     (folder / "bmw" / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_data(str(folder), 16, cache=tmp_path / "c")
-    assert {path.suffix for path in (tmp_path / "c").iterdir()} <= {".lock"}  # nothing half-written is left
+    assert {path.suffix for path in (tmp_path / "c").iterdir()} <= {
+        ".lock"
+    }  # nothing half-written is left
     with caplog.at_level(logging.WARNING):
         data = load_data(str(folder), 16, cache=tmp_path / "c", skip_unreadable=True)
     assert len(data.train) + len(data.val) + len(data.test) == 30
@@ -201,7 +207,10 @@ def test_a_folder_without_train_is_named(folder, tmp_path):
 
 
 def test_validating_on_test_is_another_data_set(folder, tmp_path):
-    val, test = (load_data(str(folder), 16, cache=tmp_path / "c", validate_on=split) for split in ("val", "test"))
+    val, test = (
+        load_data(str(folder), 16, cache=tmp_path / "c", validate_on=split)
+        for split in ("val", "test")
+    )
     assert torch.equal(test.val.images, val.test.images)
     assert test.fingerprint != val.fingerprint
     assert load_data(**test.spec).fingerprint == test.fingerprint
@@ -218,7 +227,9 @@ def test_a_damaged_cache_is_named(folder, tmp_path):
 
 
 def test_stanford_cars_says_what_to_place_where(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"place under .*raw: stanford_cars/ with devkit/, cars_train/"):
+    with pytest.raises(
+        FileNotFoundError, match=r"place under .*raw: stanford_cars/ with devkit/, cars_train/"
+    ):
         load_data("stanford_cars", 16, raw=tmp_path / "raw", cache=tmp_path / "c")
 
 
@@ -238,7 +249,10 @@ class FakeHub:
         kinds = {"picture": self.Image(), "kind": self.ClassLabel()}
         split = type("Split", (list,), {"features": kinds})
         grey = Image.fromarray(np.full((20, 20, 3), 100, np.uint8))
-        return {part: split({"picture": grey, "kind": i % 2} for i in range(n)) for part, n in self.parts.items()}
+        return {
+            part: split({"picture": grey, "kind": i % 2} for i in range(n))
+            for part, n in self.parts.items()
+        }
 
 
 def test_a_hugging_face_data_set(tmp_path, monkeypatch):

@@ -9,18 +9,33 @@ import re
 import pytest
 import torch
 
-from ktglite import GATES, Graph, Node, TrainConfig, all_through, distillation, edge_losses, independent, mutual
+from ktglite import (
+    GATES,
+    Graph,
+    Node,
+    TrainConfig,
+    all_through,
+    distillation,
+    edge_losses,
+    independent,
+    mutual,
+)
 from ktglite.tools import explorer as ex
 
 ARCH = "resnet18_w8"
 N, F = Node(ARCH), Node(ARCH, "fractaldb1k")
-CHAIN = [["through", "linear", "cutoff"], ["cutoff", "through", "correct"], ["cutoff", "cutoff", "through"]]
+CHAIN = [
+    ["through", "linear", "cutoff"],
+    ["cutoff", "through", "correct"],
+    ["cutoff", "cutoff", "through"],
+]
 
 
 def test_a_formula_reads_as_the_gates():
     one, two, three = ex.formulas(Graph((N, N, N), CHAIN))
     assert (
-        one == r"L_1 = \mathrm{mean}\left[\,\mathrm{CE}(p_1, y) + T^2\,\frac{k}{K}\,\mathrm{KL}(p_2\,\|\,p_1)\,\right]"
+        one
+        == r"L_1 = \mathrm{mean}\left[\,\mathrm{CE}(p_1, y) + T^2\,\frac{k}{K}\,\mathrm{KL}(p_2\,\|\,p_1)\,\right]"
     )
     assert r"T^2\,[\hat y_3 = y]\,\mathrm{KL}(p_3\,\|\,p_2)" in two
     assert three == r"L_3 = \mathrm{mean}\left[\,\mathrm{CE}(p_3, y)\,\right]"
@@ -28,11 +43,17 @@ def test_a_formula_reads_as_the_gates():
 
 def value(formula, logits, labels, progress, temperature):
     """A formula of `formulas`, put in numbers: every symbol as the notebook defines it."""
-    t, terms = re.fullmatch(r"L_(\d) = \\mathrm\{mean\}\\left\[\\,(.*)\\,\\right\]", formula).groups()
+    t, terms = re.fullmatch(
+        r"L_(\d) = \\mathrm\{mean\}\\left\[\\,(.*)\\,\\right\]", formula
+    ).groups()
     total = 0
     for term in terms.split(" + "):
         factor = torch.ones(len(labels))
-        factor = factor * (temperature**2 if "T^2" in term else 1) * (progress if r"\frac{k}{K}" in term else 1)
+        factor = (
+            factor
+            * (temperature**2 if "T^2" in term else 1)
+            * (progress if r"\frac{k}{K}" in term else 1)
+        )
         factor = factor * (0.5 if r"\frac{1}{2}" in term else 1)
         if right := re.search(r"hat y_(\d) = y", term):
             factor = factor * (logits[int(right[1]) - 1].argmax(1) == labels)
@@ -46,7 +67,9 @@ def value(formula, logits, labels, progress, temperature):
     return int(t) - 1, total
 
 
-@pytest.mark.parametrize("graph", [Graph((N, N, N), CHAIN), mutual(N, N, N), distillation(N, N, "correct")])
+@pytest.mark.parametrize(
+    "graph", [Graph((N, N, N), CHAIN), mutual(N, N, N), distillation(N, N, "correct")]
+)
 def test_a_formula_is_what_is_trained(graph):
     generator = torch.Generator().manual_seed(0)
     logits = [torch.randn(12, 3, generator=generator) for _ in graph.nodes]
@@ -75,26 +98,47 @@ def test_what_cannot_matter_has_no_formula():
         (independent(N), "No other node can influence node 1."),
         (all_through(N, N, N), "Nodes 2 and 3 can influence node 1."),
         (
-            Graph((N, N, N), [["through", "through", "cutoff"], ["through", "through", "cutoff"], ["through"] * 3]),
+            Graph(
+                (N, N, N),
+                [
+                    ["through", "through", "cutoff"],
+                    ["through", "through", "cutoff"],
+                    ["through"] * 3,
+                ],
+            ),
             "Node 2 can influence node 1. Node 3 cannot, and is not trained.",
         ),
-        (Graph((N, N, N), CHAIN), "Nodes 2 and 3 can influence node 1. Node 3 does so only by way of others."),
-        (distillation(N, N), "Node 2 is a fixed teacher, since every edge into it is cut: it starts from random"),
+        (
+            Graph((N, N, N), CHAIN),
+            "Nodes 2 and 3 can influence node 1. Node 3 does so only by way of others.",
+        ),
+        (
+            distillation(N, N),
+            "Node 2 is a fixed teacher, since every edge into it is cut: it starts from random",
+        ),
     ],
 )
 def test_influence_is_said(graph, words):
     assert words in ex.influence(graph)
     assert "its head is random, so it has nothing to teach" in ex.influence(distillation(N, F))
-    assert "nothing to teach" not in ex.influence(distillation(N, Node(ARCH, "teacher.safetensors")))
+    assert "nothing to teach" not in ex.influence(
+        distillation(N, Node(ARCH, "teacher.safetensors"))
+    )
 
 
 @pytest.mark.parametrize(
     ("graph", "method"),
     [
         (independent(N, F, N), "independent training"),
-        (Graph((N,), [["correct"]]), "independent training"),  # on a label edge, the same as Through
+        (
+            Graph((N,), [["correct"]]),
+            "independent training",
+        ),  # on a label edge, the same as Through
         (distillation(N, F), "knowledge distillation (Hinton"),
-        (Graph((N, F, F), [["through"] * 3, ["cutoff"] * 3, ["cutoff"] * 3]), "distillation from 2 fixed teachers"),
+        (
+            Graph((N, F, F), [["through"] * 3, ["cutoff"] * 3, ["cutoff"] * 3]),
+            "distillation from 2 fixed teachers",
+        ),
         (mutual(N, N), "Deep Mutual Learning (Zhang et al., 2018); for two nodes"),
         (mutual(N, N, F), "Deep Mutual Learning (Zhang et al., 2018): all Through, averaged"),
         (all_through(N, N, N), "Table 1, no node pre-trained"),
@@ -106,7 +150,9 @@ def test_known_methods_are_named(graph, method):
     assert method in ex.known_method(graph)
 
 
-@pytest.mark.parametrize("graph", [Graph((N, N, N), CHAIN), distillation(N, F, "linear"), Graph((N,), [["linear"]])])
+@pytest.mark.parametrize(
+    "graph", [Graph((N, N, N), CHAIN), distillation(N, F, "linear"), Graph((N,), [["linear"]])]
+)
 def test_other_graphs_are_nobodys(graph):
     assert ex.known_method(graph) == ""
     assert "matches no published method" in ex.verdict(graph)

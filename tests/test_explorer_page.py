@@ -24,7 +24,10 @@ def random_graphs(n, seed=0):
     """Graphs of three nodes, half of their edges open or shut alone, so that known methods come up."""
     rng, found = random.Random(seed), []
     while len(found) < n:
-        gates = [[rng.choice(rng.choice([("through", "cutoff"), tuple(GATES)])) for _ in range(3)] for _ in range(3)]
+        gates = [
+            [rng.choice(rng.choice([("through", "cutoff"), tuple(GATES)])) for _ in range(3)]
+            for _ in range(3)
+        ]
         if set(gates[0]) != {"cutoff"}:
             nodes = [Node("resnet18", rng.choice(STARTS)) for _ in range(3)]
             found.append(Graph(nodes, gates, rng.choice([1.0, 0.5])))
@@ -32,11 +35,20 @@ def random_graphs(n, seed=0):
 
 
 def as_page(graph):
-    return {"starts": [n.init for n in graph.nodes], "gates": graph.gates, "weight": graph.transfer_weight}
+    return {
+        "starts": [n.init for n in graph.nodes],
+        "gates": graph.gates,
+        "weight": graph.transfer_weight,
+    }
 
 
 def words(graph):
-    return [sorted(graph.reaching_target()), ex.formulas(graph), ex.influence(graph), ex.verdict(graph)]
+    return [
+        sorted(graph.reaching_target()),
+        ex.formulas(graph),
+        ex.influence(graph),
+        ex.verdict(graph),
+    ]
 
 
 def node(code, value):
@@ -45,13 +57,18 @@ def node(code, value):
     program = f"const e = require({json.dumps(str(HERE / 'explorer.js'))});"
     program += "const x = JSON.parse(require('fs').readFileSync(0));"
     program += f"console.log(JSON.stringify({code}))"
-    found = subprocess.run(["node", "-e", program], input=json.dumps(value), capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        ["node", "-e", program], input=json.dumps(value), capture_output=True, text=True, check=True
+    )
     return json.loads(found.stdout)
 
 
 def test_it_says_of_2000_random_graphs_what_the_package_says():
     graphs = random_graphs(2000)
-    told = node("x.map((g) => [e.reaching(g), e.formulas(g), e.influence(g), e.verdict(g)])", [*map(as_page, graphs)])
+    told = node(
+        "x.map((g) => [e.reaching(g), e.formulas(g), e.influence(g), e.verdict(g)])",
+        [*map(as_page, graphs)],
+    )
     assert told == [words(graph) for graph in graphs]
     assert len({verdict for *_, verdict in told}) > 4
 
@@ -75,6 +92,8 @@ def test_the_page_needs_nothing_but_itself():
     assert found["starts"]["imagenet1k_standin"] == "ImageNet-1k stand-in"
     assert "23 recorded graphs of synthcars" in found["about"]
     committed = (QUICK.parents[2] / "docs/explorer.html").read_text(encoding="utf-8")
-    assert committed == explorer_page(read_runs(QUICK), read_summaries(f"{QUICK}_searches")), "give `ktglite explorer`"
+    assert committed == explorer_page(read_runs(QUICK), read_summaries(f"{QUICK}_searches")), (
+        "give `ktglite explorer`"
+    )
     with pytest.raises(ValueError, match="no runs of three nodes"):
         explorer_page([], {})

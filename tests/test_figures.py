@@ -24,11 +24,15 @@ from ktglite import figures as plots
 from ktglite.experiments import ablation, claims
 from ktglite.experiments.search import read_summaries
 from ktglite.figures import captions, graphs, style
-from ktglite.store import shipped
+from ktglite.store import from_checkout
 from ktglite.tools import japanese
 
 # Hashes of the drawings below, put here after they were looked at.
-LOOKED_AT = {"distillation": "bda708c072400dea", "mixed": "8b7edb8cb30eb158", "six nodes": "c32d79471d4dd8e1"}
+LOOKED_AT = {
+    "distillation": "bda708c072400dea",
+    "mixed": "8b7edb8cb30eb158",
+    "six nodes": "c32d79471d4dd8e1",
+}
 SOURCES = ["imagenet1k_standin", "fractaldb1k"]
 ARCH = "resnet18_w8"
 
@@ -52,9 +56,16 @@ def records(seeds=2):
 
 
 def summary(condition, inits, best=True):
-    graph = Graph((Node(ARCH, inits[-1]), Node(ARCH)), [["through", "linear"], ["cutoff", "correct"]])
+    graph = Graph(
+        (Node(ARCH, inits[-1]), Node(ARCH)), [["through", "linear"], ["cutoff", "correct"]]
+    )
     again = [
-        {"label": label, "seeds": [5, 6], "test_accuracy": [50.0, 51.0 + len(inits)], "val_accuracy": [52.0, 53.0]}
+        {
+            "label": label,
+            "seeds": [5, 6],
+            "test_accuracy": [50.0, 51.0 + len(inits)],
+            "val_accuracy": [52.0, 53.0],
+        }
         for label in ("top 1", "independent")
     ]
     return {
@@ -67,8 +78,20 @@ def summary(condition, inits, best=True):
         "weights": {"imagenet1k_standin resnet18": "abc"},
         "states": {"COMPLETE": 1},
         "trials": [
-            {"values": [1.0, 2.0, 3.0], "state": "COMPLETE", "value": 3.0, "seed": 0, "graph": graph.to_dict()},
-            {"values": [0.5], "state": "PRUNED", "value": None, "seed": 1, "graph": graph.to_dict()},
+            {
+                "values": [1.0, 2.0, 3.0],
+                "state": "COMPLETE",
+                "value": 3.0,
+                "seed": 0,
+                "graph": graph.to_dict(),
+            },
+            {
+                "values": [0.5],
+                "state": "PRUNED",
+                "value": None,
+                "seed": 1,
+                "graph": graph.to_dict(),
+            },
         ],
         "best": {"graph": graph.to_dict()} if best else None,
         "selection_value": 60.0 if best else None,
@@ -108,10 +131,14 @@ def arrows(axis):
 
 
 def test_the_target_alone_is_circled_in_red():
-    axis = plots.draw_graph(all_through(*(Node(ARCH, init) for init in ("scratch", "fractaldb1k", "imagenet1k"))))
+    axis = plots.draw_graph(
+        all_through(*(Node(ARCH, init) for init in ("scratch", "fractaldb1k", "imagenet1k")))
+    )
     rims = [to_hex(circle.get_edgecolor()) for circle in circles(axis)]
     assert [rim == plots.TARGET_RED.lower() for rim in rims] == [True, False, False]
-    assert len({to_hex(circle.get_facecolor()) for circle in circles(axis)}) == 3  # a colour per initialisation
+    assert (
+        len({to_hex(circle.get_facecolor()) for circle in circles(axis)}) == 3
+    )  # a colour per initialisation
     top = max(circles(axis), key=lambda circle: circle.center[1])
     assert top is circles(axis)[0]
 
@@ -131,10 +158,17 @@ def test_graphs_of_other_sizes(n):
 def test_names_stay_inside_their_circles(n):
     figure, axes = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
     for axis in axes:
-        plots.draw_graph(all_through(*[Node(ARCH, "imagenet1k_standin")] * n), ax=axis, title="a title", accuracy=99.9)
+        plots.draw_graph(
+            all_through(*[Node(ARCH, "imagenet1k_standin")] * n),
+            ax=axis,
+            title="a title",
+            accuracy=99.9,
+        )
     figure.canvas.draw()
     for circle in circles(axes[1]):
-        inside = [text for text in axes[1].texts if tuple(text.get_position()) == tuple(circle.center)]
+        inside = [
+            text for text in axes[1].texts if tuple(text.get_position()) == tuple(circle.center)
+        ]
         assert len(inside) == 1
         assert inside[0].get_window_extent().width < circle.get_window_extent().width
     assert 4.5 <= inside[0].get_fontsize() <= 9
@@ -142,7 +176,9 @@ def test_names_stay_inside_their_circles(n):
 
 def test_both_directions_are_seen():
     axis = plots.draw_graph(all_through(Node(ARCH), Node(ARCH)))
-    there, back = (t.get_position() for t in axis.texts if t.get_text() == "T" and t.get_bbox_patch())
+    there, back = (
+        t.get_position() for t in axis.texts if t.get_text() == "T" and t.get_bbox_patch()
+    )
     assert math.dist(there, back) > 0.2
 
 
@@ -154,7 +190,9 @@ def test_cut_edges_are_absent_or_faint():
 
 
 def test_what_cannot_be_heard_is_dimmed():
-    axis = plots.draw_graph(Graph((Node(ARCH), Node(ARCH)), [["through", "cutoff"], ["through", "through"]]))
+    axis = plots.draw_graph(
+        Graph((Node(ARCH), Node(ARCH)), [["through", "cutoff"], ["through", "through"]])
+    )
     assert [circle.get_alpha() for circle in circles(axis)] == [1, 0.35]
 
 
@@ -173,7 +211,14 @@ def test_gates_differ_in_more_than_colour():
 
 def test_figure_2_names_conditions_numbers_and_the_stand_in():
     text = texts(plots.plot_best_graphs(summaries()))
-    for words in ("(a) no pre-training", "(b) ImageNet-1k stand-in", "(d)", "n = 2", "over (a): +", "SIRN18"):
+    for words in (
+        "(a) no pre-training",
+        "(b) ImageNet-1k stand-in",
+        "(d)",
+        "n = 2",
+        "over (a): +",
+        "SIRN18",
+    ):
         assert words in text
     assert text.count("ImageNet-1k") == text.count("ImageNet-1k stand-in")
 
@@ -197,7 +242,9 @@ def test_table_1_shows_every_run_and_the_paper():
     assert len(figure.axes) == 4
     ours, theirs = figure.axes[:2], figure.axes[2:]
     for axis in ours:
-        assert sum(len(c.get_offsets()) for c in axis.collections if len(c.get_offsets()) > 1) == 8 * 2
+        assert (
+            sum(len(c.get_offsets()) for c in axis.collections if len(c.get_offsets()) > 1) == 8 * 2
+        )
         means = next(line for line in axis.lines if len(line.get_xdata()) == 8)
         assert 38 < np.mean(means.get_xdata()) < 42
     titles = [axis.get_title() for axis in figure.axes]
@@ -252,12 +299,23 @@ def test_searches_draw_each_graph_in_the_colour_of_its_start():
     figure = plots.plot_searches(found)
     panel = figure.axes[3]
     curves = [[len(path.vertices) for path in c.get_paths()] for c in panel.collections]
-    assert curves == [[], [], [3, 1, 2]]  # scratch, stand-in, FractalDB-1k: all three start from the last
+    assert curves == [
+        [],
+        [],
+        [3, 1, 2],
+    ]  # scratch, stand-in, FractalDB-1k: all three start from the last
     assert [line.get_marker() for line in panel.lines] == ["o", "x"]  # stopped, diverged
-    again = plots.plot_searches(found, {"mixed": found["mixed"] | {"trials": found["mixed"]["trials"][:1]}})
-    assert list(again.axes[3].collections[2].get_linewidths()) == [2, 0.8, 0.8]  # trained again by another search
+    again = plots.plot_searches(
+        found, {"mixed": found["mixed"] | {"trials": found["mixed"]["trials"][:1]}}
+    )
+    assert list(again.axes[3].collections[2].get_linewidths()) == [
+        2,
+        0.8,
+        0.8,
+    ]  # trained again by another search
     bits = {
-        "mixed": found["mixed"] | {"weights": dict.fromkeys(found["mixed"]["weights"], "learned on another machine")}
+        "mixed": found["mixed"]
+        | {"weights": dict.fromkeys(found["mixed"]["weights"], "learned on another machine")}
     }
     assert 2 in plots.plot_searches(found, bits).axes[3].collections[2].get_linewidths()
     other = {"mixed": found["mixed"] | {"weights": {"another source": "abc"}}}
@@ -270,7 +328,9 @@ def test_optimism_is_on_the_split_of_the_selection():
     (axis,) = plots.plot_optimism(summaries()).axes
     assert axis.get_yticklabels()[0].get_text() == "(a) no pre-training"
     gaps = [line for line in axis.lines if line.get_marker() == "o"]
-    assert [list(line.get_xdata()) for line in gaps] == [[60.0 - 52.0, 60.0 - 53.0]] * 4  # validation, not test
+    assert [list(line.get_xdata()) for line in gaps] == [
+        [60.0 - 52.0, 60.0 - 53.0]
+    ] * 4  # validation, not test
 
 
 def test_a_forest_has_a_panel_per_set_and_its_verdicts_in_colour():
@@ -284,17 +344,29 @@ def test_a_forest_has_a_panel_per_set_and_its_verdicts_in_colour():
     points = [line for line in figure.axes[1].lines if line.get_marker() == "D"]
     colours = {(to_hex(line.get_color()), line.get_fillstyle()) for line in points}
     supported, single = (style.BLUE.lower(), "full"), (to_hex(style.BLACK), "none")
-    assert colours == {supported, single}  # the paper's own numbers support its claims; a search of it is one run
+    assert colours == {
+        supported,
+        single,
+    }  # the paper's own numbers support its claims; a search of it is one run
 
 
 def test_pruners_have_a_line_each_and_the_rung_at_every_point():
     rows = [
-        {"pruner": pruner, "first_rung": rung, "best_kept": 50.0 + rung, "low": 45, "high": 60, "epochs": 20 * rung}
+        {
+            "pruner": pruner,
+            "first_rung": rung,
+            "best_kept": 50.0 + rung,
+            "low": 45,
+            "high": 60,
+            "epochs": 20 * rung,
+        }
         for pruner in ("asha", "promote")
         for rung in (1, 2, 4)
     ]
     (axis,) = plots.plot_pruners({"(b)": pd.DataFrame(rows)}).axes
-    assert [a.get_title() for a in plots.plot_pruners(dict.fromkeys("abc", pd.DataFrame(rows))).axes] == ["a", "b", "c"]
+    assert [
+        a.get_title() for a in plots.plot_pruners(dict.fromkeys("abc", pd.DataFrame(rows))).axes
+    ] == ["a", "b", "c"]
     assert [container.get_label() for container in axis.containers] == ["asha", "promote"]
     assert [text.get_text() for text in axis.texts] == ["1", "2", "4"] * 2
 
@@ -303,7 +375,9 @@ def test_luck_is_a_histogram_per_condition():
     tables = {name: pd.DataFrame({"test": np.arange(10.0)}) for name in ("(a)", "(b)")}
     axes = plots.plot_luck(tables).axes
     assert [axis.get_title(loc="left") for axis in axes] == ["(a)", "(b)"]
-    assert [sum(bar.get_height() for bar in axis.patches) for axis in axes] == pytest.approx([100, 100])
+    assert [sum(bar.get_height() for bar in axis.patches) for axis in axes] == pytest.approx(
+        [100, 100]
+    )
 
 
 def test_gate_curves_are_the_gates():
@@ -314,17 +388,28 @@ def test_gate_curves_are_the_gates():
 
 
 def test_pretraining_shows_accuracy_and_loss():
-    card = {"source": SOURCES[0], "classes": 40, "curve": [{"images": 100, "accuracy": 5.0, "loss": 3.0}] * 2}
+    card = {
+        "source": SOURCES[0],
+        "classes": 40,
+        "curve": [{"images": 100, "accuracy": 5.0, "loss": 3.0}] * 2,
+    }
     axis = plots.plot_pretraining(card)
     assert "stand-in" in axis.get_title()
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["accuracy", "guessing", "loss (right)"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [
+        "accuracy",
+        "guessing",
+        "loss (right)",
+    ]
     card["curve"] = [{"images": 100, "accuracy": 5.0}]
     assert len(plots.plot_pretraining(card).figure.axes) == 1
 
 
 def test_contact_sheets_take_either_order_of_axes():
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), np.uint8)
-    sheets = plots.plot_images(images, list("abcde"), columns=3), plots.plot_images(np.moveaxis(images, 1, 3))
+    sheets = (
+        plots.plot_images(images, list("abcde"), columns=3),
+        plots.plot_images(np.moveaxis(images, 1, 3)),
+    )
     assert [len(sheet.axes) for sheet in sheets] == [6, 8]
     shown = [sheet.axes[4].images[0].get_array() for sheet in sheets]
     assert (shown[0] == shown[1]).all()
@@ -336,7 +421,9 @@ def test_contact_sheets_take_either_order_of_axes():
 def test_the_method_names_three_steps():
     figure = plots.draw_method()
     assert [axis.get_title()[:6] for axis in figure.axes] == ["Step 1", "Step 2", "Step 3"]
-    assert {"PIRN18", "PFRN18", "RN18"} <= {text.get_text() for axis in figure.axes[:1] for text in axis.texts}
+    assert {"PIRN18", "PFRN18", "RN18"} <= {
+        text.get_text() for axis in figure.axes[:1] for text in axis.texts
+    }
 
 
 def test_nothing_is_read_from_or_left_in_the_global_random_state():
@@ -348,7 +435,10 @@ def test_nothing_is_read_from_or_left_in_the_global_random_state():
 @pytest.mark.parametrize("kind", ["pdf", "svg", "png"])
 @pytest.mark.parametrize("draw", [plots.draw_method, lambda: plots.plot_table1(records())])
 def test_the_same_figure_gives_the_same_bytes(tmp_path, draw, kind):
-    first, second = (plots.save_figure(draw(), tmp_path / name, "x", [kind], note="from n", dpi=60)[0] for name in "ab")
+    first, second = (
+        plots.save_figure(draw(), tmp_path / name, "x", [kind], note="from n", dpi=60)[0]
+        for name in "ab"
+    )
     assert first.read_bytes() == second.read_bytes()
     assert b"from n" in first.read_bytes()
 
@@ -359,7 +449,11 @@ def test_japanese_figures_have_every_glyph(tmp_path, recwarn):
     with plt.rc_context():
         japanese.use_font()
         written = plots.draw_all(
-            shipped("data/reference_runs/quick"), tmp_path, ["png"], "ja", japanese.translate_figure
+            from_checkout("data/reference_runs/quick"),
+            tmp_path,
+            ["png"],
+            "ja",
+            japanese.translate_figure,
         )
     assert len(written) > 8
     assert not [str(w.message) for w in recwarn if "missing from font" in str(w.message)]
@@ -390,7 +484,9 @@ def test_a_saved_figure_is_two_columns_wide_at_most(tmp_path, draw):
     assert width <= 72 * plots.PAGE + 0.1
     figure.canvas.draw()
     boxes = [axis.title.get_window_extent() for axis in figure.axes]
-    assert all(left.x1 < right.x0 or left.y0 > right.y1 for left, right in pairwise(boxes))  # no title on another
+    assert all(
+        left.x1 < right.x0 or left.y0 > right.y1 for left, right in pairwise(boxes)
+    )  # no title on another
 
 
 # What stays as it is: gates, networks, data sets, single letters, and the papers' own terms.
@@ -402,7 +498,9 @@ KEPT = re.compile(
 def left_over(figure):
     """Texts of a figure that still have English words besides the names that are kept."""
     texts = {text.get_text() for text in figure.findobj(Text)}
-    return sorted(text for text in texts if re.search("[A-Za-z]", KEPT.sub("", re.sub(r"\$.*?\$", "", text))))
+    return sorted(
+        text for text in texts if re.search("[A-Za-z]", KEPT.sub("", re.sub(r"\$.*?\$", "", text)))
+    )
 
 
 @pytest.mark.parametrize(
@@ -441,9 +539,12 @@ def test_captions_are_filled_in_from_the_records(name):
 
 
 def test_the_committed_figures_are_told_in_the_words_of_their_captions():
-    runs, text = ablation.read_runs(shipped("data/reference_runs/quick")), shipped("figures/README.md").read_text()
+    runs, text = (
+        ablation.read_runs(from_checkout("data/reference_runs/quick")),
+        from_checkout("figures/README.md").read_text(),
+    )
     found = {
-        folder: read_summaries(shipped(f"data/reference_runs/{folder}"))
+        folder: read_summaries(from_checkout(f"data/reference_runs/{folder}"))
         for folder in ("quick/search", "quick_searches")
     }
     told = dict(re.findall(r"!\[([^\]]*)\]\((\w+)\.png\)", text))
@@ -455,7 +556,12 @@ def test_the_committed_figures_are_told_in_the_words_of_their_captions():
 
 
 def test_a_source_s_gain_is_paired_by_seed():
-    one = {"source": "visualatom1k", "data": "drawn cars", "lr": 0.03, "scratch": {"0": 50, "1": 60}}
+    one = {
+        "source": "visualatom1k",
+        "data": "drawn cars",
+        "lr": 0.03,
+        "scratch": {"0": 50, "1": 60},
+    }
     records = [
         one | {"start": {"0": 52, "1": 63}},
         one | {"source": "one_fractal", "data": "photographs", "start": {"1": 60, "0": 49}},
@@ -468,7 +574,11 @@ def test_a_source_s_gain_is_paired_by_seed():
 
 @pytest.mark.parametrize("width", ["page", "column"])
 def test_nothing_is_set_smaller_than_six_points(tmp_path, width):
-    for draw in (plots.draw_method, lambda: plots.plot_searches(summaries()), lambda: plots.plot_table1(records())):
+    for draw in (
+        plots.draw_method,
+        lambda: plots.plot_searches(summaries()),
+        lambda: plots.plot_table1(records()),
+    ):
         figure = draw()
         plots.save_figure(figure, tmp_path, "x", ["png"], width=width, dpi=50)
         assert figure.get_figwidth() <= {"page": plots.PAGE, "column": plots.COLUMN}[width] + 1e-6
@@ -482,10 +592,14 @@ def artists(axis):
     for child in axis.get_children():
         if isinstance(child, Circle):
             place = np.round([*child.center, child.radius], 2).tolist()
-            found.append(f"circle {place} {to_hex(child.get_facecolor())} {to_hex(child.get_edgecolor())}")
+            found.append(
+                f"circle {place} {to_hex(child.get_facecolor())} {to_hex(child.get_edgecolor())}"
+            )
         elif isinstance(child, FancyArrowPatch):
             ends = np.round(np.ravel(child._posA_posB), 2).tolist()
-            found.append(f"arrow {ends} {to_hex(child.get_edgecolor())} {child.get_linestyle()} {child.get_alpha()}")
+            found.append(
+                f"arrow {ends} {to_hex(child.get_edgecolor())} {child.get_linestyle()} {child.get_alpha()}"
+            )
         elif isinstance(child, Text) and child.get_text():
             place = np.round(child.get_position(), 2).tolist()
             found.append(f"text {child.get_text()!r} {place} {to_hex(child.get_color())}")
@@ -493,10 +607,16 @@ def artists(axis):
 
 
 DRAWINGS = {
-    "distillation": Graph((Node(ARCH), Node(ARCH, "fractaldb1k")), [["through", "through"], ["cutoff", "cutoff"]]),
+    "distillation": Graph(
+        (Node(ARCH), Node(ARCH, "fractaldb1k")), [["through", "through"], ["cutoff", "cutoff"]]
+    ),
     "mixed": Graph(
         (Node(ARCH, "imagenet1k"), Node(ARCH, "fractaldb1k"), Node(ARCH)),
-        [["through", "linear", "correct"], ["cutoff", "through", "cutoff"], ["through", "cutoff", "linear"]],
+        [
+            ["through", "linear", "correct"],
+            ["cutoff", "through", "cutoff"],
+            ["through", "cutoff", "linear"],
+        ],
     ),
     "six nodes": all_through(*[Node(ARCH)] * 6),
 }
@@ -510,22 +630,40 @@ def test_drawings_are_as_they_were_looked_at(name):
 
 def test_a_training_is_drawn_with_each_open_edge():
     nodes = (Node(ARCH),) * 3
-    graph = Graph(nodes, [["through", "linear", "cutoff"], ["cutoff", "through", "cutoff"], ["through"] * 3])
+    graph = Graph(
+        nodes, [["through", "linear", "cutoff"], ["cutoff", "through", "cutoff"], ["through"] * 3]
+    )
     edges = [[1.0, 0.1, 0], [0, 1.0, 0], [0, 0, 0]]
-    run = [{"epoch": e, "val_accuracy": [5.0 * e, 6.0 * e, None], "edge_loss": edges} for e in (1, 2)]
+    run = [
+        {"epoch": e, "val_accuracy": [5.0 * e, 6.0 * e, None], "edge_loss": edges} for e in (1, 2)
+    ]
     left, label, between = plots.plot_training(graph, run, epochs=5).axes
-    assert [line.get_label() for line in left.lines] == ["node 1", "node 2"]  # node 3 cannot be heard
-    assert [line.get_label() for line in label.lines] == ["label → 1 (through)", "label → 2 (through)"]
+    assert [line.get_label() for line in left.lines] == [
+        "node 1",
+        "node 2",
+    ]  # node 3 cannot be heard
+    assert [line.get_label() for line in label.lines] == [
+        "label → 1 (through)",
+        "label → 2 (through)",
+    ]
     assert [line.get_label() for line in between.lines] == ["2 → 1 (linear)"]
     assert left.get_xlim()[1] > 5
-    alone = plots.plot_training(mutual(Node(ARCH)), [{"epoch": 1, "val_accuracy": [5.0], "edge_loss": [[0.0]]}])
+    alone = plots.plot_training(
+        mutual(Node(ARCH)), [{"epoch": 1, "val_accuracy": [5.0], "edge_loss": [[0.0]]}]
+    )
     assert "no open edge" in [text.get_text() for text in alone.axes[2].texts]
 
 
 def test_a_note_says_where_numbers_come_from():
-    one = {"data": {"name": "synthcars", "fingerprint": "95cd721e56302dec"}, "provenance": {"git": "a3f29c0188"}}
+    one = {
+        "data": {"name": "synthcars", "fingerprint": "95cd721e56302dec"},
+        "provenance": {"git": "a3f29c0188"},
+    }
     assert plots.describe_records([one, one]) == "data synthcars 95cd721e, code a3f29c01"
-    assert plots.describe_records([{"data": one["data"], "provenance": {"git": None}}]) == "data synthcars 95cd721e"
+    assert (
+        plots.describe_records([{"data": one["data"], "provenance": {"git": None}}])
+        == "data synthcars 95cd721e"
+    )
     assert plots.describe_records([]) == ""
 
 

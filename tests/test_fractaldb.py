@@ -77,12 +77,17 @@ def test_coverages_are_the_published_ones(orbit):
 
 def test_equal_to_the_plain_renderer():
     rng = np.random.default_rng(0)
-    drawn = zip(rng.integers(1000, size=50).tolist(), rng.integers(25, size=50).tolist(), strict=True)
+    drawn = zip(
+        rng.integers(1000, size=50).tolist(), rng.integers(25, size=50).tolist(), strict=True
+    )
     flags = formula.divergent(formula.categories(70), points=20_000).reshape(70, 25)
     assert flags[tuple(np.transpose(DIVERGENT))].all()
     for category, weight in [*DIVERGENT, *drawn]:
         expected = plain_coverage(category, weight, 128, 20_000)
-        assert (formula.coverage(category, weight, 128, 20_000) == expected).all(), (category, weight)
+        assert (formula.coverage(category, weight, 128, 20_000) == expected).all(), (
+            category,
+            weight,
+        )
 
 
 @pytest.mark.parametrize("category", [0, 81, 500])
@@ -132,7 +137,9 @@ def test_images_for_pre_training(banks):
     config = SimpleNamespace(size=32, render=64, categories=3, seed=5)
     source = formula.open_source(config, banks)
     assert (source.size, source.seed, len(source.classes)) == (64, 5, 3)
-    assert formula.open_source(SimpleNamespace(**(vars(config) | {"render": None})), banks).size == 32
+    assert (
+        formula.open_source(SimpleNamespace(**(vars(config) | {"render": None})), banks).size == 32
+    )
 
 
 def test_labels_orbits_and_mirrors(banks):
@@ -159,7 +166,9 @@ def test_patches_fill_256_of_511(banks):
     assert abs(ones / pixels - 256 / 511) < 4 * 0.5 / pixels**0.5
 
 
-@pytest.mark.parametrize(("size", "large"), [(32, 256), (48, 384), (64, 256), (96, 384), (128, 256)])
+@pytest.mark.parametrize(
+    ("size", "large"), [(32, 256), (48, 384), (64, 256), (96, 384), (128, 256)]
+)
 def test_small_images_are_averages_of_the_large(banks, size, large):
     factor, numbers = large // size, np.array([0, 123, 1001, 2999])
     ones = gray(FractalDB(large, 3, cache=banks), numbers) > 0
@@ -175,14 +184,18 @@ def test_small_images_have_the_shapes_of_the_published(size, most):
         for category in range(0, 1000, 100):
             published, ours = (
                 np.asarray(
-                    Image.fromarray(np.float32(formula.coverage(category, 2, px))).resize((size, size), Image.BOX)
+                    Image.fromarray(np.float32(formula.coverage(category, 2, px))).resize(
+                        (size, size), Image.BOX
+                    )
                 )
                 for px in (362, drawn_at)
             )
             off.append(np.mean((published - ours) ** 2))
         return np.mean(off) ** 0.5
 
-    assert distance(formula.DRAWN_AT[size]) < most < 0.2 < distance(size)  # drawn directly, shapes are fat
+    assert (
+        distance(formula.DRAWN_AT[size]) < most < 0.2 < distance(size)
+    )  # drawn directly, shapes are fat
 
 
 def test_batches_for_training(small):
@@ -196,7 +209,9 @@ def test_batches_for_training(small):
 
 def plain_drawing(category, weight, variant, size, points, mask):
     """The published drawing, patch after patch; `mask` bool (size, size) says which bits of the patches are set."""
-    xs, ys = formula.orbit(formula.categories()[category], np.random.RandomState(100).random_sample(points), weight)
+    xs, ys = formula.orbit(
+        formula.categories()[category], np.random.RandomState(100).random_sample(points), weight
+    )
     column = np.uint16((xs - xs.min()) / (xs.max() - xs.min()) * (size - 12) + 6)
     row = np.uint16((ys - ys.min()) / (ys.max() - ys.min()) * (size - 12) + 6)
     image = np.zeros((size, size, 3), np.uint8)
@@ -217,7 +232,10 @@ def published_hue(step):
     sector = int(np.floor(3 / np.pi * hue))
     part = 3 / np.pi * hue - sector
     high, low = int(value * 255), int(value * 0.25 * 255)
-    falling, rising = int(value * (1 - 0.75 * part) * 255), int(value * (1 - 0.75 * (1 - part)) * 255)
+    falling, rising = (
+        int(value * (1 - 0.75 * part) * 255),
+        int(value * (1 - 0.75 * (1 - part)) * 255),
+    )
     return [
         (low, rising, high),
         (low, high, falling),
@@ -253,8 +271,14 @@ def test_variants_as_a_sequence(small):
 
 def test_a_clean_sequence_leaves_divergent_orbits_out():
     maps = formula.categories()[60:62]
-    clean, wild = FractalDB(64, maps=maps, variant="point_gray", clean=True), formula.divergent(maps)
-    alone = [len(formula.orbit(maps[i // 25], formula._orbit_random(200_000), i % 25)[0]) < 200_000 for i in range(50)]
+    clean, wild = (
+        FractalDB(64, maps=maps, variant="point_gray", clean=True),
+        formula.divergent(maps),
+    )
+    alone = [
+        len(formula.orbit(maps[i // 25], formula._orbit_random(200_000), i % 25)[0]) < 200_000
+        for i in range(50)
+    ]
     assert wild.tolist() == alone
     assert len(clean) == (50 - sum(wild)) * FLIPS < 50 * FLIPS
     assert set(clean.orbits) == set(np.flatnonzero(~wild))
@@ -299,7 +323,9 @@ def test_export_and_contact_sheet_of_categories_of_one_s_own(tmp_path):
     assert (np.moveaxis(image, 2, 0) == FractalDB(64, **own).batch([0])[0][0]).all()
     sheet = tools.contact_sheet(2, 3, 64, **own)
     assert sheet.shape == (128, 192, 3)
-    assert (np.moveaxis(sheet[64:, :64], 2, 0) == FractalDB(64, **own).batch([2 * FLIPS])[0][0]).all()
+    assert (
+        np.moveaxis(sheet[64:, :64], 2, 0) == FractalDB(64, **own).batch([2 * FLIPS])[0][0]
+    ).all()
 
 
 def test_verify_fails_on_a_wrong_hash(monkeypatch, capsys):
@@ -339,7 +365,9 @@ def test_numbers_out_of_range(small):
 
 
 def test_no_half_bank_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(formula, "_coverages", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        formula, "_coverages", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         formula.bank(64, 100, formula.categories(2), tmp_path, progress=False)
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]

@@ -20,7 +20,9 @@ from ktglite.tools import fractaldb_tools
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -30,7 +32,10 @@ def damaged(draw, whole: bytes) -> bytes:
     """A file with some bytes changed, taken out, or put in, or cut off at its end."""
     content = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
-        at, kind = draw(st.integers(0, len(content))), draw(st.sampled_from(["change", "remove", "insert", "cut"]))
+        at, kind = (
+            draw(st.integers(0, len(content))),
+            draw(st.sampled_from(["change", "remove", "insert", "cut"])),
+        )
         piece = draw(st.binary(min_size=1, max_size=8))
         if kind == "insert":
             content[at:at] = piece
@@ -67,7 +72,9 @@ def test_any_json_as_a_graph(value):
 
 
 @given(
-    st.sampled_from(["nodes", "gates", "transfer_weight", "nodes.0", "nodes.0.arch", "gates.1", "gates.1.0"]),
+    st.sampled_from(
+        ["nodes", "gates", "transfer_weight", "nodes.0", "nodes.0.arch", "gates.1", "gates.1.0"]
+    ),
     json_values,
 )
 def test_a_graph_with_any_entry_replaced(where, value):
@@ -131,7 +138,9 @@ def test_deep_nesting_is_no_crash(tmp_path, opening):
 
 @pytest.fixture(scope="module")
 def record(tiny_data, place):
-    config = TrainConfig(epochs=1, batch_size=16, augmentation="none", precision="fp32", device="cpu")
+    config = TrainConfig(
+        epochs=1, batch_size=16, augmentation="none", precision="fp32", device="cpu"
+    )
     found = run(independent(Node("resnet18_w8")), tiny_data, config, 0, place / "runs")
     return place / "runs" / f"{found['key']}.json"
 
@@ -139,7 +148,9 @@ def record(tiny_data, place):
 @given(st.data())
 def test_a_damaged_record_is_refused(record, data):
     whole = record.read_bytes()
-    content = data.draw(damaged(whole) | st.binary(max_size=200) | json_values.map(lambda v: json.dumps(v).encode()))
+    content = data.draw(
+        damaged(whole) | st.binary(max_size=200) | json_values.map(lambda v: json.dumps(v).encode())
+    )
     try:
         same = json.loads(content) == json.loads(whole)
     except (ValueError, RecursionError):
@@ -189,7 +200,9 @@ def test_any_bytes_as_weights(place, content):
 
 @pytest.fixture(scope="module")
 def checkpoint(place):
-    Checkpoint(place / "good.ckpt", "k").save({"records": [], "models": {0: {"w": torch.arange(50.0)}}})
+    Checkpoint(place / "good.ckpt", "k").save(
+        {"records": [], "models": {0: {"w": torch.arange(50.0)}}}
+    )
     return (place / "good.ckpt").read_bytes()
 
 
@@ -206,11 +219,17 @@ def test_a_damaged_checkpoint_is_never_loaded(place, checkpoint, data):
 
 def encoded(kind: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)).save(file, kind)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)).save(
+        file, kind
+    )
     return file.getvalue()
 
 
-@given(st.sampled_from([encoded(kind) for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP")]).flatmap(damaged))
+@given(
+    st.sampled_from(
+        [encoded(kind) for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP")]
+    ).flatmap(damaged)
+)
 def test_any_bytes_as_an_image(place, content):
     path = place / "x.img"
     path.write_bytes(content)

@@ -16,7 +16,11 @@ CORRECT = torch.tensor([True, False, True, False])
         ("cutoff", 0.5, 0.0),
         ("linear", 0.25, 0.75),  # a quarter of the mean
         ("linear", 1.0, 3.0),  # exactly open at the last iteration
-        ("correct", 0.5, 1.75),  # (1 + 6) / 4: over the whole batch, not over the two correct samples
+        (
+            "correct",
+            0.5,
+            1.75,
+        ),  # (1 + 6) / 4: over the whole batch, not over the two correct samples
     ],
 )
 def test_value(name, progress, expected):

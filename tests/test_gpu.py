@@ -6,15 +6,29 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ktglite import Graph, Node, TrainConfig, all_through, captured, epochs, independent, initial_models
+from ktglite import (
+    Graph,
+    Node,
+    TrainConfig,
+    all_through,
+    captured,
+    epochs,
+    independent,
+    initial_models,
+)
+from ktglite.models import file_hash
 from ktglite.sources.pretrain import PretrainConfig, pretrain
-from ktglite.store import Checkpoint, file_hash
+from ktglite.store import Checkpoint
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 A = Node("resnet18_w8")
-CONFIG = TrainConfig(epochs=4, batch_size=8, lr=0.02, augmentation="shift", precision="fp32", device="cuda")
-EVERY_GATE = Graph((A, A, A), [["through", "linear", "correct"], ["correct", "linear", "through"], ["cutoff"] * 3])
+CONFIG = TrainConfig(
+    epochs=4, batch_size=8, lr=0.02, augmentation="shift", precision="fp32", device="cuda"
+)
+EVERY_GATE = Graph(
+    (A, A, A), [["through", "linear", "correct"], ["correct", "linear", "through"], ["cutoff"] * 3]
+)
 FIRST = PretrainConfig(
     "fractaldb1k", "resnet18_w8", size=32, render=40, epochs=2, images_per_epoch=64, batch_size=8, categories=8,
     lr=0.02, precision="fp32", device="cuda",
@@ -22,7 +36,10 @@ FIRST = PretrainConfig(
 
 
 def train(graph, data, config=CONFIG, **given):
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in epochs(graph, data, config, 0, **given)]
+    return [
+        {k: v for k, v in r.items() if k != "seconds"}
+        for r in epochs(graph, data, config, 0, **given)
+    ]
 
 
 def test_a_replayed_step_is_the_step(tiny_data, monkeypatch):
@@ -39,7 +56,9 @@ def test_a_replayed_step_is_the_step(tiny_data, monkeypatch):
 def test_gpu_and_cpu_learn_the_same(tiny_data):
     config = dataclasses.replace(CONFIG, epochs=1, lr=0.001)
     on_cpu = train(EVERY_GATE, tiny_data, dataclasses.replace(config, device="cpu"))
-    for row, expected in zip(train(EVERY_GATE, tiny_data, config)[0]["edge_loss"], on_cpu[0]["edge_loss"], strict=True):
+    for row, expected in zip(
+        train(EVERY_GATE, tiny_data, config)[0]["edge_loss"], on_cpu[0]["edge_loss"], strict=True
+    ):
         assert row == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
@@ -72,7 +91,9 @@ def test_one_training_after_another_in_a_process(tiny_data):
 def test_pretraining_as_a_graph(tmp_path, monkeypatch):
     path = pretrain(FIRST, tmp_path / "a", tmp_path)
     assert file_hash(path) == file_hash(pretrain(FIRST, tmp_path / "b", tmp_path))
-    assert file_hash(path) == file_hash(pretrain(dataclasses.replace(FIRST, threads=3), tmp_path / "c", tmp_path))
+    assert file_hash(path) == file_hash(
+        pretrain(dataclasses.replace(FIRST, threads=3), tmp_path / "c", tmp_path)
+    )
     monkeypatch.setattr(captured, "LARGEST", 0)
     plain = pretrain(FIRST, tmp_path / "d", tmp_path)
     ours, theirs = load_file(path), load_file(plain)

@@ -16,7 +16,11 @@ A, B, C = Node("resnet18_w8"), Node("resnet18_w16", "fractaldb1k"), Node("resnet
 def graphs(draw, max_nodes=4):
     n = draw(st.integers(1, max_nodes))
     nodes = draw(st.lists(st.sampled_from([A, B, C]), min_size=n, max_size=n))
-    gates = draw(st.lists(st.lists(st.sampled_from(sorted(GATES)), min_size=n, max_size=n), min_size=n, max_size=n))
+    gates = draw(
+        st.lists(
+            st.lists(st.sampled_from(sorted(GATES)), min_size=n, max_size=n), min_size=n, max_size=n
+        )
+    )
     gates[0][0] = draw(st.sampled_from(["through", "linear", "correct"]))
     return Graph(nodes, gates, draw(st.floats(0, 2)))
 
@@ -42,7 +46,9 @@ def test_canonical_ignores_the_order_of_auxiliary_nodes(graph, order):
         return
     order = [0, *order]
     swapped = Graph(
-        [graph.nodes[i] for i in order], [[graph.gates[t][s] for s in order] for t in order], graph.transfer_weight
+        [graph.nodes[i] for i in order],
+        [[graph.gates[t][s] for s in order] for t in order],
+        graph.transfer_weight,
     )
     assert swapped.canonical() == graph.canonical()
 
@@ -51,7 +57,11 @@ def test_canonical_ignores_the_order_of_auxiliary_nodes(graph, order):
     ("nodes", "gates", "message"),
     [
         ([], [], "at least one node"),
-        ([A], [["open"]], r"gates\[0\]\[0\] is 'open': allowed are through, cutoff, linear, correct"),
+        (
+            [A],
+            [["open"]],
+            r"gates\[0\]\[0\] is 'open': allowed are through, cutoff, linear, correct",
+        ),
         ([A, A], [["through", "through"]], "row lengths"),
         ([A, A], [["through"], ["through"]], "row lengths"),
         ([A, A], [["cutoff", "cutoff"], ["through", "through"]], "target has no incoming edge"),
@@ -66,7 +76,9 @@ def test_invalid_graph(nodes, gates, message):
 def test_invalid_node():
     with pytest.raises(ValueError, match="unknown arch 'resnet19'.*resnet18"):
         Node("resnet19")
-    with pytest.raises(ValueError, match="unknown init 'imagenet'.*scratch, imagenet1k, .*fractaldb1k"):
+    with pytest.raises(
+        ValueError, match="unknown init 'imagenet'.*scratch, imagenet1k, .*fractaldb1k"
+    ):
         Node("resnet18", "imagenet")
     assert Node("resnet18", "mine/car.safetensors").init.endswith("car.safetensors")
 
@@ -94,10 +106,17 @@ def test_presets():
 def test_only_nodes_with_an_open_path_reach_the_target():
     chain = Graph(
         [A, B, C],
-        [["through", "linear", "cutoff"], ["cutoff", "through", "correct"], ["cutoff", "cutoff", "through"]],
+        [
+            ["through", "linear", "cutoff"],
+            ["cutoff", "through", "correct"],
+            ["cutoff", "cutoff", "through"],
+        ],
     )
     assert chain.reaching_target() == {0, 1, 2}  # 3 -> 2 -> 1
-    cut = Graph([A, B, C], [["through", "cutoff", "through"], ["through"] * 3, ["through", "cutoff", "through"]])
+    cut = Graph(
+        [A, B, C],
+        [["through", "cutoff", "through"], ["through"] * 3, ["through", "cutoff", "through"]],
+    )
     assert cut.reaching_target() == {0, 2}  # node 2 hears everyone, and nobody hears node 2
 
 

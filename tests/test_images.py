@@ -1,5 +1,5 @@
-"""Image files of every bad kind: what each gives. The table in data/README.md is made from the same cases; print it
-with `python tests/test_images.py`.
+"""Image files of every bad kind: what each gives. The table in data/README.md is made from the same
+cases; print it with `python tests/test_images.py`.
 """
 
 import logging
@@ -60,13 +60,22 @@ def png(width: int, height: int, rows: bool) -> Callable[[Path], None]:
     """A white picture of 1 bit per pixel, written row by row; with `rows` False only its size is claimed."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     def write(path: Path) -> None:
         line, packer = b"\0" + b"\xff" * -(-width // 8), zlib.compressobj()
-        body = b"".join(packer.compress(line) for _ in range(height if rows else 1)) + packer.flush()
+        body = (
+            b"".join(packer.compress(line) for _ in range(height if rows else 1)) + packer.flush()
+        )
         header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", header)
+            + chunk(b"IDAT", body)
+            + chunk(b"IEND", b"")
+        )
 
     return write
 
@@ -94,7 +103,12 @@ def upside_down(path: Path) -> None:
 def text_bomb(path: Path) -> None:
     picture()(path)
     body = b"Comment\0\0" + zlib.compress(bytes(100_000_000))
-    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    chunk = (
+        struct.pack(">I", len(body))
+        + b"zTXt"
+        + body
+        + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    )
     whole = path.read_bytes()
     path.write_bytes(whole[:33] + chunk + whole[33:])  # after the header
 
@@ -105,29 +119,73 @@ CASES = [
     Case("cut.gif", cut(frames, 0.2), "cannot be read", "error: GIF cut short"),
     Case("empty.jpg", content(b""), "0 bytes", "error: zero bytes"),
     Case("notes.jpg", content(b"not an image\n"), "cannot identify", "error: a text file"),
-    Case("page.png", content(b"<html>404</html>"), "cannot identify", "error: a web page saved as an image"),
-    Case("bomb.png", png(60_000, 60_000, rows=False), "decompression bomb", "error: claims 60,000 x 60,000 px"),
-    Case("huge.png", png(20_000, 20_000, rows=True), "decompression bomb", "error: 20,000 x 20,000 px, 60 kB"),
+    Case(
+        "page.png",
+        content(b"<html>404</html>"),
+        "cannot identify",
+        "error: a web page saved as an image",
+    ),
+    Case(
+        "bomb.png",
+        png(60_000, 60_000, rows=False),
+        "decompression bomb",
+        "error: claims 60,000 x 60,000 px",
+    ),
+    Case(
+        "huge.png",
+        png(20_000, 20_000, rows=True),
+        "decompression bomb",
+        "error: 20,000 x 20,000 px, 60 kB",
+    ),
     Case("text bomb.png", text_bomb, "too large", "error: 100 MB of text packed into a PNG"),
-    Case("float.tiff", floats, "no agreed white", "error: 32 bits a pixel, of which nobody knows the range"),
+    Case(
+        "float.tiff",
+        floats,
+        "no agreed white",
+        "error: 32 bits a pixel, of which nobody knows the range",
+    ),
     Case("loop.png", link("loop.png"), "symbolic links", "error: a link to itself"),
     Case("dangling.png", link("nowhere.png"), "No such file", "error: a link to nothing"),
-    Case("up", link(".."), "left out", "left out: a link to a folder, or a folder in a class folder"),
+    Case(
+        "up", link(".."), "left out", "left out: a link to a folder, or a folder in a class folder"
+    ),
     Case(".hidden.png", picture(), "left out", "left out: a hidden file"),
     Case("pipe.png", os.mkfifo, "left out", "left out: a pipe or a device"),
     Case("one.png", picture(array=GREY[:1, :1]), 100, "used: 1 x 1 px, as one colour"),
-    Case("line.png", picture(array=np.full((1, 60_000, 3), 100, np.uint8)), 100, "used: 60,000 x 1 px"),
+    Case(
+        "line.png",
+        picture(array=np.full((1, 60_000, 3), 100, np.uint8)),
+        100,
+        "used: 60,000 x 1 px",
+    ),
     Case("grey.png", picture("L"), 100, "used: grey"),
-    Case("bits.png", picture("1", array=np.full((24, 20, 3), 255, np.uint8)), 255, "used: black and white, 1 bit"),
+    Case(
+        "bits.png",
+        picture("1", array=np.full((24, 20, 3), 255, np.uint8)),
+        255,
+        "used: black and white, 1 bit",
+    ),
     Case("deep.png", sixteen_bit, 100, "used: 16 bits, brought to 8"),
     Case("print.jpg", picture("CMYK"), 100, "used: CMYK, as RGB"),
     Case("palette.png", picture("P"), 100, "used: a palette"),
-    Case("clear.png", picture(array=np.zeros((9, 9, 4), np.uint8), mode="RGBA"), 255, "used: transparent, on white"),
+    Case(
+        "clear.png",
+        picture(array=np.zeros((9, 9, 4), np.uint8), mode="RGBA"),
+        255,
+        "used: transparent, on white",
+    ),
     Case("moving.gif", frames, 100, "used: an animated GIF, its first frame"),
     Case("turned.jpg", upside_down, 100, "used: turned by its EXIF entry, upright"),
-    Case("really a png.jpg", picture(format="PNG"), 100, "used: a wrong suffix, read by its content"),
+    Case(
+        "really a png.jpg", picture(format="PNG"), 100, "used: a wrong suffix, read by its content"
+    ),
     Case("シトロエン 2CV é.png", picture(), 100, "used: a name outside ASCII"),
-    Case(os.fsdecode(b"latin-1 \xe9.png"), picture(format="PNG"), 100, "used: a name that is not UTF-8"),
+    Case(
+        os.fsdecode(b"latin-1 \xe9.png"),
+        picture(format="PNG"),
+        100,
+        "used: a name that is not UTF-8",
+    ),
     Case(LONG, picture(), 100, "used: a name of 244 bytes"),
 ]
 
@@ -135,7 +193,9 @@ CASES = [
 def table() -> str:
     """The cases in Markdown."""
     rows = [case.says.partition(": ") for case in CASES]
-    return "| file | gives |\n| --- | --- |\n" + "".join(f"| {what} | {gives} |\n" for gives, _, what in rows)
+    return "| file | gives |\n| --- | --- |\n" + "".join(
+        f"| {what} | {gives} |\n" for gives, _, what in rows
+    )
 
 
 def write_or_skip(case: Case, path: Path) -> None:
@@ -195,7 +255,9 @@ def test_a_class_folder_that_is_a_link_to_nowhere_is_named(tmp_path):
 
 def test_the_table_of_the_documentation_is_this_one():
     readme = Path(__file__).parents[1] / "data" / "README.md"
-    assert table() in readme.read_text(encoding="utf-8"), "print it with `python tests/test_images.py`"
+    assert table() in readme.read_text(encoding="utf-8"), (
+        "print it with `python tests/test_images.py`"
+    )
 
 
 if __name__ == "__main__":

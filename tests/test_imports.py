@@ -14,7 +14,9 @@ TOP = Path(__file__).parents[1]
 def lint(top):
     program = Path(sys.executable).with_name("lint-imports")
     environment = os.environ | {"PYTHONPATH": str(top)}
-    found = subprocess.run([program, "--no-cache"], cwd=top, env=environment, capture_output=True, text=True)
+    found = subprocess.run(
+        [program, "--no-cache"], cwd=top, env=environment, capture_output=True, text=True
+    )
     return found.returncode, found.stdout
 
 
@@ -24,12 +26,18 @@ def lint(top):
         (None, None, "0 broken"),
         ("graph.py", "import ktglite.store", "ktglite.graph -> ktglite.store"),
         ("losses.py", "import pandas", "ktglite.losses -> pandas"),
-        ("experiments/runs.py", "from ktglite.experiments import search", "ktglite.experiments.runs -> "),
+        (
+            "experiments/runs.py",
+            "from ktglite.experiments import search",
+            "ktglite.experiments.runs -> ",
+        ),
         ("cli.py", "from ktglite.tools import plan", "ktglite.cli -> ktglite.tools"),
     ],
 )
 def test_a_wrong_import_is_noticed(tmp_path, module, line, words):
-    shutil.copytree(TOP / "ktglite", tmp_path / "ktglite", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        TOP / "ktglite", tmp_path / "ktglite", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copy(TOP / "pyproject.toml", tmp_path)
     if module:
         path = tmp_path / "ktglite" / module

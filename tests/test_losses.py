@@ -10,12 +10,18 @@ from ktglite import Graph, Node, all_through, edge_losses, models, mutual, node_
 A = Node("resnet18_w8")
 
 # Two samples, two classes. Node 1 answers 0, 0; node 2 answers 0, 0; the labels are 0, 1.
-LOGITS = [torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]]), torch.tensor([[math.log(4.0), 0.0], [math.log(4.0), 0.0]])]
+LOGITS = [
+    torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]]),
+    torch.tensor([[math.log(4.0), 0.0], [math.log(4.0), 0.0]]),
+]
 LABELS = torch.tensor([0, 1])
 P = [[(0.75, 0.25), (0.5, 0.5)], [(0.8, 0.2), (0.8, 0.2)]]  # softmax of LOGITS, by hand
 CE = [[-math.log(P[i][b][LABELS[b]]) for b in range(2)] for i in range(2)]
 KL = {
-    (s, t): [sum(ps * math.log(ps / pt) for ps, pt in zip(P[s][b], P[t][b], strict=True)) for b in range(2)]
+    (s, t): [
+        sum(ps * math.log(ps / pt) for ps, pt in zip(P[s][b], P[t][b], strict=True))
+        for b in range(2)
+    ]
     for s, t in [(0, 1), (1, 0)]
 }
 
@@ -43,7 +49,8 @@ def test_cutoff_linear_and_correct_edges():
 def test_linear_is_exactly_through_at_the_last_iteration():
     open_, linear = ["through"] * 2, ["linear"] * 2
     assert torch.equal(
-        node_losses(two([open_, open_]), LOGITS, LABELS, 0.1), node_losses(two([linear, linear]), LOGITS, LABELS, 1.0)
+        node_losses(two([open_, open_]), LOGITS, LABELS, 0.1),
+        node_losses(two([linear, linear]), LOGITS, LABELS, 1.0),
     )
 
 
@@ -52,18 +59,25 @@ def test_the_transfer_losses_are_summed_and_mutual_averages_them():
     labels = torch.tensor([0, 1, 2, 3])
     edges = edge_losses(all_through(A, A, A), logits, labels, 1.0)
     mean = node_losses(mutual(A, A, A), logits, labels, 1.0)
-    assert mean[0].item() == pytest.approx((edges[0, 0] + (edges[0, 1] + edges[0, 2]) / 2).item(), rel=1e-5)
+    assert mean[0].item() == pytest.approx(
+        (edges[0, 0] + (edges[0, 1] + edges[0, 2]) / 2).item(), rel=1e-5
+    )
 
 
 def test_temperature_softens_and_is_squared():
     soft = edge_losses(two([["through"] * 2] * 2), LOGITS, LABELS, 1.0, temperature=3.0)
     expected = 9 * edge_losses(two([["through"] * 2] * 2), [z / 3 for z in LOGITS], LABELS, 1.0)
     assert soft[0, 1].item() == pytest.approx(expected[0, 1].item(), rel=1e-5)
-    assert soft[0, 0].item() == pytest.approx(sum(CE[0]) / 2, abs=1e-6)  # the labels know no temperature
+    assert soft[0, 0].item() == pytest.approx(
+        sum(CE[0]) / 2, abs=1e-6
+    )  # the labels know no temperature
 
 
 def test_one_summed_backward_gives_the_gradients_of_one_backward_per_node():
-    graph = Graph((A, A, A), [["through", "correct", "linear"], ["linear", "correct", "through"], ["through"] * 3])
+    graph = Graph(
+        (A, A, A),
+        [["through", "correct", "linear"], ["linear", "correct", "through"], ["through"] * 3],
+    )
     images, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2, 0, 1, 2])
     torch.manual_seed(0)
     nets = [models.initialise("resnet18_w8", "scratch", 3, seed) for seed in range(3)]
@@ -84,4 +98,7 @@ def test_progress_outside_its_range_is_refused():
 
 def test_progress_may_be_a_tensor():
     graph = two([["linear", "correct"], ["through", "linear"]])
-    assert torch.equal(edge_losses(graph, LOGITS, LABELS, 0.25), edge_losses(graph, LOGITS, LABELS, torch.tensor(0.25)))
+    assert torch.equal(
+        edge_losses(graph, LOGITS, LABELS, 0.25),
+        edge_losses(graph, LOGITS, LABELS, torch.tensor(0.25)),
+    )

@@ -19,13 +19,18 @@ def test_narrow_resnets_are_the_papers_at_another_width(arch, width):
     assert model.maxpool(model.conv1(images)).shape == (2, width, 12, 12)
     kinds = [[type(module) for module in net.modules()] for net in (model, full)]
     assert kinds[0] == kinds[1]
-    shapes = [[value.shape for value in net.state_dict().values() if value.ndim == 4] for net in (model, full)]
+    shapes = [
+        [value.shape for value in net.state_dict().values() if value.ndim == 4]
+        for net in (model, full)
+    ]
     assert [shape[0] * 64 // width for shape in shapes[0]] == [shape[0] for shape in shapes[1]]
     assert [shape[2:] for shape in shapes[0]] == [shape[2:] for shape in shapes[1]]
 
 
 def test_a_narrow_resnet_has_torchvision_s_names():
-    assert set(models.build("resnet18", 7).state_dict()) == set(models.build("resnet18_w8", 7).state_dict())
+    assert set(models.build("resnet18", 7).state_dict()) == set(
+        models.build("resnet18_w8", 7).state_dict()
+    )
 
 
 def test_torchvision_architectures_come_by_name():
@@ -35,7 +40,9 @@ def test_torchvision_architectures_come_by_name():
 
 
 def test_the_same_seed_gives_the_same_network():
-    first, again, other = (models.initialise("resnet18_w8", "scratch", 3, seed) for seed in (1, 1, 2))
+    first, again, other = (
+        models.initialise("resnet18_w8", "scratch", 3, seed) for seed in (1, 1, 2)
+    )
     assert torch.equal(first.conv1.weight, again.conv1.weight)
     assert not torch.equal(first.conv1.weight, other.conv1.weight)
 
@@ -43,7 +50,11 @@ def test_the_same_seed_gives_the_same_network():
 def save_weights(folder, classes, seed=5, **change):
     source = models.initialise("resnet18_w8", "scratch", len(classes), seed)
     state = {k: v.contiguous() for k, v in source.state_dict().items()} | change
-    save_file(state, folder / "fractaldb1k-resnet18_w8.safetensors", {"ktglite": json.dumps({"classes": classes})})
+    save_file(
+        state,
+        folder / "fractaldb1k-resnet18_w8.safetensors",
+        {"ktglite": json.dumps({"classes": classes})},
+    )
     return source
 
 
@@ -52,7 +63,9 @@ def test_backbone_is_loaded_and_the_head_is_the_one_of_the_seed(tmp_path):
     fresh = models.initialise("resnet18_w8", "scratch", 3, 1)
     tuned = models.initialise("resnet18_w8", "fractaldb1k", 3, 1, tmp_path, classes=("a", "b", "c"))
     assert torch.equal(tuned.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
-    assert torch.equal(tuned.fc.weight, fresh.fc.weight)  # as many classes, but others: the head does not fit
+    assert torch.equal(
+        tuned.fc.weight, fresh.fc.weight
+    )  # as many classes, but others: the head does not fit
 
 
 def test_head_is_kept_where_the_classes_are_the_same(tmp_path):
@@ -62,7 +75,9 @@ def test_head_is_kept_where_the_classes_are_the_same(tmp_path):
 
 
 def test_missing_weights_say_how_to_make_them(tmp_path):
-    with pytest.raises(FileNotFoundError, match="ktglite pretrain --source fractaldb1k --arch resnet18_w8"):
+    with pytest.raises(
+        FileNotFoundError, match="ktglite pretrain --source fractaldb1k --arch resnet18_w8"
+    ):
         models.find_weights("resnet18_w8", "fractaldb1k", tmp_path)
 
 
@@ -73,23 +88,35 @@ def test_a_missing_weights_file_is_named(tmp_path):
 
 def test_weights_by_torchvision_s_names(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **more: asked.append(url))
+    monkeypatch.setattr(
+        torch.hub, "load_state_dict_from_url", lambda url, **more: asked.append(url)
+    )
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     for init in ("imagenet1k", "ResNet50_Weights.IMAGENET1K_V1", "ResNet50_Weights.IMAGENET1K_V2"):
         assert models.is_init(init)
         assert models.find_weights("resnet50", init, tmp_path).name == asked[-1].rpartition("/")[2]
     assert asked[0] == asked[1] != asked[2]
-    assert not any(map(models.is_init, ("ResNet50_Weights.V9", "ResNet9_Weights.DEFAULT", "resnet50.x", "a.b.c")))
+    assert not any(
+        map(
+            models.is_init,
+            ("ResNet50_Weights.V9", "ResNet9_Weights.DEFAULT", "resnet50.x", "a.b.c"),
+        )
+    )
 
 
 def test_wrong_shape_is_named(tmp_path):
     save_weights(tmp_path, ["x", "y", "z"], **{"conv1.weight": torch.zeros(4, 3, 7, 7)})
-    with pytest.raises(ValueError, match=r"conv1.weight is \(4, 3, 7, 7\), the model has \(8, 3, 7, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"conv1.weight is \(4, 3, 7, 7\), the model has \(8, 3, 7, 7\)"
+    ):
         models.initialise("resnet18_w8", "fractaldb1k", 3, 1, tmp_path)
 
 
 def test_missing_and_extra_keys_are_named(tmp_path):
-    save_file({"conv1.weight": torch.zeros(8, 3, 7, 7), "extra": torch.zeros(1)}, tmp_path / "w.safetensors")
+    save_file(
+        {"conv1.weight": torch.zeros(8, 3, 7, 7), "extra": torch.zeros(1)},
+        tmp_path / "w.safetensors",
+    )
     with pytest.raises(ValueError, match="missing bn1.bias") as error:
         models.initialise("resnet18_w8", str(tmp_path / "w.safetensors"), 3, 1)
     assert "more" in str(error.value)
@@ -130,7 +157,10 @@ def test_a_fresh_scale_changes_no_answer(arch):
             if isinstance(module, torch.nn.Conv2d):
                 module.weight *= 1 + 4 * torch.rand(())
             elif isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum, module.eps = 1.0, 1e-15  # the one part of a BatchNorm that has a scale
+                module.momentum, module.eps = (
+                    1.0,
+                    1e-15,
+                )  # the one part of a BatchNorm that has a scale
     images = torch.randn(8, 3, 64, 64, dtype=torch.float64)
     model.train()(images)  # running statistics of these weights
     before = model.eval()(images)
@@ -164,7 +194,9 @@ def test_a_node_starts_at_the_scale_that_is_asked_for(tmp_path):
 def test_so_many_stages_are_taken_over(tmp_path, stages):
     source = save_weights(tmp_path, ["x", "y", "z"]).state_dict()
     fresh = models.initialise("resnet18_w8", "scratch", 3, 1).state_dict()
-    tuned = models.initialise("resnet18_w8", "fractaldb1k", 3, 1, tmp_path, stages=stages).state_dict()
+    tuned = models.initialise(
+        "resnet18_w8", "fractaldb1k", 3, 1, tmp_path, stages=stages
+    ).state_dict()
     taken = {"conv1.weight": 1, "layer1.0.conv1.weight": 2, "layer2.0.conv1.weight": 3}
     taken |= {"layer3.0.conv1.weight": 4, "layer4.1.conv2.weight": 5, "fc.weight": 6}
     for name, stage in taken.items():

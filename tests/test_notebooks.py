@@ -42,8 +42,12 @@ def test_a_cell_is_short_and_defines_nothing(stem):
     for cell in cells(stem):
         tagged = "parameters" in cell.metadata.get("tags", [])
         assert tagged or cell.source.count("\n") < 15, cell.source
-        for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source))):  # %pip is no Python
-            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef), cell.source
+        for node in ast.walk(
+            ast.parse(TransformerManager().transform_cell(cell.source))
+        ):  # %pip is no Python
+            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef), (
+                cell.source
+            )
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -58,11 +62,15 @@ def test_parameters_are_literals_in_one_cell(stem):
 @pytest.mark.parametrize("stem", STEMS)
 def test_parameters_are_few_and_what_a_run_puts_in(stem):
     (cell,) = [cell for cell in cells(stem) if "parameters" in cell.metadata.get("tags", [])]
-    found = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(cell.source).body}
+    found = {
+        line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(cell.source).body
+    }
     assert len(found) <= 10
     assert {name: found[name] for name in work.PARAMETERS} == work.PARAMETERS
     assert all(
-        "source_hidden" in c.metadata.get("jupyter", {}) for c in cells(stem) if "hide" in c.metadata.get("tags", [])
+        "source_hidden" in c.metadata.get("jupyter", {})
+        for c in cells(stem)
+        if "hide" in c.metadata.get("tags", [])
     )
 
 
@@ -96,7 +104,9 @@ def test_the_japanese_edition_is_whole_and_has_the_same_code(stem):
     english = read(stem)
     catalogue = books.update_catalogue(FOLDER / f"ja/{stem}.po", english)
     to_do = [
-        message.id.splitlines()[0] for message in catalogue if message.id and (message.fuzzy or not message.string)
+        message.id.splitlines()[0]
+        for message in catalogue
+        if message.id and (message.fuzzy or not message.string)
     ]
     assert not to_do, f"not translated, or the English text has changed: see notebooks/ja/{stem}.po"
     assert not catalogue.obsolete
@@ -105,16 +115,26 @@ def test_the_japanese_edition_is_whole_and_has_the_same_code(stem):
     assert without_pictures(japanese) == without_pictures(made), "give `make notebooks`"
     for here, there in zip(english.cells, japanese.cells, strict=True):
         assert here.cell_type == there.cell_type
-        assert books.is_head(here) or here.cell_type != "code" or without_words(here) == without_words(there)
+        assert (
+            books.is_head(here)
+            or here.cell_type != "code"
+            or without_words(here) == without_words(there)
+        )
         if here.cell_type == "markdown":
-            formulas = [sorted(re.findall(r"\$\$[^$]+\$\$|\$[^$]+\$", cell.source)) for cell in (here, there)]
+            formulas = [
+                sorted(re.findall(r"\$\$[^$]+\$\$|\$[^$]+\$", cell.source))
+                for cell in (here, there)
+            ]
             assert formulas[0] == formulas[1]
             assert there.source.isascii() is False
 
 
 def without_pictures(notebook):
     """Without the bytes of attached pictures: another version of Pillow or zlib may write others."""
-    return [{key: value for key, value in cell.items() if key != "attachments"} for cell in notebook.cells]
+    return [
+        {key: value for key, value in cell.items() if key != "attachments"}
+        for cell in notebook.cells
+    ]
 
 
 def without_words(cell):
@@ -126,7 +146,9 @@ def without_words(cell):
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_every_picture_is_told_in_words(stem, lang):
     """The one below the question has the caption of its figure, the others the prose before them."""
-    notebook = nbformat.read(FOLDER / ("ja" if lang == "ja" else ".") / f"{stem}.ipynb", as_version=4)
+    notebook = nbformat.read(
+        FOLDER / ("ja" if lang == "ja" else ".") / f"{stem}.ipynb", as_version=4
+    )
     told = [output.metadata["image/png"]["alt"] for output in books._pictures(notebook)]
     assert all(told)
     assert all(text.isascii() is False for text in told if lang == "ja")
@@ -139,7 +161,10 @@ def test_every_picture_is_told_in_words(stem, lang):
 def test_an_html_copy_tells_its_pictures():
     html = work._html(read(STEMS[-1]))
     assert "No description has been provided" not in html
-    assert all(output.metadata["image/png"]["alt"] in unescape(html) for output in books._pictures(read(STEMS[-1])))
+    assert all(
+        output.metadata["image/png"]["alt"] in unescape(html)
+        for output in books._pictures(read(STEMS[-1]))
+    )
     assert html.count("<img ") == 1 + len(books._pictures(read(STEMS[-1])))
 
 
@@ -151,7 +176,10 @@ def test_prose_that_is_new_or_has_changed_is_told(tmp_path):
     made["One."].string = "一。"
     books._write_catalogue(path, made)
     again = books.update_catalogue(path, notebook)
-    assert [cell.source for cell in books.translate(notebook, again).cells] == ["一。", "Two [x](../../y)."]
+    assert [cell.source for cell in books.translate(notebook, again).cells] == [
+        "一。",
+        "Two [x](../../y).",
+    ]
     notebook.cells[0].source = "One!"
     changed = books.update_catalogue(path, notebook)
     assert changed["One!"].fuzzy or not changed["One!"].string
@@ -162,7 +190,9 @@ def test_prose_that_is_new_or_has_changed_is_told(tmp_path):
 def test_outputs_belong_to_the_cells(stem):
     notebook = read(stem)
     if has_outputs(notebook):
-        assert notebook.metadata["ktglite"]["sources"] == books.digest(notebook), "give `make reproduce notebooks`"
+        assert notebook.metadata["ktglite"]["sources"] == books.digest(notebook), (
+            "give `make reproduce notebooks`"
+        )
     assert work.WIDGET not in (FOLDER / f"{stem}.ipynb").read_text()
     assert (FOLDER / f"{stem}.ipynb").stat().st_size <= books.LIMIT
 
@@ -179,8 +209,12 @@ def test_it_carries_outputs_of_a_quick_run(stem):
 def test_head_cells_say_what_is_measured_and_where_this_is_published(stem):
     top, notebook = FOLDER.parent, read(stem)
     log = top / "data/run_times.json"
-    expected = books.heads(stem, json.loads(log.read_text()) if log.exists() else {}, books.address(top))
-    assert [cell.source for cell in notebook.cells if books.is_head(cell)][1:] == [text.rstrip() for text in expected]
+    expected = books.heads(
+        stem, json.loads(log.read_text()) if log.exists() else {}, books.address(top)
+    )
+    assert [cell.source for cell in notebook.cells if books.is_head(cell)][1:] == [
+        text.rstrip() for text in expected
+    ]
     assert [i for i, cell in enumerate(notebook.cells) if books.is_head(cell)] == [1, 2, 3]
 
 
@@ -220,7 +254,12 @@ def execute(notebook, side=64):
         nbformat.v4.new_output("stream", name="stderr", text=text),
         nbformat.v4.new_output("display_data", data=data),
     ]
-    done.metadata["ktglite"] = {"profile": "quick", "seconds": 61.0, "machine": "2 cores, X", "fingerprint": "0"}
+    done.metadata["ktglite"] = {
+        "profile": "quick",
+        "seconds": 61.0,
+        "machine": "2 cores, X",
+        "fingerprint": "0",
+    }
     done.metadata["widgets"] = {"state": {}}
     return done
 
@@ -230,7 +269,10 @@ def checkout(tmp_path):
     """A small checkout with a run of its notebooks."""
     for place in ("notebooks", "data", "run/notebooks"):
         (tmp_path / place).mkdir(parents=True)
-    for place in ("figures", "data/reference_runs"):  # of which the first picture and its caption are made
+    for place in (
+        "figures",
+        "data/reference_runs",
+    ):  # of which the first picture and its caption are made
         (tmp_path / place).symlink_to(FOLDER.parent / place)
     (tmp_path / "CITATION.cff").write_text(yaml.safe_dump({"title": "x"}))
     for stem in STEMS:
@@ -243,9 +285,20 @@ def test_refresh_puts_outputs_times_and_heads(checkout):
     books.refresh(checkout / "run", checkout)
     for stem in STEMS:
         notebook = nbformat.read(checkout / f"notebooks/{stem}.ipynb", as_version=4)
-        assert [cell.id for cell in notebook.cells] == ["a", "head-picture", "head-times", "head-install", "b", "c"]
+        assert [cell.id for cell in notebook.cells] == [
+            "a",
+            "head-picture",
+            "head-times",
+            "head-install",
+            "b",
+            "c",
+        ]
         assert "`quick` 1.0 min (2 cores, X)" in notebook.cells[2].source
-        assert notebook.metadata["ktglite"]["sources"] == books.digest(notebook) == books.digest(mini())
+        assert (
+            notebook.metadata["ktglite"]["sources"]
+            == books.digest(notebook)
+            == books.digest(mini())
+        )
         stream, shown = notebook.cells[-1].outputs
         assert stream.text == "said\n"
         assert list(shown.data) == ["image/png"]
@@ -288,7 +341,14 @@ def test_head_cells_do_not_make_a_run_stale(checkout):
 
 def test_the_paper_profile_is_the_paper():
     table1, search = load_settings("02", "paper"), load_settings("03", "paper")
-    wanted = {"arch": "resnet18", "image_size": 224, "epochs": 200, "lr": 0.01, "batch_size": 64, "seeds": 3}
+    wanted = {
+        "arch": "resnet18",
+        "image_size": 224,
+        "epochs": 200,
+        "lr": 0.01,
+        "batch_size": 64,
+        "seeds": 3,
+    }
     assert {name: getattr(table1, name) for name in wanted} == wanted
     assert table1.limit == 12_554
     assert (search.trials, search.nodes, search.epochs, search.select_on) == (1500, 3, 200, "val")
@@ -320,12 +380,27 @@ def test_a_killed_search_of_notebook_03_goes_on_in_the_middle_of_a_graph(tmp_pat
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Checkpoint, "save", save_and_die)
-    monkeypatch.setattr(trainer, "learning_rate", lambda config, epoch: begun.append(epoch) or rate(config, epoch))
+    monkeypatch.setattr(
+        trainer, "learning_rate", lambda config, epoch: begun.append(epoch) or rate(config, epoch)
+    )
     monkeypatch.setattr(ktglite, "open_pool", lambda *arguments: nullcontext(HerePool()))
-    overrides = {"conditions": ["none"], "trials": 2, "pruner": "none", "epochs": 3, "limit": 60, "image_size": 16}
-    names = {"profile": "smoke", "out": str(tmp_path), "overrides": overrides | {"cache": str(tmp_path / "cache")}}
+    overrides = {
+        "conditions": ["none"],
+        "trials": 2,
+        "pruner": "none",
+        "epochs": 3,
+        "limit": 60,
+        "image_size": 16,
+    }
+    names = {
+        "profile": "smoke",
+        "out": str(tmp_path),
+        "overrides": overrides | {"cache": str(tmp_path / "cache")},
+    }
     words = "load_settings(", ".load_data(", ".search_config(", "= search("
-    code = "\n".join(cell.source for cell in cells(STEMS[3]) if any(word in cell.source for word in words))
+    code = "\n".join(
+        cell.source for cell in cells(STEMS[3]) if any(word in cell.source for word in words)
+    )
     with matplotlib.rc_context():
         with pytest.raises(KeyboardInterrupt):
             exec(code, dict(names))
@@ -340,7 +415,16 @@ def test_a_killed_search_of_notebook_03_goes_on_in_the_middle_of_a_graph(tmp_pat
 def smoke(tmp_path_factory):
     """Every notebook on smoke through the command, as a user types it."""
     out = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, "-m", "ktglite.tools.commands", "reproduce", "--profile", "smoke", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "ktglite.tools.commands",
+        "reproduce",
+        "--profile",
+        "smoke",
+        "--out",
+        str(out),
+    ]
     command += ["--set", f"cache={out}/cache"]
     first = subprocess.run(command, capture_output=True, text=True, cwd=FOLDER.parent)
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-6000:]
@@ -351,9 +435,13 @@ def test_all_notebooks_run_on_smoke(smoke):
     out, _, text = smoke
     for stem in STEMS:
         notebook = nbformat.read(out / f"notebooks/{stem}.ipynb", as_version=4)
-        outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+        outputs = [
+            output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+        ]
         assert not [output for output in outputs if output.output_type == "error"]
-        assert any("image/png" in output.get("data", {}) for output in outputs), f"{stem} shows no picture"
+        assert any("image/png" in output.get("data", {}) for output in outputs), (
+            f"{stem} shows no picture"
+        )
         assert (out / f"notebooks/{stem}.html").stat().st_size > 10_000
     assert "Table 1" in text
     assert "stand-in" in text
@@ -366,15 +454,23 @@ def test_solutions_get_full_marks_and_the_students_edition_none(smoke, stem):
     for cell in student.cells:
         if cell.metadata.get("nbgrader", {}).get("solution"):
             cell.source = re.sub(
-                "### BEGIN SOLUTION.*### END SOLUTION", "raise NotImplementedError", cell.source, flags=re.S
+                "### BEGIN SOLUTION.*### END SOLUTION",
+                "raise NotImplementedError",
+                cell.source,
+                flags=re.S,
             )
             assert cell.source == "raise NotImplementedError"
-    put_in = [cell for cell in solved.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    put_in = [
+        cell for cell in solved.cells if "injected-parameters" in cell.metadata.get("tags", [])
+    ]
     student.cells[[c.metadata.get("tags") for c in student.cells].index(["parameters"])] = put_in[0]
     here = {"metadata": {"path": str(FOLDER.parent)}}
     NotebookClient(student, timeout=600, allow_errors=True, resources=here).execute()
     for notebook, fails in ((solved, False), (student, True)):
-        failed = [any(o.output_type == "error" for o in cell.get("outputs", [])) for cell in notebook.cells]
+        failed = [
+            any(o.output_type == "error" for o in cell.get("outputs", []))
+            for cell in notebook.cells
+        ]
         assert failed == [fails and "nbgrader" in cell.metadata for cell in notebook.cells]
         assert sum(cell.metadata.get("nbgrader", {}).get("grade", False) for cell in notebook.cells)
 
@@ -385,7 +481,12 @@ def test_smoke_leaves_whole_records(smoke):
     assert len({record["label"] for record in records}) == 15 + 3  # and each start alone
     assert len(records) == 18 * 2
     assert all(record["status"] == "complete" for record in records)
-    assert {path.stem for path in (out / "search").glob("*.json")} == {"none", "imagenet1k", "fractaldb1k", "mixed"}
+    assert {path.stem for path in (out / "search").glob("*.json")} == {
+        "none",
+        "imagenet1k",
+        "fractaldb1k",
+        "mixed",
+    }
     assert list((out / "figures").glob("*.pdf"))
     assert {path.suffix for path in (out / "tables").iterdir()} >= {".csv", ".tex"}
     assert not [path for path in out.rglob("*") if path.suffix in (".partial", ".ckpt")]

@@ -46,9 +46,13 @@ def test_the_pixels_are_those_of_the_published_procedure(number):
 
 
 def test_systems_are_the_published_ones():
-    rng = np.random.default_rng(0)  # of four maps with this seed; numbers printed by the published sampler
+    rng = np.random.default_rng(
+        0
+    )  # of four maps with this seed; numbers printed by the published sampler
     system = sample_system(rng, int(rng.integers(2, 5)), 4.5, 5.0)
-    np.testing.assert_allclose(system[0], [[0.50706549, -0.85720928, 0.44297668], [0.8477069, 0.4904841, 0.05070864]])
+    np.testing.assert_allclose(
+        system[0], [[0.50706549, -0.85720928, 0.44297668], [0.8477069, 0.4904841, 0.05070864]]
+    )
     np.testing.assert_allclose(system[3, 1], [0.01050607, 0.00515881, 0.14305966], rtol=1e-6)
 
 
@@ -73,7 +77,10 @@ def test_every_class_is_more_than_five_percent_white():
         system = sample_system(np.random.default_rng(seed), 2, 3.5, 4.0)
         first = one_fractal._first_map(system)
         rng = [np.random.default_rng([seed, k]) for k in range(300)]
-        tried = (one_fractal._coverage(system * r.uniform(0.9, 1.1, system.shape), first).mean() for r in rng)
+        tried = (
+            one_fractal._coverage(system * r.uniform(0.9, 1.1, system.shape), first).mean()
+            for r in rng
+        )
         assert any(mean * 256 / 511 <= 0.05 for mean in tried)
 
 
@@ -84,11 +91,15 @@ def test_an_image_is_a_random_half_of_what_is_reached(small):
     assert labels.tolist() == [0, 0]
     assert set(np.unique(images)) == {0, 127}
     assert not images[:, :, covered == 0].any()
-    assert (images[:, 0, covered == 1] > 0).mean() == pytest.approx(256 / 511, abs=0.005)  # ours is 1/2
+    assert (images[:, 0, covered == 1] > 0).mean() == pytest.approx(
+        256 / 511, abs=0.005
+    )  # ours is 1/2
     images = small.batch(np.arange(400))[0][:, 0]
     share = covered.reshape(64, 8, 64, 8).mean((1, 3))
     np.testing.assert_allclose(images.mean(0), 127 * share / 2, atol=2.5)  # six standard errors
-    assert images[:, share == 1].std() == pytest.approx(127 / 2 / 8, rel=0.06)  # of 64 px; rounding takes 4 % of it
+    assert images[:, share == 1].std() == pytest.approx(
+        127 / 2 / 8, rel=0.06
+    )  # of 64 px; rounding takes 4 % of it
 
 
 def test_an_image_is_a_function_of_seed_and_number(small):
@@ -113,5 +124,7 @@ def test_what_is_out_of_range_is_refused(small):
 
 
 def test_a_config_opens_it(tmp_path):
-    source = one_fractal.open_source(SimpleNamespace(size=32, render=48, seed=2, categories=3), tmp_path)
+    source = one_fractal.open_source(
+        SimpleNamespace(size=32, render=48, seed=2, categories=3), tmp_path
+    )
     assert (source.size, source.seed, len(source)) == (48, 2, 3000)

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 
 from ktglite import trainer
+from ktglite.models import file_hash
 from ktglite.settings import NOTEBOOKS, load_settings, parse_overrides, select_settings
 from ktglite.sources import pretrain
-from ktglite.store import file_hash
 from ktglite.tools import commands, plan
 
 
 def parameters(profile, *pairs):
     given = parse_overrides(pairs)
     return {
-        stem[:2]: load_settings(stem[:2], profile, "there", **select_settings(stem[:2], given)) for stem in NOTEBOOKS
+        stem[:2]: load_settings(stem[:2], profile, "there", **select_settings(stem[:2], given))
+        for stem in NOTEBOOKS
     }
 
 
@@ -29,10 +30,15 @@ def test_simulated_searches_are_seeded_and_cost_what_searches_of_this_size_do():
     assert plan.search_epochs(values) == plan.search_epochs(values)
     assert 7_000 < plan.search_epochs(values) < 13_300  # 35 to 67 whole trainings of 200 epochs
     assert plan.search_epochs(values.model_copy(update={"pruner": "none"})) == 1500 * 200
-    assert plan.search_epochs(values.model_copy(update={"min_resource": 8})) > 1.5 * plan.search_epochs(values)
+    assert plan.search_epochs(
+        values.model_copy(update={"min_resource": 8})
+    ) > 1.5 * plan.search_epochs(values)
     curves = plan.simulated_curves(300, 200)
     assert (curves == plan.simulated_curves(300, 200)).all()
-    assert np.corrcoef(curves[:, 0], curves[:, -1])[0, 1] < np.corrcoef(curves[:, 63], curves[:, -1])[0, 1]
+    assert (
+        np.corrcoef(curves[:, 0], curves[:, -1])[0, 1]
+        < np.corrcoef(curves[:, 63], curves[:, -1])[0, 1]
+    )
 
 
 def test_the_sum_of_table_1_by_hand():
@@ -53,7 +59,9 @@ def test_the_sum_of_notebook_00_by_hand():
     """Its fifteen students, the graph that is kept, the live one and the teacher."""
     rows, _ = plan.plan(parameters("quick"), devices=1, images_per_second=100)
     epochs = 12 * (15 + 1 + 1 + 4)
-    passes = 12 * (5 * 1 + 5 * 3 + 5 * 2 + 3 + 2 + 4)  # of one network over the training and validation images
+    passes = 12 * (
+        5 * 1 + 5 * 3 + 5 * 2 + 3 + 2 + 4
+    )  # of one network over the training and validation images
     tests = 5 * 1 + 5 * 3 + 5 * 2 + 3 + 2 + 1
     seconds = passes * (1280 / 300 + 480 / 900) + tests * 1440 / 900
     assert rows[0]["epochs"] == epochs
@@ -68,7 +76,11 @@ def test_finished_weights_cost_nothing(tmp_path):
     config = parameters("quick")["01"].pretrain_configs()[1]
     path = tmp_path / f"{config.source}-{config.arch}.safetensors"
     path.write_bytes(b"weights")
-    card = {"schema": pretrain.SCHEMA, "settings_key": pretrain._settings_key(config), "sha256": file_hash(path)}
+    card = {
+        "schema": pretrain.SCHEMA,
+        "settings_key": pretrain._settings_key(config),
+        "sha256": file_hash(path),
+    }
     path.with_suffix(".json").write_text(json.dumps(card))
     assert trained - cost() == pytest.approx(5_000_000 / 300 / 3600)
 
@@ -92,7 +104,9 @@ def test_the_command_measures_this_device_and_says_so_first(monkeypatch, capsys)
     assert text.startswith("measuring 2 iterations of 3 x resnet18_w8")
     assert "measured here" in text
     assert "03_asha_graph_search" in text
-    monkeypatch.setattr(sys, "argv", ["ktglite", "plan", "--profile", "paper", "--images-per-second", "100"])
+    monkeypatch.setattr(
+        sys, "argv", ["ktglite", "plan", "--profile", "paper", "--images-per-second", "100"]
+    )
     commands.main()
     assert "not measured" in capsys.readouterr().out
 

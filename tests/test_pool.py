@@ -76,16 +76,26 @@ def test_gpus_are_shared_out(monkeypatch):
     taken = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setattr(pool.multiprocessing, "parent_process", lambda: type("P", (), {"join": time.sleep})())
-    monkeypatch.setattr(pool.threading, "Thread", lambda **more: type("T", (), {"start": lambda self: None})())
+    monkeypatch.setattr(
+        pool.multiprocessing, "parent_process", lambda: type("P", (), {"join": time.sleep})()
+    )
+    monkeypatch.setattr(
+        pool.threading, "Thread", lambda **more: type("T", (), {"start": lambda self: None})()
+    )
     for place in range(5):
         pool._begin_worker(place)
     assert taken == [0, 1, 2, 0, 1]
 
 
 def test_no_scheduler_is_an_error_that_names_the_address():
-    pytest.importorskip("distributed")  # before the setting, or taking it back takes the defaults of distributed too
+    pytest.importorskip(
+        "distributed"
+    )  # before the setting, or taking it back takes the defaults of distributed too
     dask = pytest.importorskip("dask")
     refused = pytest.raises(ValueError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'")
-    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), refused, open_pool(dask="tcp://127.0.0.1:9"):
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        refused,
+        open_pool(dask="tcp://127.0.0.1:9"),
+    ):
         pass

@@ -13,12 +13,12 @@ from PIL import Image
 
 from ktglite import load_settings
 from ktglite.data import Data, Split
-from ktglite.models import build, initialise, read_weights
+from ktglite.models import build, file_hash, initialise, read_weights
 from ktglite.pool import open_pool
 from ktglite.sources import pretrain as step1
 from ktglite.sources import synthcars
 from ktglite.sources.pretrain import PretrainConfig, pretrain, read_card
-from ktglite.store import Checkpoint, file_hash
+from ktglite.store import Checkpoint
 
 SMALL = PretrainConfig(
     "imagenet1k_standin",
@@ -53,7 +53,9 @@ def test_finished_weights_are_adopted_where_the_settings_are_the_same(tmp_path, 
     monkeypatch.setattr(step1, "_train", lambda *a: pytest.fail("trained again"))
     assert step1.adopt(SMALL, tmp_path / "ready", tmp_path / "here")
     assert file_hash(pretrain(SMALL, tmp_path / "here")) == file_hash(ready)
-    assert not step1.adopt(dataclasses.replace(SMALL, seed=1), tmp_path / "ready", tmp_path / "there")
+    assert not step1.adopt(
+        dataclasses.replace(SMALL, seed=1), tmp_path / "ready", tmp_path / "there"
+    )
     assert not (tmp_path / "there").exists()
     ready.write_bytes(b"cut")
     assert not step1.adopt(SMALL, tmp_path / "ready", tmp_path / "there")
@@ -69,9 +71,15 @@ def test_the_kit_brings_the_weights_that_the_quick_profile_asks_for():
 
 def test_settings_that_a_source_does_not_use_are_not_in_its_key():
     fractals = PretrainConfig(arch="resnet18_w8")
-    assert step1._settings_key(fractals) == step1._settings_key(dataclasses.replace(fractals, standin_images=5))
-    assert step1._settings_key(fractals) != step1._settings_key(dataclasses.replace(fractals, categories=5))
-    assert step1._settings_key(SMALL) != step1._settings_key(dataclasses.replace(SMALL, standin_images=5))
+    assert step1._settings_key(fractals) == step1._settings_key(
+        dataclasses.replace(fractals, standin_images=5)
+    )
+    assert step1._settings_key(fractals) != step1._settings_key(
+        dataclasses.replace(fractals, categories=5)
+    )
+    assert step1._settings_key(SMALL) != step1._settings_key(
+        dataclasses.replace(SMALL, standin_images=5)
+    )
 
 
 def test_other_settings_are_never_taken_for_done(tmp_path):
@@ -102,7 +110,9 @@ def test_resuming_gives_the_same_weights(tmp_path, monkeypatch):
     assert not list((tmp_path / "b").glob("*.ckpt"))
 
 
-@pytest.mark.parametrize("arch", ["resnet18_w8", "mobilenet_v3_small"])  # the second one has dropout
+@pytest.mark.parametrize(
+    "arch", ["resnet18_w8", "mobilenet_v3_small"]
+)  # the second one has dropout
 def test_resuming_within_an_epoch_gives_the_same_weights(tmp_path, monkeypatch, arch):
     monkeypatch.setattr(step1, "LOOK", 1)
     config = dataclasses.replace(SMALL, checkpoint_minutes=0, arch=arch, size=32, lr=0.01)
@@ -119,7 +129,14 @@ def test_resuming_within_an_epoch_gives_the_same_weights(tmp_path, monkeypatch, 
     with pytest.raises(KeyboardInterrupt):
         pretrain(config, tmp_path / "b")
     resumed = pretrain(config, tmp_path / "b")
-    assert steps == [1, 2, 0, 1, 2, 0]  # three batches an epoch: the third of the first was not trained twice
+    assert steps == [
+        1,
+        2,
+        0,
+        1,
+        2,
+        0,
+    ]  # three batches an epoch: the third of the first was not trained twice
     assert file_hash(whole) == file_hash(resumed)
     rows = [read_card(path)["curve"][0] for path in (whole, resumed)]
     assert rows[0]["loss"] == rows[1]["loss"]
@@ -127,7 +144,10 @@ def test_resuming_within_an_epoch_gives_the_same_weights(tmp_path, monkeypatch, 
 
 
 def test_the_stand_in_has_none_of_the_task_s_models():
-    own, others = synthcars.car_models(), synthcars.car_models(synthcars.STANDIN_MODELS, seed=synthcars.STANDIN_SEED)
+    own, others = (
+        synthcars.car_models(),
+        synthcars.car_models(synthcars.STANDIN_MODELS, seed=synthcars.STANDIN_SEED),
+    )
     assert not set(own) & set(others)
     assert not set(synthcars.class_names(own)) & set(synthcars.class_names(others))
 
@@ -144,8 +164,12 @@ def test_a_folder_of_images(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "images/train" / name).mkdir(parents=True)
         for i in range(6):
-            Image.fromarray(np.full((20, 30, 3), 40 * i, np.uint8)).save(tmp_path / f"images/train/{name}/{i}.png")
-    config = dataclasses.replace(SMALL, source="mine", folder=str(tmp_path / "images"), images_per_epoch=None, epochs=1)
+            Image.fromarray(np.full((20, 30, 3), 40 * i, np.uint8)).save(
+                tmp_path / f"images/train/{name}/{i}.png"
+            )
+    config = dataclasses.replace(
+        SMALL, source="mine", folder=str(tmp_path / "images"), images_per_epoch=None, epochs=1
+    )
     card = read_card(pretrain(dataclasses.replace(config, batch_size=4), tmp_path / "weights"))
     assert card["classes"] == 2
     assert card["images"] == 12
@@ -192,7 +216,9 @@ def test_random_boxes_are_torchvision_s():
 
 
 def test_a_folder_s_val_is_validated_on(photographs, tmp_path):
-    config = dataclasses.replace(SMALL, source="mine", folder=str(photographs), images_per_epoch=None, batch_size=8)
+    config = dataclasses.replace(
+        SMALL, source="mine", folder=str(photographs), images_per_epoch=None, batch_size=8
+    )
     assert dataclasses.replace(config, augmentation="auto").augmentation == "crop"
     longer = dataclasses.replace(config, augmentation="none", epochs=12, size=32, lr=0.02)
     row = read_card(pretrain(longer, tmp_path / "w"))["curve"][-1]
@@ -205,7 +231,10 @@ def test_a_folder_s_val_is_validated_on(photographs, tmp_path):
 def test_epochs_draw_each_image_once_and_in_another_order():
     source = step1.open_source(dataclasses.replace(SMALL, standin_images=60, size=8))
     config = dataclasses.replace(SMALL, images_per_epoch=None, batch_size=20)
-    first, second = (torch.cat([labels for _, labels in step1._batches(source, config, epoch)]) for epoch in (1, 2))
+    first, second = (
+        torch.cat([labels for _, labels in step1._batches(source, config, epoch)])
+        for epoch in (1, 2)
+    )
     assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(source.labels.tolist())
     assert first.tolist() != second.tolist()
 
@@ -228,7 +257,9 @@ def test_wrong_settings_are_named(change, words):
 def test_a_card_that_cannot_be_read_is_named(tmp_path):
     path = pretrain(dataclasses.replace(SMALL, epochs=1), tmp_path)
     path.with_suffix(".json").write_text("{")
-    with pytest.raises(ValueError, match=r"imagenet1k_standin-resnet18_w8\.json is not a readable card"):
+    with pytest.raises(
+        ValueError, match=r"imagenet1k_standin-resnet18_w8\.json is not a readable card"
+    ):
         pretrain(SMALL, tmp_path)
 
 
@@ -258,12 +289,33 @@ def test_learning_rates():
 @pytest.mark.slow
 def test_two_processes_learn_as_one(tmp_path):
     """Two processes with half batches: the same images in all, a curve as that of one process."""
-    command = ["--source", "imagenet1k_standin", "--arch", "resnet18_w8", "--size", "16", "--epochs", "4"]
-    command += ["--batch-size", "64", "--lr", "0.05", "--standin-images", "1280", "--precision", "fp32"]
+    command = [
+        "--source",
+        "imagenet1k_standin",
+        "--arch",
+        "resnet18_w8",
+        "--size",
+        "16",
+        "--epochs",
+        "4",
+    ]
+    command += [
+        "--batch-size",
+        "64",
+        "--lr",
+        "0.05",
+        "--standin-images",
+        "1280",
+        "--precision",
+        "fp32",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     cards = []
     command += ["--checkpoint-minutes", "0.01"]
-    for out, launcher in [("one", []), ("two", ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"])]:
+    for out, launcher in [
+        ("one", []),
+        ("two", ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]),
+    ]:
         arguments = [
             sys.executable,
             "-m",
@@ -287,7 +339,12 @@ def test_every_image_is_cropped_at_a_place_of_its_own():
     cropped = step1.random_crop(images, 7, torch.Generator().manual_seed(0))
     places = set()
     for image, view in zip(images, cropped, strict=True):
-        found = [(y, x) for y in range(4) for x in range(4) if torch.equal(image[:, y : y + 7, x : x + 7], view)]
+        found = [
+            (y, x)
+            for y in range(4)
+            for x in range(4)
+            if torch.equal(image[:, y : y + 7, x : x + 7], view)
+        ]
         places |= set(found)
         assert len(found) == 1
     assert len(places) > 3
@@ -349,7 +406,9 @@ def test_other_code_is_another_key_and_finished_weights_are_data(tmp_path, monke
 
 
 def test_several_at_once(tmp_path):
-    configs = [dataclasses.replace(SMALL, epochs=1, arch=arch) for arch in ("resnet18_w8", "resnet18_w16")]
+    configs = [
+        dataclasses.replace(SMALL, epochs=1, arch=arch) for arch in ("resnet18_w8", "resnet18_w16")
+    ]
     with open_pool(2) as pool:
         paths = step1.pretrain_all(configs, tmp_path, tmp_path / "cache", pool)
     assert [read_card(path)["arch"] for path in paths] == ["resnet18_w8", "resnet18_w16"]

@@ -57,25 +57,35 @@ def tiny() -> Data:
 
 
 TINY = tiny()
-ONE_EPOCH = TrainConfig(epochs=1, batch_size=8, lr=0.01, augmentation="none", precision="fp32", device="cpu")
+ONE_EPOCH = TrainConfig(
+    epochs=1, batch_size=8, lr=0.01, augmentation="none", precision="fp32", device="cpu"
+)
 
 
 @given(graphs(max_nodes=3))
 @settings(max_examples=max(settings().max_examples // 5, 5))
 def test_a_graph_and_its_canonical_form_train_the_same_target(graph):
-    """With the same first weights on the same nodes. Bit for bit where no node changes its place, since random numbers
-    go by place; up to the order of a sum, which rounding sees, where auxiliary nodes do."""
+    """With the same first weights on the same nodes. Bit for bit where no node changes its place,
+    since random numbers go by place; up to the order of a sum, which rounding sees, where auxiliary
+    nodes do."""
     graph = plain(graph)
     form, kept = graph.canonical(), sorted(graph.reaching_target())
     renamed = {(i, i): "through" for i in kept if graph.gates[i][i] == "correct"}
-    gates = [[renamed.get((t, s), graph.gates[t][s]) for s in range(graph.size)] for t in range(graph.size)]
+    gates = [
+        [renamed.get((t, s), graph.gates[t][s]) for s in range(graph.size)]
+        for t in range(graph.size)
+    ]
     even = dataclasses.replace(graph, gates=gates)
     order = next(
         [0, *rest]
         for rest in permutations(kept[1:])
-        if [reordered(even, [0, *rest]).nodes, reordered(even, [0, *rest]).gates] == [form.nodes, form.gates]
+        if [reordered(even, [0, *rest]).nodes, reordered(even, [0, *rest]).gates]
+        == [form.nodes, form.gates]
     )
-    first, again = initial_models(graph, TINY, ONE_EPOCH, 0), initial_models(graph, TINY, ONE_EPOCH, 0)
+    first, again = (
+        initial_models(graph, TINY, ONE_EPOCH, 0),
+        initial_models(graph, TINY, ONE_EPOCH, 0),
+    )
     (one,) = epochs(graph, TINY, ONE_EPOCH, 0, models=first)
     (two,) = epochs(form, TINY, ONE_EPOCH, 0, models=[again[i] for i in order])
     weights, others = first[0].state_dict(), again[0].state_dict()
@@ -108,9 +118,15 @@ def test_gates_stay_between_nothing_and_the_mean_in_any_order(values, rng, done)
         out = gate(value, right, done)
         assert out.shape == ()
         assert -1e-6 <= out <= value.mean() * (1 + 1e-5) + 1e-6
-        torch.testing.assert_close(gate(value[order], right[order], done), out, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(GATES["correct"](value, torch.ones_like(right), done), GATES["through"](value, right, 1))
-    torch.testing.assert_close(GATES["linear"](value, right, 1.0), GATES["through"](value, right, done))
+        torch.testing.assert_close(
+            gate(value[order], right[order], done), out, rtol=1e-4, atol=1e-4
+        )
+    torch.testing.assert_close(
+        GATES["correct"](value, torch.ones_like(right), done), GATES["through"](value, right, 1)
+    )
+    torch.testing.assert_close(
+        GATES["linear"](value, right, 1.0), GATES["through"](value, right, done)
+    )
 
 
 # ---- splits
@@ -143,17 +159,26 @@ def test_splits_are_complete_stratified_and_seeded(counts, shares, seed):
 
 # ---- configuration
 
-numbers = st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none()
+numbers = (
+    st.integers(-(10**9), 10**9)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.booleans()
+    | st.none()
+)
 names = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
 
 
 @given(names, numbers)
 def test_a_number_survives_the_command_line(name, value):
     text = (
-        {True: "true", False: "false", None: "null"}.get(value, value) if type(value) in (bool, type(None)) else value
+        {True: "true", False: "false", None: "null"}.get(value, value)
+        if type(value) in (bool, type(None))
+        else value
     )
     (found,) = parse_overrides([f"{name}={text}"]).values()
-    found = float(found) if isinstance(value, float) else found  # YAML 1.1 leaves 1e-09 a text, the settings do not
+    found = (
+        float(found) if isinstance(value, float) else found
+    )  # YAML 1.1 leaves 1e-09 a text, the settings do not
     assert found == value
     assert type(found) is type(value)
 
@@ -190,7 +215,11 @@ configs = st.builds(
     weight_decay=st.floats(0, 1),
     temperature=st.floats(1e-6, 100),
     stages=st.integers(1, 5),
-    **{name: st.sampled_from(get_args(kind)) for name, kind in get_type_hints(TrainConfig).items() if get_args(kind)},
+    **{
+        name: st.sampled_from(get_args(kind))
+        for name, kind in get_type_hints(TrainConfig).items()
+        if get_args(kind)
+    },
 )
 
 
@@ -198,7 +227,9 @@ configs = st.builds(
 def test_a_training_survives_yaml_and_the_command_line(config):
     values = dataclasses.asdict(config)
     assert TrainConfig(**yaml.safe_load(yaml.safe_dump(values))) == config
-    given_ = parse_overrides([f"{name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in values.items()])
+    given_ = parse_overrides(
+        [f"{name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in values.items()]
+    )
     assert load_settings("02", "quick", **given_).train_config() == config
 
 
@@ -207,12 +238,19 @@ def test_a_training_survives_yaml_and_the_command_line(config):
     st.sampled_from(("fractaldb1k", "imagenet1k_standin")),
 )  # fmt: skip
 @settings(max_examples=max(settings().max_examples // 10, 5))
-def test_pre_training_settings_survive_their_command_line(monkeypatch_once, epochs, lr, compiled, images, source):
+def test_pre_training_settings_survive_their_command_line(
+    monkeypatch_once, epochs, lr, compiled, images, source
+):
     options = ["--epochs", epochs, "--lr", lr, "--images-per-epoch", images, "--source", source]
     options.append("--compile" if compiled else "--no-compile")
     step1.main(list(map(str, options)))
     config = monkeypatch_once[-1]
-    assert (config.epochs, config.lr, config.compile, config.images_per_epoch) == (epochs, lr, compiled, images)
+    assert (config.epochs, config.lr, config.compile, config.images_per_epoch) == (
+        epochs,
+        lr,
+        compiled,
+        images,
+    )
     assert config.source == source
 
 

@@ -27,7 +27,9 @@ def write(folder, stem, *cells):
     prose = new_markdown_cell(
         "the loss $L_t = \\sum_s G_{t,s}$ and\n\n$$\\frac{k}{K}$$\n\nand `$HOME`, no formula: $a_$"
     )
-    notebook = new_notebook(cells=[prose, first, *map(new_code_cell, cells)], metadata={"kernelspec": kernel})
+    notebook = new_notebook(
+        cells=[prose, first, *map(new_code_cell, cells)], metadata={"kernelspec": kernel}
+    )
     nbformat.write(notebook, folder / f"{stem}.ipynb")
 
 
@@ -45,7 +47,9 @@ def images(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "cars" / name).mkdir(parents=True)
         for i in range(3):
-            Image.fromarray(np.full((9, 9, 3), 9 * i, np.uint8)).save(tmp_path / f"cars/{name}/{i}.png")
+            Image.fromarray(np.full((9, 9, 3), 9 * i, np.uint8)).save(
+                tmp_path / f"cars/{name}/{i}.png"
+            )
     return tmp_path / "cars"
 
 
@@ -69,7 +73,9 @@ def test_executed_once_and_again_only_when_changed(tmp_path, notebooks, capsys):
     assert text_of(done[STEMS[2]]).startswith("[('epochs', 3)]")
 
 
-def test_other_images_or_weights_under_the_same_path_are_a_change(tmp_path, notebooks, images, capsys):
+def test_other_images_or_weights_under_the_same_path_are_a_change(
+    tmp_path, notebooks, images, capsys
+):
     def unchanged():
         work.reproduce("smoke", ["02"], tmp_path / "out", {"dataset": str(images)}, notebooks)
         return capsys.readouterr().out.count("done and unchanged")
@@ -91,7 +97,9 @@ def test_images_behind_a_link_count_and_so_do_weights_given_by_their_path(tmp_pa
     (images / "b").rename(elsewhere)
     (images / "b").symlink_to(elsewhere)
     weights.write_bytes(b"1")
-    settings = work.load_settings("02", "smoke", tmp_path, dataset=str(images), sources=[str(weights)])
+    settings = work.load_settings(
+        "02", "smoke", tmp_path, dataset=str(images), sources=[str(weights)]
+    )
     seen = [work._inputs(STEMS[2], settings)]
     (elsewhere / "0.png").unlink()
     seen.append(work._inputs(STEMS[2], settings))
@@ -103,13 +111,17 @@ def test_images_behind_a_link_count_and_so_do_weights_given_by_their_path(tmp_pa
 def test_code_counts_by_what_it_does(tmp_path, notebooks, monkeypatch):
     """In a copy of the package: other words change nothing, another number does, wherever it stands."""
     package, find = tmp_path / "ktglite", importlib.util.find_spec
-    shutil.copytree(Path(work.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(work.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
+    )
     settings = work.load_settings("02", "smoke", tmp_path)
 
     def find_copy(name):
         if not name.startswith("ktglite"):
             return find(name)
-        return SimpleNamespace(origin=package / Path(find(name).origin).relative_to(Path(work.__file__).parent))
+        return SimpleNamespace(
+            origin=package / Path(find(name).origin).relative_to(Path(work.__file__).parent)
+        )
 
     def fingerprint():
         work.code_hash.cache_clear()
@@ -169,7 +181,10 @@ def test_wrong_settings_are_named_before_anything_runs(tmp_path, notebooks):
 def test_progress_reads_the_newest_whole_line(tmp_path):
     log = tmp_path / "progress.jsonl"
     assert work._last_line(log, 0) is None
-    lines = [{"time": 1.0, "what": "Table 1", "done": i, "total": 45, "seconds_left": 200.0} for i in (1, 2)]
+    lines = [
+        {"time": 1.0, "what": "Table 1", "done": i, "total": 45, "seconds_left": 200.0}
+        for i in (1, 2)
+    ]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert work._progress_text(work._last_line(log, 0)) == "Table 1: 2 of 45, 3:20 left"
     assert work._last_line(log, log.stat().st_size) is None

@@ -7,14 +7,17 @@ import pytest
 from ktglite.experiments.rungs import early_rungs, pruner_table, replay
 from ktglite.experiments.search import read_summaries
 from ktglite.settings import load_settings
-from ktglite.store import shipped
+from ktglite.store import from_checkout
 
 
 @pytest.mark.parametrize("rungs", [(1, 2), (2, 2), (3, 3), (9, 2), (12, 2)])
 def test_replayed_asha_decides_as_optunas_does(rungs):
     curves = np.random.default_rng(0).integers(0, 12, (60, 9)).astype(float)  # with ties
     pruner = optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=rungs[0], reduction_factor=rungs[1], min_early_stopping_rate=0, bootstrap_count=0
+        min_resource=rungs[0],
+        reduction_factor=rungs[1],
+        min_early_stopping_rate=0,
+        bootstrap_count=0,
     )
     study = optuna.create_study(direction="maximize", pruner=pruner)
 
@@ -50,12 +53,17 @@ def test_early_rungs_tell_a_slow_start_from_a_bad_graph():
     summary = {"study": "s", "choices": ["scratch", "fractaldb1k"], "trials": trials}
     summary["search"] = {"pruner": "none", "reduction_factor": 2}
     table = early_rungs(summary, (1, 2, 4)).set_index(["rung", "target"])
-    assert list(table.index) == [(r, t) for r in (1, 2) for t in ("scratch", "fractaldb1k")]  # 4 is the end
+    assert list(table.index) == [
+        (r, t) for r in (1, 2) for t in ("scratch", "fractaldb1k")
+    ]  # 4 is the end
     assert (table.n == 20).all()
     assert table.deserved.to_dict() == {key: 100.0 * (key[1] == "scratch") for key in table.index}
     assert table.passed[1, "scratch"] < 25 < 70 < table.passed[2, "scratch"]
     assert table.bias_high[1, "scratch"] < 0
-    assert (table.verdict[1, "scratch"], table.verdict[1, "fractaldb1k"]) == ("held back", "favoured")
+    assert (table.verdict[1, "scratch"], table.verdict[1, "fractaldb1k"]) == (
+        "held back",
+        "favoured",
+    )
     pruners = pruner_table(summary, (1, 2)).set_index(["pruner", "first_rung"])
     for pruner in ("asha", "promote"):
         assert pruners.best_kept[pruner, 1] < 80 < pruners.best_kept[pruner, 2] == 100
@@ -80,13 +88,19 @@ def test_of_several_best_graphs_one_is_enough():
 def test_the_stored_curves_give_the_table_of_the_docs(tmp_path, monkeypatch):
     """Found from any folder; sixty graphs a condition, all trained to the end at the settings of the quick profile."""
     monkeypatch.chdir(tmp_path)
-    whole = read_summaries(shipped(load_settings("03").recorded))
-    quick = read_summaries(shipped("data/reference_runs/quick/search"))
+    whole = read_summaries(from_checkout(load_settings("03").recorded))
+    quick = read_summaries(from_checkout("data/reference_runs/quick/search"))
     for name, summary in whole.items():
         assert summary["states"]["COMPLETE"] == 60
-        assert [summary[part] for part in ("training", "data")] == [quick[name][part] for part in ("training", "data")]
+        assert [summary[part] for part in ("training", "data")] == [
+            quick[name][part] for part in ("training", "data")
+        ]
     table = pruner_table(whole["imagenet1k"], (1, 3, 6)).set_index(["pruner", "first_rung"])
     assert table.best_kept["asha"].round().tolist() == [57, 98, 100]
     assert table.best_kept["promote"].tolist() == [100, 100, 100]
-    assert {len(early_rungs(summary, (1, 3, 6))) for summary in whole.values() if len(summary["choices"]) == 2} == {6}
-    assert not shipped("data/not there").exists()
+    assert {
+        len(early_rungs(summary, (1, 3, 6)))
+        for summary in whole.values()
+        if len(summary["choices"]) == 2
+    } == {6}
+    assert not from_checkout("data/not there").exists()

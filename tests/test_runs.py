@@ -34,7 +34,7 @@ from ktglite.experiments.ablation import tidy
 from ktglite.experiments.kept import save_network
 from ktglite.experiments.runs import load_records, run_key, run_until
 from ktglite.pool import open_pool
-from ktglite.store import shipped
+from ktglite.store import from_checkout
 
 A = Node("resnet18_w8")
 CONFIG = TrainConfig(epochs=1, batch_size=8, augmentation="shift", precision="fp32", device="cpu")
@@ -45,7 +45,16 @@ def test_a_second_call_reads_the_record(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "epochs", lambda *a, **k: pytest.fail("trained twice"))
     assert run(independent(A), tiny_data, CONFIG, 0, tmp_path) == first
     assert load_records(tmp_path) == [first]
-    for name in ("graph", "data", "config", "seed", "epochs", "test_accuracy", "seconds", "provenance"):
+    for name in (
+        "graph",
+        "data",
+        "config",
+        "seed",
+        "epochs",
+        "test_accuracy",
+        "seconds",
+        "provenance",
+    ):
         assert name in first
     for name in ("git", "dirty", "versions", "hardware", "device", "precision", "started"):
         assert name in first["provenance"]
@@ -58,7 +67,13 @@ def test_whatever_decides_the_result_changes_the_key(tiny_data):
     keys = {run_key(graph, tiny_data, CONFIG, 0, base)}
     for field in dataclasses.fields(TrainConfig):
         value = getattr(CONFIG, field.name)
-        others = {"schedule": "cosine", "augmentation": "none", "precision": "bf16", "report": "best", "head": "new"}
+        others = {
+            "schedule": "cosine",
+            "augmentation": "none",
+            "precision": "bf16",
+            "report": "best",
+            "head": "new",
+        }
         others["scale"] = "fresh"
         if field.name == "device":
             continue
@@ -67,7 +82,9 @@ def test_whatever_decides_the_result_changes_the_key(tiny_data):
         else:
             other = not value if isinstance(value, bool) else value / 2 + 0.25
             other = 3 if isinstance(value, int) and not isinstance(value, bool) else other
-        keys.add(run_key(graph, tiny_data, dataclasses.replace(CONFIG, **{field.name: other}), 0, base))
+        keys.add(
+            run_key(graph, tiny_data, dataclasses.replace(CONFIG, **{field.name: other}), 0, base)
+        )
     changed = dataclasses.replace(tiny_data, test=tiny_data.val, fingerprint="")
     keys |= {
         run_key(graph, tiny_data, CONFIG, 1, base),
@@ -75,7 +92,9 @@ def test_whatever_decides_the_result_changes_the_key(tiny_data):
         run_key(graph, changed, CONFIG, 0, base),
         run_key(graph, tiny_data, CONFIG, 0, {"fractaldb1k resnet18_w8": "0"}),
     }
-    assert len(keys) == len(dataclasses.fields(TrainConfig)) + 4  # all but the device, and the first key itself
+    assert (
+        len(keys) == len(dataclasses.fields(TrainConfig)) + 4
+    )  # all but the device, and the first key itself
 
 
 def test_other_weights_are_another_run(tiny_data, tmp_path):
@@ -97,7 +116,9 @@ def test_two_processes_give_the_numbers_of_one(tiny_data, tmp_path):
     assert [r["key"] for r in one] == [r["key"] for r in two]
     assert [r["test_accuracy"] for r in one] == [r["test_accuracy"] for r in two]
     assert [r["epochs"][0]["edge_loss"] for r in one] == [r["epochs"][0]["edge_loss"] for r in two]
-    lines = [json.loads(line) for line in (tmp_path / "2" / "progress.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "2" / "progress.jsonl").read_text().splitlines()
+    ]
     assert lines[-1]["done"] == lines[-1]["total"] == 4
 
 
@@ -112,7 +133,9 @@ def kill_workers(store, how_many):
         killed = []
         while len(killed) < how_many:
             time.sleep(0.02)
-            alive = [child.pid for child in multiprocessing.active_children() if child.pid not in before]
+            alive = [
+                child.pid for child in multiprocessing.active_children() if child.pid not in before
+            ]
             seen.extend(pid for pid in alive if pid not in seen)
             if alive and list(store.glob("*.ckpt")):
                 os.kill(alive[0], signal.SIGKILL)
@@ -124,7 +147,9 @@ def kill_workers(store, how_many):
 
 def test_what_a_run_raises_names_the_run(tiny_data, tmp_path):
     (tmp_path / "runs").mkdir()
-    (tmp_path / f"runs/{runs.run_key(independent(A), tiny_data, CONFIG, 3, {})}.json").write_text("{")
+    (tmp_path / f"runs/{runs.run_key(independent(A), tiny_data, CONFIG, 3, {})}.json").write_text(
+        "{"
+    )
     with pytest.raises(ValueError, match="not a readable record") as caught:
         run_all({"a": independent(A)}, tiny_data, CONFIG, [3], tmp_path / "runs")
     assert "run 'a', seed 3" in caught.value.__notes__[0]
@@ -146,15 +171,22 @@ def test_a_killed_run_goes_on_from_its_last_epoch(tiny_data, tmp_path, monkeypat
     monkeypatch.setattr(runs, "epochs", real)
     resumed = run(independent(A), tiny_data, config, 0, tmp_path / "cut")
     assert resumed["test_accuracy"] == whole["test_accuracy"]
-    assert [e["train_loss"] for e in resumed["epochs"]] == [e["train_loss"] for e in whole["epochs"]]
+    assert [e["train_loss"] for e in resumed["epochs"]] == [
+        e["train_loss"] for e in whole["epochs"]
+    ]
 
 
 def test_a_killed_process_costs_its_own_run_only(tiny_data, tmp_path):
-    graphs, config = {"a": independent(A), "b": all_through(A, A)}, dataclasses.replace(CONFIG, epochs=6)
+    graphs, config = (
+        {"a": independent(A), "b": all_through(A, A)},
+        dataclasses.replace(CONFIG, epochs=6),
+    )
     seen = kill_workers(tmp_path / "runs", 1)
     with open_pool(2) as pool:
         found = run_all(graphs, tiny_data, config, [0], tmp_path / "runs", pool=pool)
-        assert len(pool._executors) == 3  # two, and one in place of the killed: the other process went on
+        assert (
+            len(pool._executors) == 3
+        )  # two, and one in place of the killed: the other process went on
     assert len(seen) >= 2
     whole = [run(graph, tiny_data, config, 0, tmp_path / "whole") for graph in graphs.values()]
     assert [r["test_accuracy"] for r in found] == [r["test_accuracy"] for r in whole]
@@ -177,7 +209,9 @@ def test_missing_or_wrong_weights_stop_it_before_anything_is_trained(tiny_data, 
 
 
 @pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_dask_cluster_gives_the_numbers_of_one_process(tiny_data, tmp_path, monkeypatch, processes):
+def test_a_dask_cluster_gives_the_numbers_of_one_process(
+    tiny_data, tmp_path, monkeypatch, processes
+):
     distributed = pytest.importorskip("distributed")
     monkeypatch.chdir(tmp_path)
     data = load_data("synthcars", 32, 60, cache="cache")
@@ -190,17 +224,31 @@ def test_a_dask_cluster_gives_the_numbers_of_one_process(tiny_data, tmp_path, mo
     ):
         for name, part in (("folder", data), ("tensors", tiny_data)):  # loaded there, or sent
             far = run_all(graphs, part, CONFIG, [0, 1], f"{name}/dask", pool=pool)
-            near = [run(g, part, CONFIG, seed, f"{name}/here", label=a) for a, g in graphs.items() for seed in (0, 1)]
-            assert [(r["label"], r["seed"]) for r in far] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+            near = [
+                run(g, part, CONFIG, seed, f"{name}/here", label=a)
+                for a, g in graphs.items()
+                for seed in (0, 1)
+            ]
+            assert [(r["label"], r["seed"]) for r in far] == [
+                ("a", 0),
+                ("a", 1),
+                ("b", 0),
+                ("b", 1),
+            ]
             assert [r["key"] for r in far] == [r["key"] for r in near]
             assert [r["test_accuracy"] for r in far] == [r["test_accuracy"] for r in near]
-            assert [r["epochs"][0]["edge_loss"] for r in far] == [r["epochs"][0]["edge_loss"] for r in near]
+            assert [r["epochs"][0]["edge_loss"] for r in far] == [
+                r["epochs"][0]["edge_loss"] for r in near
+            ]
     assert len(list((tmp_path / "folder/dask").glob("*.json"))) == 4
 
 
 def test_a_gate_with_another_body_is_another_run(tiny_data, monkeypatch):
     keys = set()
-    for body in (lambda losses, correct, progress: losses.mean(), lambda losses, correct, progress: 2 * losses.mean()):
+    for body in (
+        lambda losses, correct, progress: losses.mean(),
+        lambda losses, correct, progress: 2 * losses.mean(),
+    ):
         monkeypatch.setitem(GATES, "mine", body)
         graph = distillation(A, A, gate="mine")
         keys.add(run_key(graph, tiny_data, CONFIG, 0, {}))
@@ -218,7 +266,9 @@ def test_up_to_an_epoch_and_on(tiny_data, tmp_path):
         assert [e["train_loss"] for e in part] == [e["train_loss"] for e in whole["epochs"][:epoch]]
         assert len(list((tmp_path / "parts").glob("*.ckpt"))) == 1
         assert not list((tmp_path / "parts").glob("*.json"))
-    assert [e["train_loss"] for e in run_until(graph, *where, 3)] == [e["train_loss"] for e in whole["epochs"]]
+    assert [e["train_loss"] for e in run_until(graph, *where, 3)] == [
+        e["train_loss"] for e in whole["epochs"]
+    ]
     (record,) = load_records(tmp_path / "parts")
     assert record["test_accuracy"] == whole["test_accuracy"]
     assert not list((tmp_path / "parts").glob("*.ckpt"))
@@ -226,11 +276,17 @@ def test_up_to_an_epoch_and_on(tiny_data, tmp_path):
 
 def test_new_weights_never_meet_an_old_checkpoint(tiny_data, tmp_path):
     """A search that is gone on with after pre-training anew under the same name begins this graph anew."""
-    graph, config, losses = independent(Node("resnet18_w8", "fractaldb1k")), dataclasses.replace(CONFIG, epochs=3), []
+    graph, config, losses = (
+        independent(Node("resnet18_w8", "fractaldb1k")),
+        dataclasses.replace(CONFIG, epochs=3),
+        [],
+    )
     for seed in (1, 2, 2):
         state = models.initialise("resnet18_w8", "scratch", 3, seed).state_dict()
         save_file(state, tmp_path / "fractaldb1k-resnet18_w8.safetensors")
-        losses.append(run_until(graph, tiny_data, config, 0, tmp_path / "runs", tmp_path, 1)[0]["train_loss"])
+        losses.append(
+            run_until(graph, tiny_data, config, 0, tmp_path / "runs", tmp_path, 1)[0]["train_loss"]
+        )
     assert losses[0] != losses[1] == losses[2]
     assert len(list((tmp_path / "runs").glob("*.ckpt"))) == 2
 
@@ -240,7 +296,8 @@ def test_a_network_that_is_kept_teaches_with_its_head(tiny_data, tmp_path):
     path = save_network(teacher, tmp_path / "teacher.safetensors", tiny_data.classes)
     again = models.initialise("resnet18_w8", str(path), 3, 0, classes=tiny_data.classes)
     assert all(
-        torch.equal(a, b) for a, b in zip(again.state_dict().values(), teacher.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(again.state_dict().values(), teacher.state_dict().values(), strict=True)
     )
     other = models.initialise("resnet18_w8", str(path), 3, 0, classes=("x", "y", "z"))
     assert not torch.equal(other.fc.weight, teacher.fc.weight)
@@ -279,7 +336,14 @@ def test_a_fixed_teacher_with_a_random_head_is_told(tiny_data, tmp_path, caplog)
     other = kept.save_network(net, tmp_path / "other.safetensors", ["x", "y", "z"])
     graphs = {name: distillation(A, Node(A.arch, start)) for name, start in
               {"fresh": "scratch", "other": str(other), "known": str(known)}.items()}  # fmt: skip
-    run_all(graphs | {"both learn": all_through(A, A)}, tiny_data, CONFIG, [0], tmp_path / "runs", pool=NoPool())
+    run_all(
+        graphs | {"both learn": all_through(A, A)},
+        tiny_data,
+        CONFIG,
+        [0],
+        tmp_path / "runs",
+        pool=NoPool(),
+    )
     assert [record.message.split(":")[0] for record in caplog.records] == ["fresh", "other"]
     assert "node 2 never learns" in caplog.text
 
@@ -291,7 +355,8 @@ def test_a_kept_target_gives_its_accuracy_in_plain_torchvision(tiny_data, tmp_pa
     torch.save((tiny_data.test.images, tiny_data.test.labels), tmp_path / "test.pt")
     command = [sys.executable, "-c", PLAIN, str(tmp_path), record["key"]]
     assert (
-        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == record["test_accuracy"][0]
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        == record["test_accuracy"][0]
     )
     assert {path.name.partition(".")[2] for path in tmp_path.glob("*.safetensors")} == {
         "node1.safetensors", "logits.safetensors",
@@ -303,13 +368,15 @@ def test_a_kept_target_gives_its_accuracy_in_plain_torchvision(tiny_data, tmp_pa
     assert row[["ensemble", "agreement", "calibration_error"]].to_dict() == found
     assert found["ensemble"] == record["epochs"][-1]["test_ensemble"]
     answers = [z.argmax(1) for z in logits.values()]
-    assert found["agreement"] == pytest.approx(100 * (answers[0] == answers[1]).double().mean().item())
+    assert found["agreement"] == pytest.approx(
+        100 * (answers[0] == answers[1]).double().mean().item()
+    )
     assert 0 <= found["calibration_error"] <= 100
 
 
 def test_the_network_that_comes_with_the_kit_answers_as_its_card_says():
     """Within three images of 1,440: it was trained and tested on one kind of processor, and may be read on another."""
-    path = shipped("data/networks/table1-standin-all.safetensors")
+    path = from_checkout("data/networks/table1-standin-all.safetensors")
     card, settings = kept.read_header(path), load_settings("02", "quick")
     data = settings.load_data()
     assert card["data"]["fingerprint"] == data.fingerprint
@@ -322,16 +389,22 @@ def test_what_is_kept_can_be_asked_for_later(tiny_data, tmp_path, monkeypatch):
     """The record is there and the networks are not: trained again, to the same result, once."""
     first = run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
-    monkeypatch.setattr(kept, "save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))  # stopped before its end
+    monkeypatch.setattr(
+        kept, "save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+    )  # stopped before its end
     with pytest.raises(KeyboardInterrupt):
         run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path, keep="all")
-    assert run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path) == first  # the record is still there
+    assert (
+        run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path) == first
+    )  # the record is still there
     monkeypatch.undo()
     again = run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path, keep="all")
     assert again["test_accuracy"] == first["test_accuracy"]
     assert len(list(tmp_path.glob("*.safetensors"))) == 3  # two networks and the logits
     assert run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path, keep="all") == again
-    start = models.initialise("resnet18_w8", str(tmp_path / f"{again['key']}.node2.safetensors"), 3, 0, classes=())
+    start = models.initialise(
+        "resnet18_w8", str(tmp_path / f"{again['key']}.node2.safetensors"), 3, 0, classes=()
+    )
     assert start.conv1.weight.shape[0] == 8
 
 
@@ -341,4 +414,6 @@ def test_calibration_is_measured_by_the_gap_of_confidence_and_accuracy():
     assert found["calibration_error"] == pytest.approx(50, abs=0.1)  # sure of all, right in half
     assert found["agreement"] != found["agreement"]  # NaN: there is nobody to agree with
     even = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
-    assert kept.together({"node 1": even}, labels)["calibration_error"] == pytest.approx(0, abs=1e-6)
+    assert kept.together({"node 1": even}, labels)["calibration_error"] == pytest.approx(
+        0, abs=1e-6
+    )

@@ -39,8 +39,9 @@ from ktglite.experiments.search import (
 )
 from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, to_params
 from ktglite.graph import Graph, Node, all_through
+from ktglite.models import file_hash
 from ktglite.pool import open_pool
-from ktglite.store import Checkpoint, file_hash
+from ktglite.store import Checkpoint
 from ktglite.trainer import TrainConfig, epochs
 
 ARCH = "resnet18_w8"
@@ -80,7 +81,9 @@ def scripted(curves, asked=None):
             asked.append((number, epoch))
         values = list(curves[number][:epoch])
         if any(map(math.isnan, values)):
-            raise FloatingPointError("the loss of node 1 on edge label -> node 1 is nan in epoch 1, iteration 1")
+            raise FloatingPointError(
+                "the loss of node 1 on edge label -> node 1 is nan in epoch 1, iteration 1"
+            )
         history = [{"epoch": i, "val_accuracy": [float(v), None]} for i, v in enumerate(values, 1)]
         if epoch == config.epochs:
             history[-1] |= {"reported_epoch": epoch, "test_accuracy": [values[-1] / 2, None]}
@@ -141,8 +144,9 @@ def test_promotion_by_hand(tiny_data, tmp_path, monkeypatch):
     curves = [[50, 50, 50, 50], [60, 10, 10, 10], [70, 70, 70, 70], [55, 80, 80, 5]]
     asked = []
     study = run_scripted(monkeypatch, tiny_data, tmp_path, curves, asked=asked, pruner="promote")
-    # 1 beats 0 at rung 1. Alone at rung 2, it waits. 2 belongs to the best one of three, 1 went on already.
-    # 2 beats 1 at rung 2 and goes to the end. 3 makes it four at rung 1, of which 2 and 1 are the best: over.
+    # 1 beats 0 at rung 1. Alone at rung 2, it waits. 2 belongs to the best one of three, 1 went on
+    # already. 2 beats 1 at rung 2 and goes to the end. 3 makes it four at rung 1, of which 2 and 1
+    # are the best: over.
     assert asked == [(0, 1), (1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (3, 1)]
     assert states(study) == ["PRUNED", "PRUNED", "COMPLETE", "PRUNED"]
     assert [trial.value for trial in study.trials] == [50, 10, 70, 55]
@@ -161,9 +165,13 @@ def test_hopeless_trials_are_never_promoted_and_leave_early(tiny_data, tmp_path,
         return found
 
     monkeypatch.setattr(rungs.Rungs, "hopeless", spy)
-    early = run_scripted(monkeypatch, tiny_data, tmp_path / "early", curves, HerePool(3), pruner="promote")
+    early = run_scripted(
+        monkeypatch, tiny_data, tmp_path / "early", curves, HerePool(3), pruner="promote"
+    )
     monkeypatch.setattr(rungs.Rungs, "hopeless", lambda self: set())
-    late = run_scripted(monkeypatch, tiny_data, tmp_path / "late", curves, HerePool(3), pruner="promote")
+    late = run_scripted(
+        monkeypatch, tiny_data, tmp_path / "late", curves, HerePool(3), pruner="promote"
+    )
     assert [(t.state, t.intermediate_values) for t in early.trials] == [
         (t.state, t.intermediate_values) for t in late.trials
     ]
@@ -176,20 +184,31 @@ def test_hopeless_trials_are_never_promoted_and_leave_early(tiny_data, tmp_path,
 def test_asha_stops_at_the_rungs_and_never_at_the_end(tiny_data, tmp_path, monkeypatch):
     curves = [[50, 60, 70, 80], [40, 90, 90, 90], [60, 50, 90, 90], [60, 70, 90, 10]]
     study = run_scripted(monkeypatch, tiny_data, tmp_path, curves)
-    # 1: the first runs on. 2: below it at epoch 1. 3: best at 1, below 60 at 2. 4: 10 at its end, yet complete.
+    # 1: the first runs on. 2: below it at epoch 1. 3: best at 1, below 60 at 2. 4: 10 at its end,
+    # yet complete.
     assert spent(study) == [4, 1, 2, 4]
     assert states(study) == ["COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
     assert [t.value for t in best_trials(study, 5)] == [80, 10]
     summary = study_summary(study)
-    assert (summary["epochs_run"], summary["epochs_full"], summary["epochs_saved_by_asha"]) == (11, 16, 5)
+    assert (summary["epochs_run"], summary["epochs_full"], summary["epochs_saved_by_asha"]) == (
+        11,
+        16,
+        5,
+    )
     assert [t["test_accuracy"] for t in summary["trials"]] == [40, None, None, 5]
     assert summary["paper_protocol"] == 40
 
 
 def test_min_resource_moves_the_first_rung_and_pruning_can_be_off(tiny_data, tmp_path, monkeypatch):
     curves = [[50, 60, 70, 80], [40, 50, 90, 90]]
-    assert spent(run_scripted(monkeypatch, tiny_data, tmp_path / "2", curves, min_resource=2)) == [4, 2]
-    assert spent(run_scripted(monkeypatch, tiny_data, tmp_path / "no", curves, pruner="none")) == [4, 4]
+    assert spent(run_scripted(monkeypatch, tiny_data, tmp_path / "2", curves, min_resource=2)) == [
+        4,
+        2,
+    ]
+    assert spent(run_scripted(monkeypatch, tiny_data, tmp_path / "no", curves, pruner="none")) == [
+        4,
+        4,
+    ]
 
 
 @pytest.mark.parametrize("pruner", ["asha", "promote", "none"])
@@ -201,7 +220,9 @@ def test_a_diverging_training_fails_its_trial_only(tiny_data, tmp_path, monkeypa
     summary = study_summary(study)
     assert "label -> node 1 is nan" in summary["trials"][0]["error"]
     assert sum(summary["states"].values()) == 5
-    again = run_scripted(monkeypatch, tiny_data, tmp_path, curves, asked=(asked := []), pruner=pruner)
+    again = run_scripted(
+        monkeypatch, tiny_data, tmp_path, curves, asked=(asked := []), pruner=pruner
+    )
     assert asked == []  # and it is not tried again
     assert states(again) == states(study)
 
@@ -229,7 +250,9 @@ def test_workers_that_join_later_are_given_something_to_do(tiny_data, tmp_path, 
     assert states(study) == ["COMPLETE"] * 5
 
 
-def test_another_error_stops_the_search_and_the_same_command_goes_on(tiny_data, tmp_path, monkeypatch):
+def test_another_error_stops_the_search_and_the_same_command_goes_on(
+    tiny_data, tmp_path, monkeypatch
+):
     def broken(*arguments):
         raise OSError("disk full")
 
@@ -242,7 +265,9 @@ def test_another_error_stops_the_search_and_the_same_command_goes_on(tiny_data, 
 
 
 @pytest.mark.parametrize("pruner", ["asha", "promote"])
-def test_killed_at_any_moment_a_search_ends_as_if_it_had_not_been(tiny_data, tmp_path, monkeypatch, pruner):
+def test_killed_at_any_moment_a_search_ends_as_if_it_had_not_been(
+    tiny_data, tmp_path, monkeypatch, pruner
+):
     """The storage is written to in many small steps. After any of them the coordinator may die."""
     curves = np.random.default_rng(2).integers(0, 30, (9, 4)).astype(float)
     whole = run_scripted(monkeypatch, tiny_data, tmp_path / "whole", curves, pruner=pruner)
@@ -268,7 +293,9 @@ def test_killed_at_any_moment_a_search_ends_as_if_it_had_not_been(tiny_data, tmp
         assert [t.params for t in study.trials] == [t.params for t in whole.trials]
         assert all(t.state in OVER for t in study.trials)
         extra = np.array(spent(study)) - spent(whole)
-        if pruner == "asha":  # killed between Optuna's verdict and its being carried out, one graph may go on
+        if (
+            pruner == "asha"
+        ):  # killed between Optuna's verdict and its being carried out, one graph may go on
             assert (extra >= 0).all()
             assert (extra > 0).sum() <= 1
         else:
@@ -283,7 +310,9 @@ def test_a_study_is_not_continued_with_other_settings(tiny_data, tmp_path, monke
 
     assert len(again().trials) == len(again().trials) == 5
     more = dataclasses.replace(SETTINGS, trials=7)
-    assert [from_params(t.params) for t in again(more).trials] == [g.to_dict() for g in sample_graphs(more)]
+    assert [from_params(t.params) for t in again(more).trials] == [
+        g.to_dict() for g in sample_graphs(more)
+    ]
     with pytest.raises(ValueError, match="7 planned trials: 5 is fewer"):
         again()
     with pytest.raises(ValueError, match=r"another training epochs \(2, now 3\)"):
@@ -302,8 +331,12 @@ def test_what_does_not_fit_is_told_before_there_is_a_study(tiny_data, tmp_path, 
     with pytest.raises(ValueError, match="promotion to epoch 4 needs 4, or a later first rung"):
         run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2, 3, 4]] * 2, pruner="promote")
     with pytest.raises(ValueError, match="different graphs"):
-        run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2, 3, 4]], trials=10_000, min_resource=2)
-    study = run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2, 3, 4]] * 2, pruner="promote", min_resource=2)
+        run_scripted(
+            monkeypatch, tiny_data, tmp_path, [[1, 2, 3, 4]], trials=10_000, min_resource=2
+        )
+    study = run_scripted(
+        monkeypatch, tiny_data, tmp_path, [[1, 2, 3, 4]] * 2, pruner="promote", min_resource=2
+    )
     assert sorted(states(study)) == ["COMPLETE", "PRUNED"]
 
 
@@ -337,12 +370,16 @@ def test_half_a_line_at_the_end_of_a_journal_is_dropped(tiny_data, tmp_path, mon
     assert states(load_study("s", journal)) == ["COMPLETE"] * 6
 
 
-@pytest.mark.parametrize("text", ["{\n", "[]\n", "hello\nworld\n", '{"op_code": 99, "worker_id": "x"}\n', "\0\1\n"])
+@pytest.mark.parametrize(
+    "text", ["{\n", "[]\n", "hello\nworld\n", '{"op_code": 99, "worker_id": "x"}\n', "\0\1\n"]
+)
 def test_a_damaged_journal_is_named(tiny_data, tmp_path, monkeypatch, text):
     run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2]] * 2)
     journal = tmp_path / "search/none.log"
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:3]) + text)
-    with pytest.raises(ValueError, match=r"none\.log is not a readable search journal .* move it away"):
+    with pytest.raises(
+        ValueError, match=r"none\.log is not a readable search journal .* move it away"
+    ):
         load_study("s", journal)
 
 
@@ -356,7 +393,9 @@ def test_a_second_coordinator_is_refused(tiny_data, tmp_path, monkeypatch, stora
         return scripted([[1, 2]] * 5)(*arguments)
 
     monkeypatch.setattr(search, "run_until", second)
-    study = search.search(SETTINGS, tiny_data, CONFIG, tmp_path, storage, pool=HerePool(2), name="s")
+    study = search.search(
+        SETTINGS, tiny_data, CONFIG, tmp_path, storage, pool=HerePool(2), name="s"
+    )
     assert states(study) == ["COMPLETE"] * 5
 
 
@@ -381,7 +420,9 @@ def test_selecting_on_test_is_possible_and_labelled(tiny_data, tmp_path, monkeyp
         caplog.clear()
 
 
-def test_tpe_asks_as_often_as_planned_and_depends_on_the_storage_alone(tiny_data, tmp_path, monkeypatch):
+def test_tpe_asks_as_often_as_planned_and_depends_on_the_storage_alone(
+    tiny_data, tmp_path, monkeypatch
+):
     curves = [[i, i + 1] for i in range(14)]
     study = run_scripted(monkeypatch, tiny_data, tmp_path / "whole", curves, sampler="tpe")
     assert all(t.state in OVER for t in study.trials)
@@ -395,7 +436,11 @@ class CutOff(optuna.samplers.RandomSampler):
     """Draws a target that learns from nothing, and then from label and node 2."""
 
     def sample_independent(self, study, trial, name, distribution):
-        return ("through" if trial.number else "cutoff") if name.startswith("gate") else distribution.choices[0]
+        return (
+            ("through" if trial.number else "cutoff")
+            if name.startswith("gate")
+            else distribution.choices[0]
+        )
 
 
 def test_a_drawn_target_that_learns_nothing_is_over_untrained(tiny_data, tmp_path, monkeypatch):
@@ -405,7 +450,10 @@ def test_a_drawn_target_that_learns_nothing_is_over_untrained(tiny_data, tmp_pat
     summary = study_summary(study)
     assert summary["trials"][0]["values"] == []
     assert summary["trials"][0]["graph"]["gates"][0] == ["cutoff", "cutoff"]
-    assert (summary["epochs_saved_by_asha"], summary["epochs_full"]) == (0, 4)  # nothing was to be trained
+    assert (summary["epochs_saved_by_asha"], summary["epochs_full"]) == (
+        0,
+        4,
+    )  # nothing was to be trained
     assert len(best_graphs(study, 3)) == 1  # twice the same
 
 
@@ -416,20 +464,35 @@ def test_two_processes_search_what_one_searches(tiny_data, tmp_path):
     one = search.search(SETTINGS, tiny_data, CONFIG, tmp_path / "1", pool=HerePool())
     with open_pool(2) as pool:
         two = search.search(SETTINGS, tiny_data, CONFIG, tmp_path / "2", pool=pool)
-        again = search.search(SETTINGS, tiny_data, CONFIG, tmp_path / "2", pool=pool)  # nothing is left to do
+        again = search.search(
+            SETTINGS, tiny_data, CONFIG, tmp_path / "2", pool=pool
+        )  # nothing is left to do
     plan = sample_graphs(SETTINGS)
-    assert [t.params for t in one.trials] == [t.params for t in two.trials] == [to_params(g) for g in plan]
-    assert [t.intermediate_values[1] for t in one.trials] == [t.intermediate_values[1] for t in two.trials]
-    assert all((t.state == TrialState.COMPLETE) == (len(t.intermediate_values) == 2) for t in one.trials + two.trials)
+    assert (
+        [t.params for t in one.trials]
+        == [t.params for t in two.trials]
+        == [to_params(g) for g in plan]
+    )
+    assert [t.intermediate_values[1] for t in one.trials] == [
+        t.intermediate_values[1] for t in two.trials
+    ]
+    assert all(
+        (t.state == TrialState.COMPLETE) == (len(t.intermediate_values) == 2)
+        for t in one.trials + two.trials
+    )
     records = list(epochs(plan[0], tiny_data, CONFIG, SETTINGS.seed))
-    assert list(one.trials[0].intermediate_values.values()) == [record["val_accuracy"][0] for record in records]
+    assert list(one.trials[0].intermediate_values.values()) == [
+        record["val_accuracy"][0] for record in records
+    ]
     assert one.trials[0].user_attrs["test_accuracy"] == records[-1]["test_accuracy"][0]
     lines = [json.loads(line) for line in (tmp_path / "2/progress.jsonl").read_text().splitlines()]
     assert lines[-1]["done"] == lines[-1]["total"] == 5
     assert again.trials == two.trials
     for out, study in ((tmp_path / "1", one), (tmp_path / "2", two)):
         stored = {record["label"] for record in runs.load_records(out / "runs")}
-        assert stored == {f"none {t.number}" for t in study.trials if t.state == TrialState.COMPLETE}
+        assert stored == {
+            f"none {t.number}" for t in study.trials if t.state == TrialState.COMPLETE
+        }
         assert not list(out.rglob("*.ckpt"))
 
 
@@ -437,7 +500,9 @@ def test_a_checkpoint_is_kept_until_the_result_is_told(tiny_data, tmp_path, monk
     """Of a search that is killed before it is told, nothing is trained again."""
     saved = []
     real = Checkpoint.save
-    monkeypatch.setattr(Checkpoint, "save", lambda self, state: (saved.append(self.key), real(self, state)))
+    monkeypatch.setattr(
+        Checkpoint, "save", lambda self, state: (saved.append(self.key), real(self, state))
+    )
     settings, tell = dataclasses.replace(SETTINGS, trials=6, pruner="promote"), optuna.Study.tell
 
     def killed(self, *arguments, **more):
@@ -459,7 +524,9 @@ def test_a_checkpoint_is_kept_until_the_result_is_told(tiny_data, tmp_path, monk
 
 def test_a_learning_rate_of_a_million_fails_its_trials_and_not_the_study(tiny_data, tmp_path):
     config = dataclasses.replace(CONFIG, lr=1e6)
-    study = search.search(dataclasses.replace(SETTINGS, trials=2), tiny_data, config, tmp_path, pool=HerePool())
+    study = search.search(
+        dataclasses.replace(SETTINGS, trials=2), tiny_data, config, tmp_path, pool=HerePool()
+    )
     assert states(study) == ["FAIL", "FAIL"]
     assert all("epoch" in trial.user_attrs["error"] for trial in study.trials)
     assert not list(tmp_path.rglob("*.ckpt"))
@@ -485,7 +552,10 @@ def counted_run_until(graph, source, config, seed, store, weights, epoch, label)
         note(f"begun {label.split()[-1]} {epoch}")
         return rate(config, epoch)
 
-    with mock.patch.object(Checkpoint, "save", counted_save), mock.patch.object(trainer, "learning_rate", counted_rate):
+    with (
+        mock.patch.object(Checkpoint, "save", counted_save),
+        mock.patch.object(trainer, "learning_rate", counted_rate),
+    ):
         return runs.run_until(graph, source, config, seed, store, weights, epoch, label)
 
 
@@ -493,7 +563,10 @@ def read_log(out):
     """The events of `counted_run_until`: (begun or kept, trial, epoch, process)."""
     path = Path(out) / "epochs.log"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [(what, int(trial), int(epoch), int(pid)) for what, trial, epoch, pid in map(str.split, lines)]
+    return [
+        (what, int(trial), int(epoch), int(pid))
+        for what, trial, epoch, pid in map(str.split, lines)
+    ]
 
 
 def coordinate(out, trials, storage=None, dask=None, pruner="asha"):
@@ -540,12 +613,18 @@ def check_that_nothing_is_lost(study, out, trials, kills):
     assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in study.trials)
     events = read_log(out)
     times = Counter((trial, epoch) for what, trial, epoch, _ in events if what == "kept")
-    assert set(times) == {(t.number, epoch) for t in study.trials for epoch in t.intermediate_values}
+    assert set(times) == {
+        (t.number, epoch) for t in study.trials for epoch in t.intermediate_values
+    }
     begun, again = sum(what == "begun" for what, *_ in events), sum(times.values()) - len(times)
-    print(f"{trials} graphs, {len(times)} epochs, {begun} begun, {again} trained twice, {kills} workers killed")
+    print(
+        f"{trials} graphs, {len(times)} epochs, {begun} begun, {again} trained twice, {kills} workers killed"
+    )
     assert begun - len(times) <= kills
     assert not list(Path(out).rglob("*.ckpt"))
-    plan = [to_params(g) for g in sample_graphs(dataclasses.replace(SETTINGS, trials=trials, nodes=3))]
+    plan = [
+        to_params(g) for g in sample_graphs(dataclasses.replace(SETTINGS, trials=trials, nodes=3))
+    ]
     assert [t.params for t in study.trials] == plan
 
 
@@ -555,7 +634,8 @@ needs_kill = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 @needs_kill
 def test_a_killed_worker_costs_the_epoch_it_was_at(tmp_path, monkeypatch):
     killed = threading.Thread(
-        target=lambda: (wait_until(lambda: kept(tmp_path) >= 6), kill_a_worker(tmp_path)), daemon=True
+        target=lambda: (wait_until(lambda: kept(tmp_path) >= 6), kill_a_worker(tmp_path)),
+        daemon=True,
     )
     killed.start()
     monkeypatch.setattr(search, "run_until", search.run_until)  # `coordinate` replaces it
@@ -572,7 +652,13 @@ def kill_worker_and_coordinator(out, trials, *arguments):
     wait_until(lambda: kept(out) >= trials)
     first.kill()
     assert first.wait() == -signal.SIGKILL
-    assert 0 < sum(t.state in OVER for t in load_study("s", arguments[0] or out / "search/none.log").trials) < trials
+    assert (
+        0
+        < sum(
+            t.state in OVER for t in load_study("s", arguments[0] or out / "search/none.log").trials
+        )
+        < trials
+    )
     second = start_coordinator(out, trials, *arguments)
     assert second.wait(600) == 0
     return load_study("s", arguments[0] or out / "search/none.log")
@@ -593,10 +679,21 @@ def cluster(tmp_path):
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths}
     begin, place = [sys.executable, "-m"], ["--scheduler-file", str(file), "--no-dashboard"]
-    scheduler = [*begin, "distributed.cli.dask_scheduler", "--port", "0", "--host", "127.0.0.1", *place]
+    scheduler = [
+        *begin,
+        "distributed.cli.dask_scheduler",
+        "--port",
+        "0",
+        "--host",
+        "127.0.0.1",
+        *place,
+    ]
     worker = [*begin, "distributed.cli.dask_worker", "--nworkers", "2", "--nthreads", "1", *place]
     with open(tmp_path / "dask.txt", "w") as log:
-        processes = [subprocess.Popen(c, env=environment, stdout=log, stderr=log) for c in (scheduler, worker)]
+        processes = [
+            subprocess.Popen(c, env=environment, stdout=log, stderr=log)
+            for c in (scheduler, worker)
+        ]
         try:
             wait_until(file.exists, 60)
             yield json.loads(file.read_text())["address"]
@@ -621,13 +718,31 @@ def test_60_graphs_on_a_dask_cluster_with_a_worker_and_the_coordinator_killed(tm
 def test_reevaluation_uses_fresh_seeds_and_has_baselines(tiny_data, tmp_path):
     weights = standin_weights(tmp_path / "weights")
     sources = ("imagenet1k_standin", "fractaldb1k")
-    settings = dataclasses.replace(SETTINGS, condition="mixed", sources=sources, trials=4, pruner="none")
+    settings = dataclasses.replace(
+        SETTINGS, condition="mixed", sources=sources, trials=4, pruner="none"
+    )
     config, pool = dataclasses.replace(CONFIG, epochs=1), HerePool()
     study = search.search(settings, tiny_data, config, tmp_path, weights=weights, pool=pool)
     with pytest.raises(ValueError, match="seed 0 trained the search"):
         reevaluate(study, tiny_data, config, [0, 1], tmp_path / "runs", weights)
-    again = reevaluate(study, tiny_data, config, [1, 2], tmp_path / "runs", weights, k=2, random_graphs=1, pool=pool)
-    assert [entry["label"] for entry in again] == ["top 1", "top 2", "all through", "independent", "random 1"]
+    again = reevaluate(
+        study,
+        tiny_data,
+        config,
+        [1, 2],
+        tmp_path / "runs",
+        weights,
+        k=2,
+        random_graphs=1,
+        pool=pool,
+    )
+    assert [entry["label"] for entry in again] == [
+        "top 1",
+        "top 2",
+        "all through",
+        "independent",
+        "random 1",
+    ]
     assert all(len(entry["test_accuracy"]) == len(entry["records"]) == 2 for entry in again)
     top = best_graphs(study)[0]
     assert again[0]["graph"] == top.to_dict()
@@ -638,7 +753,11 @@ def test_reevaluation_uses_fresh_seeds_and_has_baselines(tiny_data, tmp_path):
     assert {key: stored[key] for key in summary} == summary
     assert summary["choices"] == ["scratch", *sources]
     assert summary["paper_protocol"] == max(trial["test_accuracy"] for trial in summary["trials"])
-    assert summary["selection_value"] == summary["best"]["value"] == max(t["value"] for t in summary["trials"])
+    assert (
+        summary["selection_value"]
+        == summary["best"]["value"]
+        == max(t["value"] for t in summary["trials"])
+    )
     gap = summary["selection_value"] - sum(again[0]["val_accuracy"]) / 2
     assert summary["optimism_gap_same_split"] == pytest.approx(gap)
     with pytest.raises(ValueError, match="run more trials"):
@@ -648,7 +767,9 @@ def test_reevaluation_uses_fresh_seeds_and_has_baselines(tiny_data, tmp_path):
 def empty(folder):
     """A journal with a study of no trials."""
     path = str(folder / "empty.log")
-    study = optuna.create_study(study_name="x", storage=search._open_storage(path), direction="maximize")
+    study = optuna.create_study(
+        study_name="x", storage=search._open_storage(path), direction="maximize"
+    )
     study.set_user_attr("search", {"seed": 0})
     return path
 
@@ -664,15 +785,25 @@ def test_best_graphs_are_different_in_effect(tiny_data, tmp_path, monkeypatch):
     alone = [["through", "cutoff", "cutoff"], ["through"] * 3, ["linear"] * 3]
     same = [["correct", "cutoff", "cutoff"], ["cutoff"] * 3, ["linear"] * 3]
     other = [["through", "through", "cutoff"], ["through"] * 3, ["linear"] * 3]
-    study = with_graphs(tiny_data, tmp_path, monkeypatch, [[1, 90], [1, 80], [1, 70]], [alone, same, other])
+    study = with_graphs(
+        tiny_data, tmp_path, monkeypatch, [[1, 90], [1, 80], [1, 70]], [alone, same, other]
+    )
     assert [t.value for t in best_trials(study, 3)] == [90, 70]
 
 
 def test_a_fixed_teacher_is_not_counted_as_training(tiny_data, tmp_path, monkeypatch):
-    taught = [["through", "through", "cutoff"], ["cutoff"] * 3, ["linear"] * 3]  # node 2 teaches, node 3 is unreachable
+    taught = [
+        ["through", "through", "cutoff"],
+        ["cutoff"] * 3,
+        ["linear"] * 3,
+    ]  # node 2 teaches, node 3 is unreachable
     study = with_graphs(tiny_data, tmp_path, monkeypatch, [[1, 2, 3]], [taught])
     summary = study_summary(study)
-    assert (summary["epochs_run"], summary["node_epochs_run"], summary["node_epochs_unreachable"]) == (3, 3, 3)
+    assert (
+        summary["epochs_run"],
+        summary["node_epochs_run"],
+        summary["node_epochs_unreachable"],
+    ) == (3, 3, 3)
     assert summary["unreachable_share"] == pytest.approx(1 / 3)
 
 
@@ -693,13 +824,19 @@ def test_the_package_does_not_import_optuna():
 
 def test_a_search_with_trained_teachers(tiny_data, tmp_path):
     """The teacher is trained once, heads included, and is what every fixed node starts from; its baselines learn."""
-    settings = SearchConfig("none", arch=ARCH, nodes=2, trials=60, pruner="none", teachers="trained")
+    settings = SearchConfig(
+        "none", arch=ARCH, nodes=2, trials=60, pruner="none", teachers="trained"
+    )
     config = dataclasses.replace(CONFIG, epochs=1)
     fixed = [
-        i for i, graph in enumerate(sample_graphs(settings)) if not graph.learns(1) and 1 in graph.reaching_target()
+        i
+        for i, graph in enumerate(sample_graphs(settings))
+        if not graph.learns(1) and 1 in graph.reaching_target()
     ]
     settings = dataclasses.replace(settings, trials=fixed[0] + 1)
-    study = search.search(settings, tiny_data, config, tmp_path, weights=tmp_path / "weights", pool=HerePool())
+    study = search.search(
+        settings, tiny_data, config, tmp_path, weights=tmp_path / "weights", pool=HerePool()
+    )
     path = tmp_path / "weights" / f"teacher-{ARCH}.safetensors"
     summary = study_summary(study)
     assert summary["trials"][fixed[0]]["graph"]["nodes"][1]["init"] == "teacher"
@@ -707,33 +844,70 @@ def test_a_search_with_trained_teachers(tiny_data, tmp_path):
     card = read_header(path)
     assert card["classes"] == list(tiny_data.classes)
     again = reevaluate(
-        study, tiny_data, config, [7], tmp_path / "runs", tmp_path / "weights", k=1, random_graphs=1, pool=HerePool()
+        study,
+        tiny_data,
+        config,
+        [7],
+        tmp_path / "runs",
+        tmp_path / "weights",
+        k=1,
+        random_graphs=1,
+        pool=HerePool(),
     )
-    starts = {node["init"] for entry in again if entry["label"] == "all through" for node in entry["graph"]["nodes"]}
+    starts = {
+        node["init"]
+        for entry in again
+        if entry["label"] == "all through"
+        for node in entry["graph"]["nodes"]
+    }
     assert starts == {"scratch"}
     with pytest.raises(ValueError, match="other images or with other settings: remove it"):
-        runs.train_teacher(ARCH, tiny_data, dataclasses.replace(config, lr=0.5), tmp_path / "weights")
+        runs.train_teacher(
+            ARCH, tiny_data, dataclasses.replace(config, lr=0.5), tmp_path / "weights"
+        )
 
 
 def test_a_search_for_the_best_ensemble(tiny_data, tmp_path):
     """Values, tests and the re-evaluation are those of the nodes' mean softmax, as the records have them."""
-    settings = SearchConfig("none", arch=ARCH, nodes=2, trials=3, pruner="none", objective="ensemble")
+    settings = SearchConfig(
+        "none", arch=ARCH, nodes=2, trials=3, pruner="none", objective="ensemble"
+    )
     study = search.search(settings, tiny_data, CONFIG, tmp_path, pool=HerePool())
     paths = (tmp_path / "runs").glob("*.json")
     found = {record["label"]: record for record in (json.loads(path.read_text()) for path in paths)}
     for trial in study.trials:
         epochs = found[f"none {trial.number}"]["epochs"]
-        assert list(trial.intermediate_values.values()) == [epoch["val_ensemble"] for epoch in epochs]
+        assert list(trial.intermediate_values.values()) == [
+            epoch["val_ensemble"] for epoch in epochs
+        ]
         assert trial.user_attrs["test_accuracy"] == epochs[-1]["test_ensemble"]
         assert trial.value == epochs[-1]["val_ensemble"]
-    (again, *_) = reevaluate(study, tiny_data, CONFIG, [7], tmp_path / "runs", k=1, random_graphs=0, pool=HerePool())
+    (again, *_) = reevaluate(
+        study, tiny_data, CONFIG, [7], tmp_path / "runs", k=1, random_graphs=0, pool=HerePool()
+    )
     record = json.loads((tmp_path / "runs" / f"{again['records'][0]}.json").read_text())
     assert again["test_accuracy"] == [record["epochs"][-1]["test_ensemble"]]
     assert again["val_accuracy"] == [record["epochs"][-1]["val_ensemble"]]
-    assert any(r["epochs"][-1]["val_ensemble"] != r["val_accuracy"][0] for r in found.values())  # it makes a difference
-    judged = claims_table([], {"none": study_summary(study, [again, {**again, "label": "independent"}])})
+    assert any(
+        r["epochs"][-1]["val_ensemble"] != r["val_accuracy"][0] for r in found.values()
+    )  # it makes a difference
+    judged = claims_table(
+        [], {"none": study_summary(study, [again, {**again, "label": "independent"}])}
+    )
     assert set(judged.verdict) == {"not measured"}  # the claims are about node 1
     with pytest.raises(ValueError, match="report is 'best'"):
-        search.search(settings, tiny_data, dataclasses.replace(CONFIG, report="best"), tmp_path / "b", pool=HerePool())
+        search.search(
+            settings,
+            tiny_data,
+            dataclasses.replace(CONFIG, report="best"),
+            tmp_path / "b",
+            pool=HerePool(),
+        )
     with pytest.raises(ValueError, match="objective"):
-        search.search(dataclasses.replace(settings, objective="target"), tiny_data, CONFIG, tmp_path, pool=HerePool())
+        search.search(
+            dataclasses.replace(settings, objective="target"),
+            tiny_data,
+            CONFIG,
+            tmp_path,
+            pool=HerePool(),
+        )

@@ -5,7 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ktglite.experiments.space import SearchConfig, expected_share_run, from_params, sample_graphs, to_params
+from ktglite.experiments.space import (
+    SearchConfig,
+    expected_share_run,
+    from_params,
+    sample_graphs,
+    to_params,
+)
 from ktglite.graph import Graph
 
 ARCH = "resnet18_w8"
@@ -17,8 +23,14 @@ def test_conditions_name_the_source_that_is_at_hand():
     assert SearchConfig("mixed").choices == ("scratch", "imagenet1k", "fractaldb1k")
     sources = ("imagenet1k_standin", "fractaldb1k")
     assert SearchConfig("imagenet1k", sources).choices == ("scratch", "imagenet1k_standin")
-    assert SearchConfig("mixed", sources).choices == ("scratch", "imagenet1k_standin", "fractaldb1k")
-    with pytest.raises(ValueError, match="'mixed' needs one source each for imagenet1k, fractaldb1k"):
+    assert SearchConfig("mixed", sources).choices == (
+        "scratch",
+        "imagenet1k_standin",
+        "fractaldb1k",
+    )
+    with pytest.raises(
+        ValueError, match="'mixed' needs one source each for imagenet1k, fractaldb1k"
+    ):
         SearchConfig("mixed", ("imagenet1k",))
 
 
@@ -59,7 +71,10 @@ def test_plan_is_seeded_valid_without_repeats_and_grows_at_its_end(four_gates):
 def test_the_plan_of_a_seed_never_changes(four_gates):
     """Recorded searches are resumed by it."""
     drawn = str(sample_graphs(FRACTALS, 1, seed=0)[0])
-    node1, rest = "1 fractaldb1k <- label linear, 2 correct, 3 linear", "3 fractaldb1k <- 2 through, label linear"
+    node1, rest = (
+        "1 fractaldb1k <- label linear, 2 correct, 3 linear",
+        "3 fractaldb1k <- 2 through, label linear",
+    )
     assert drawn == f"{node1}; 2 fractaldb1k <- 3 linear; {rest}"
 
 
@@ -104,13 +119,23 @@ def test_a_fixed_node_may_be_a_trained_teacher(sources, nodes):
     settings = SearchConfig(condition, sources, ARCH, nodes, teachers="trained")
     plain = SearchConfig(condition, sources, ARCH, nodes)
     starts = len(settings.choices)
-    every = starts * 15 * (starts * 15 + 1)  # a fixed node has one start, and any other start that was drawn is gone
+    every = (
+        starts * 15 * (starts * 15 + 1)
+    )  # a fixed node has one start, and any other start that was drawn is gone
     graphs = sample_graphs(settings, every)
     assert len(set(graphs)) == every
-    assert {node.init for g in graphs for i, node in enumerate(g.nodes) if not g.learns(i)} == {"teacher"}
-    assert "teacher" not in {node.init for g in graphs for i, node in enumerate(g.nodes) if g.learns(i)}
+    assert {node.init for g in graphs for i, node in enumerate(g.nodes) if not g.learns(i)} == {
+        "teacher"
+    }
+    assert "teacher" not in {
+        node.init for g in graphs for i, node in enumerate(g.nodes) if g.learns(i)
+    }
     assert "teacher" not in {node.init for g in sample_graphs(plain, 200) for node in g.nodes}
-    assert all(settings.space[name].count(value) for g in graphs[:50] for name, value in to_params(g).items())
+    assert all(
+        settings.space[name].count(value)
+        for g in graphs[:50]
+        for name, value in to_params(g).items()
+    )
     with pytest.raises(ValueError, match=f"only {every} different graphs"):
         sample_graphs(settings, every + 1)
     with pytest.raises(ValueError, match="use 'random'"):

@@ -31,11 +31,15 @@ def test_a_pair_by_hand_and_by_scipy():
     assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval()))
 
 
-SLEEP = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0], [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+SLEEP = (
+    [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0],
+    [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4],
+)
 
 
 def test_student_s_sleep_data():
-    # Student (1908), hours of sleep gained by ten patients under two drugs; the numbers are those of R's t.test
+    # Student (1908), hours of sleep gained by ten patients under two drugs; the numbers are those
+    # of R's t.test
     first, second = ({i: value for i, value in enumerate(values)} for values in SLEEP)
     found = stats.pair(first, second)
     assert (round(found["effect"], 2), round(found["p"], 6), found["n"]) == (-1.58, 0.002833, 10)
@@ -44,7 +48,9 @@ def test_student_s_sleep_data():
     found = stats.contrast(arms, {"a": 1, "b": -1})  # two lone arms: Welch's test
     assert round(found["p"], 5) == 0.07939
     assert (found["low"], found["high"]) == pytest.approx((-3.3654832, 0.2054832), abs=1e-7)
-    together = stats.contrast(arms, {"a": 1, "b": -1}, [["a", "b"]])  # two arms of a group: the paired test
+    together = stats.contrast(
+        arms, {"a": 1, "b": -1}, [["a", "b"]]
+    )  # two arms of a group: the paired test
     assert round(together["p"], 6) == 0.002833
 
 
@@ -55,7 +61,9 @@ def test_lone_published_arms_are_welch_s():
     expected = reference.ttest_ind(a, b, equal_var=False)
     assert found["p"] == pytest.approx(expected.pvalue)
     assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval()))
-    pooled = stats.contrast(arms, {"a": 1, "b": -1}, [["a", "b"]])  # one variance in a group: Student's own test
+    pooled = stats.contrast(
+        arms, {"a": 1, "b": -1}, [["a", "b"]]
+    )  # one variance in a group: Student's own test
     assert pooled["p"] == pytest.approx(reference.ttest_ind(a, b).pvalue)
 
 
@@ -65,18 +73,25 @@ def test_a_split_plot_by_hand():
     arms["c"] = stats.arm({0: 1.0, 1: 2.0, 2: 3.0})
     found = stats.contrast(arms, {"a": 0.5, "b": 0.5, "c": -1.0}, [["a", "b"]])
     assert found["effect"] == 5.5
-    # seed means -1, -0.5, 1.5: mean square 2 x 3.5 / 2 = 3.5; its share of the variance is 3.5 x 1^2 / (2 x 3)
-    # weights of a and b are equal, so that no residual is in it; c adds 1 / 3
+    # seed means -1, -0.5, 1.5: mean square 2 x 3.5 / 2 = 3.5; its share of the variance is 3.5 x
+    # 1^2 / (2 x 3) weights of a and b are equal, so that no residual is in it; c adds 1 / 3
     assert found["error"] ** 2 == pytest.approx(3.5 / 6 + 1 / 3)
-    assert found["df"] == pytest.approx((3.5 / 6 + 1 / 3) ** 2 / ((3.5 / 6) ** 2 / 2 + (1 / 3) ** 2 / 2))
+    assert found["df"] == pytest.approx(
+        (3.5 / 6 + 1 / 3) ** 2 / ((3.5 / 6) ** 2 / 2 + (1 / 3) ** 2 / 2)
+    )
     inside = stats.contrast(arms, {"a": 1.0, "b": -1.0}, [["a", "b"]])
-    # residuals -1, 0.5, 0.5 and their opposites: mean square 3 / 2; of a difference within a seed 2 x 1.5 / 3
+    # residuals -1, 0.5, 0.5 and their opposites: mean square 3 / 2; of a difference within a seed 2
+    # x 1.5 / 3
     assert inside["error"] ** 2 == pytest.approx(1.0)
     assert inside["df"] == pytest.approx(2)
 
 
 def test_only_seeds_that_all_weighted_arms_have():
-    arms = {"a": stats.arm({0: 1.0, 1: 3.0, 2: 9.0}), "b": stats.arm({1: 1.0, 2: 2.5}), "c": stats.arm({7: 0.0})}
+    arms = {
+        "a": stats.arm({0: 1.0, 1: 3.0, 2: 9.0}),
+        "b": stats.arm({1: 1.0, 2: 2.5}),
+        "c": stats.arm({7: 0.0}),
+    }
     found = stats.contrast(arms, {"a": 1, "b": -1}, [["a", "b", "c"]])
     assert found["effect"] == 6.0 - 1.75
     assert found["n"] == 2
@@ -87,7 +102,9 @@ def test_only_seeds_that_all_weighted_arms_have():
 
 def test_equivalence_is_two_one_sided_tests():
     a, b = [10.2, 9.8, 10.1, 10.3, 9.9], [10.0, 9.9, 10.2, 10.1, 9.7]
-    found = stats.contrast({"a": stats.arm(dict(enumerate(a))), "b": stats.arm(dict(enumerate(b)))}, {"a": 1, "b": -1})
+    found = stats.contrast(
+        {"a": stats.arm(dict(enumerate(a))), "b": stats.arm(dict(enumerate(b)))}, {"a": 1, "b": -1}
+    )
     lower = reference.ttest_ind(np.array(a) + 1, b, equal_var=False, alternative="greater").pvalue
     upper = reference.ttest_ind(np.array(a) - 1, b, equal_var=False, alternative="less").pvalue
     assert stats.equivalence(found, 1.0) == pytest.approx(max(lower, upper))
@@ -95,7 +112,9 @@ def test_equivalence_is_two_one_sided_tests():
 
 def test_holm_as_r_does_it():
     # R: p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm")
-    assert stats.holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+    assert stats.holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx(
+        [0.05, 0.08, 0.09, 0.09, 0.09]
+    )
 
 
 def test_holm_example():

@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from ktglite import store
-from ktglite.store import Checkpoint, atomic_dir, atomic_write, code_hash, make_key, once, read_record, write_json
+from ktglite.store import (
+    Checkpoint,
+    atomic_dir,
+    atomic_write,
+    code_hash,
+    make_key,
+    read_record,
+    write_json,
+)
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):
@@ -43,7 +51,9 @@ def test_made_once_by_many(tmp_path):
         time.sleep(0.2)
         write_json(path, 1)
 
-    threads = [threading.Thread(target=once, args=(tmp_path / "x" / "r.json", make)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=once, args=(tmp_path / "x" / "r.json", make)) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -52,7 +62,8 @@ def test_made_once_by_many(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "readable record"), ("[]", "schema"), ('{"schema": 99}', "schema 99")]
+    ("text", "message"),
+    [("{", "readable record"), ("[]", "schema"), ('{"schema": 99}', "schema 99")],
 )
 def test_foreign_records_are_named(tmp_path, text, message):
     (tmp_path / "x.json").write_text(text)
@@ -82,7 +93,10 @@ def test_code_is_known_by_what_it_does(tmp_path, monkeypatch):
         return code_hash("some_gate")
 
     first = hash_of('"""A gate."""\ndef gate(x):\n    """Its mean."""\n    return x.mean()\n')
-    assert hash_of('"""Other words."""\n\ndef gate(x):\n    # a comment\n    return x.mean()\n') == first
+    assert (
+        hash_of('"""Other words."""\n\ndef gate(x):\n    # a comment\n    return x.mean()\n')
+        == first
+    )
     assert hash_of("def gate(x):\n    return 2 * x.mean()\n") != first
     code_hash.cache_clear()
 

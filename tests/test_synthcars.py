@@ -21,7 +21,9 @@ def test_models_are_the_same_every_time_and_a_longer_list_begins_alike():
 
 
 def test_other_seeds_give_other_models():
-    sets = [{replace(model, name="") for model in synthcars.car_models(40, seed)} for seed in range(3)]
+    sets = [
+        {replace(model, name="") for model in synthcars.car_models(40, seed)} for seed in range(3)
+    ]
     names = [set(synthcars.class_names(synthcars.car_models(40, seed))) for seed in range(3)]
     for found in (sets, names):
         assert not found[0] & found[1]
@@ -98,5 +100,7 @@ def test_a_negative_count_is_an_error():
 def test_a_model_can_be_told_from_its_like():
     """The class is in the picture: one model's pictures from one random stream differ from another's."""
     a, b = (model for model in synthcars.car_models(16) if model.body == "sedan")
-    pictures = [synthcars._draw_one(model, 64, np.random.default_rng(5)).astype(float) for model in (a, b)]
+    pictures = [
+        synthcars._draw_one(model, 64, np.random.default_rng(5)).astype(float) for model in (a, b)
+    ]
     assert np.abs(pictures[0] - pictures[1]).mean() > 1

@@ -8,14 +8,26 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ktglite import Graph, Node, TrainConfig, all_through, distillation, epochs, independent, initial_models, trainer
+from ktglite import (
+    Graph,
+    Node,
+    TrainConfig,
+    all_through,
+    distillation,
+    epochs,
+    independent,
+    initial_models,
+    trainer,
+)
 from ktglite.captured import captured, restore
 from ktglite.data import Data, Split, augment
 from ktglite.store import Checkpoint
 from ktglite.trainer import learning_rate
 
 A = Node("resnet18_w8")
-CONFIG = TrainConfig(epochs=2, batch_size=8, lr=0.05, augmentation="shift", precision="fp32", device="cpu")
+CONFIG = TrainConfig(
+    epochs=2, batch_size=8, lr=0.05, augmentation="shift", precision="fp32", device="cpu"
+)
 
 
 class HostReads(TorchDispatchMode):
@@ -80,7 +92,9 @@ def test_records_are_complete_and_the_same_for_the_same_seed(tiny_data):
 def test_test_images_are_looked_at_once_after_the_last_epoch(tiny_data, monkeypatch):
     seen = []
     real = trainer.predict
-    monkeypatch.setattr(trainer, "predict", lambda net, split, *a: seen.append(split) or real(net, split, *a))
+    monkeypatch.setattr(
+        trainer, "predict", lambda net, split, *a: seen.append(split) or real(net, split, *a)
+    )
     records = epochs(independent(A), tiny_data, CONFIG, seed=0)
     next(records)
     assert not any(split is tiny_data.test for split in seen)
@@ -96,7 +110,9 @@ def test_training_learns_something(tiny_data):
 
 
 def test_a_graph_of_cut_off_edges_is_plain_single_training(tiny_data):
-    config = dataclasses.replace(CONFIG, nesterov=False, weight_decay=0.0, momentum=0.0, augmentation="none")
+    config = dataclasses.replace(
+        CONFIG, nesterov=False, weight_decay=0.0, momentum=0.0, augmentation="none"
+    )
     records = list(epochs(independent(A, A), tiny_data, config, seed=5))
     net = initial_models(independent(A), tiny_data, config, seed=5)[0]
     optimizer = torch.optim.SGD(net.parameters(), lr=config.lr)
@@ -121,12 +137,17 @@ def test_fixed_teacher_is_bit_identical_after_training(tiny_data):
     before = copy.deepcopy([net.state_dict() for net in models])
     list(epochs(graph, tiny_data, CONFIG, seed=1, models=models))
     after = [net.state_dict() for net in models]
-    assert all(torch.equal(before[1][name], after[1][name]) for name in before[1])  # BatchNorm statistics included
+    assert all(
+        torch.equal(before[1][name], after[1][name]) for name in before[1]
+    )  # BatchNorm statistics included
     assert not torch.equal(before[0]["conv1.weight"], after[0]["conv1.weight"])
 
 
 def test_leaving_out_a_node_nobody_hears_does_not_change_the_target(tiny_data):
-    cut = Graph((A, A, A), [["through", "through", "cutoff"], ["through", "through", "cutoff"], ["through"] * 3])
+    cut = Graph(
+        (A, A, A),
+        [["through", "through", "cutoff"], ["through", "through", "cutoff"], ["through"] * 3],
+    )
     with_dead = list(epochs(cut, tiny_data, CONFIG, seed=2))
     without = list(epochs(all_through(A, A), tiny_data, CONFIG, seed=2))
     assert with_dead[-1]["test_accuracy"][:2] == without[-1]["test_accuracy"]
@@ -137,12 +158,22 @@ def test_an_interrupted_training_resumes_to_the_same_records(tiny_data, tmp_path
     config = dataclasses.replace(CONFIG, epochs=3)
     whole = without_seconds(epochs(all_through(A, A), tiny_data, config, seed=0))
     interrupted = epochs(
-        all_through(A, A), tiny_data, config, seed=0, checkpoint=Checkpoint(tmp_path / "c.ckpt", "key")
+        all_through(A, A),
+        tiny_data,
+        config,
+        seed=0,
+        checkpoint=Checkpoint(tmp_path / "c.ckpt", "key"),
     )
     next(interrupted)
     interrupted.close()
     resumed = without_seconds(
-        epochs(all_through(A, A), tiny_data, config, seed=0, checkpoint=Checkpoint(tmp_path / "c.ckpt", "key"))
+        epochs(
+            all_through(A, A),
+            tiny_data,
+            config,
+            seed=0,
+            checkpoint=Checkpoint(tmp_path / "c.ckpt", "key"),
+        )
     )
     assert resumed == whole
 
@@ -170,7 +201,8 @@ def test_schedules():
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("schedule", "steps"), ("epochs", 0), ("precision", "fp8"), ("temperature", 0), ("lr", -1)]
+    ("setting", "value"),
+    [("schedule", "steps"), ("epochs", 0), ("precision", "fp8"), ("temperature", 0), ("lr", -1)],
 )
 def test_bad_settings_are_named(setting, value):
     with pytest.raises(ValueError, match=setting):
@@ -185,7 +217,9 @@ def test_nodes_may_differ_in_architecture_and_number(tiny_data):
 
 def test_bf16_trains(tiny_data):
     config = dataclasses.replace(CONFIG, precision="bf16", epochs=1)
-    assert math.isfinite(list(epochs(all_through(A, A), tiny_data, config, seed=0))[-1]["train_loss"][0])
+    assert math.isfinite(
+        list(epochs(all_through(A, A), tiny_data, config, seed=0))[-1]["train_loss"][0]
+    )
 
 
 def test_fewer_images_than_a_batch_still_train(tiny_data):
@@ -208,12 +242,25 @@ def test_an_epoch_computes_as_its_settings_say_and_restores_the_rest(tiny_data, 
     cudnn = torch.backends.cudnn
 
     def spy(*arguments):
-        seen.append((cudnn.deterministic, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()))
+        seen.append(
+            (cudnn.deterministic, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled())
+        )
         return real(*arguments)
 
     monkeypatch.setattr(trainer, "_step", spy)
     before = (cudnn.deterministic, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled())
     next(epochs(independent(A), tiny_data, CONFIG, seed=0))
-    assert (cudnn.deterministic, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()) == before
-    next(epochs(independent(A), tiny_data, dataclasses.replace(CONFIG, deterministic=False, tf32=True), seed=0))
+    assert (
+        cudnn.deterministic,
+        cudnn.allow_tf32,
+        torch.are_deterministic_algorithms_enabled(),
+    ) == before
+    next(
+        epochs(
+            independent(A),
+            tiny_data,
+            dataclasses.replace(CONFIG, deterministic=False, tf32=True),
+            seed=0,
+        )
+    )
     assert seen == [(True, False, True)] * 4 + [(False, True, before[2])] * 4

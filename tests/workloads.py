@@ -32,7 +32,14 @@ from ktglite.store import read_record
 from ktglite.tools import commands
 
 ARCH = "resnet18_w8"
-FEW = ["limit=60", "epochs=2", "batch_size=16", "seeds=1", "precision=fp32", "sources=[fractaldb1k]"]
+FEW = [
+    "limit=60",
+    "epochs=2",
+    "batch_size=16",
+    "seeds=1",
+    "precision=fp32",
+    "sources=[fractaldb1k]",
+]
 
 
 def pretraining(out: Path) -> None:
@@ -50,7 +57,9 @@ def ablation_run(out: Path) -> None:
 
 def search_run(out: Path) -> None:
     """One worker, without pruning: which graphs ASHA stops depends on who is first, which a kill changes."""
-    config = TrainConfig(epochs=3, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
+    config = TrainConfig(
+        epochs=3, batch_size=16, augmentation="shift", precision="fp32", device="cpu"
+    )
     plan = SearchConfig(condition="none", arch=ARCH, nodes=2, trials=4, pruner="none")
     cars = load_data("synthcars", 16, limit=60, cache=out / "cache")
     with open_pool(1) as pool:
@@ -64,8 +73,19 @@ def reproduction(out: Path) -> None:
     hook = "import math, workloads as w; w.count_calls(*w.EPOCH); w.runs.SHARE = math.inf"
     (out / "site").mkdir(exist_ok=True)
     (out / "site" / "sitecustomize.py").write_text(hook)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(out / "site"), str(Path(__file__).parent), *sys.path])
-    command("reproduce", "--profile", "smoke", "--only", "02", "--out", out, *settings(out, *FEW, "02.nodes=2"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(out / "site"), str(Path(__file__).parent), *sys.path]
+    )
+    command(
+        "reproduce",
+        "--profile",
+        "smoke",
+        "--only",
+        "02",
+        "--out",
+        out,
+        *settings(out, *FEW, "02.nodes=2"),
+    )
 
 
 def fractal_bank(out: Path) -> None:
@@ -136,7 +156,9 @@ def without_times(value: object) -> object:
             "number",
             "epochs_lost",
         ]  # the last two tell of the kills
-        times += ["sha256"] if {"seconds", "trials"} & set(value) else []  # of a record, over its times too
+        times += (
+            ["sha256"] if {"seconds", "trials"} & set(value) else []
+        )  # of a record, over its times too
         return {key: without_times(entry) for key, entry in value.items() if key not in times}
     return [without_times(entry) for entry in value] if isinstance(value, list) else value
 
@@ -152,7 +174,9 @@ def torn(out: Path, whole: dict[str, object]) -> list[str]:
             if path.suffix == ".json" and path.parent.name == "runs":
                 good = without_times(read_record(path, runs.SCHEMA)) == whole[name]
             elif path.suffix == ".json":
-                good = name not in whole or without_times(json.loads(path.read_text())) == whole[name]
+                good = (
+                    name not in whole or without_times(json.loads(path.read_text())) == whole[name]
+                )
             elif path.suffix == ".ckpt":
                 text = path.read_bytes()
                 good = hashlib.sha256(text[32:]).digest() == text[:32]
@@ -224,14 +248,20 @@ def child(name: str, out: str) -> None:
     os.dup2(log.fileno(), 2)
     tqdm.monitor_interval = 0  # no thread that a fork could catch with a lock in its hands
     torch.set_num_threads(1)
-    runs.SHARE = math.inf  # epochs of a workload are so short that saving one takes more than its share
+    runs.SHARE = (
+        math.inf
+    )  # epochs of a workload are so short that saving one takes more than its share
     logging.basicConfig()
-    multiprocessing.get_context = lambda method: FORK  # the workers of `run_all` are as warm as this process
+    multiprocessing.get_context = lambda method: (
+        FORK
+    )  # the workers of `run_all` are as warm as this process
     pool._begin_worker = begin_worker
     os.environ["KTGLITE_COUNT"] = f"{out}/count.txt"
     count_calls(*WORKLOADS[name].count)
     WORKLOADS[name].run(Path(out))
-    for thread in threading.enumerate():  # a pool that is closing; a forked process would not wait for it at its end
+    for thread in (
+        threading.enumerate()
+    ):  # a pool that is closing; a forked process would not wait for it at its end
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
 
@@ -240,8 +270,9 @@ FORK = multiprocessing.get_context("fork")
 
 
 def begin_worker(place: int) -> None:
-    """As the pool's own, but by the parent's number: two workers forked at once hold the ends of each other's pipes,
-    so that neither would hear of their parent's end. Those from a server, which the pool has, do not."""
+    """As the pool's own, but by the parent's number: two workers forked at once hold the ends of
+    each other's pipes, so that neither would hear of their parent's end. Those from a server, which
+    the pool has, do not."""
     parent = multiprocessing.parent_process().pid
 
     def watch() -> None:
@@ -289,7 +320,9 @@ def uninterrupted(name: str, out: Path) -> tuple[dict[str, object], float, int]:
     process = start(name, out)
     process.join()
     if process.exitcode:
-        raise RuntimeError(f"{name} does not even run undisturbed:\n{(out / 'output.txt').read_text()}")
+        raise RuntimeError(
+            f"{name} does not even run undisturbed:\n{(out / 'output.txt').read_text()}"
+        )
     return outcome(out), time.monotonic() - started, counted(out)
 
 
@@ -311,7 +344,9 @@ def crash(name: str, out: Path, undisturbed: tuple, kills: int, rng: random.Rand
         if process.is_alive():
             everyone += family(process.pid)
             victims = family(process.pid)
-            victim = rng.choice(victims) if rng.random() < 1 / 3 else victims[0]  # mostly the command itself
+            victim = (
+                rng.choice(victims) if rng.random() < 1 / 3 else victims[0]
+            )  # mostly the command itself
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.kill()
                 seen.kills += 1
@@ -322,7 +357,11 @@ def crash(name: str, out: Path, undisturbed: tuple, kills: int, rng: random.Rand
     if process.exitcode:
         seen.wrong.append(f"does not go on:\n{(out / 'output.txt').read_text()[-3000:]}")
     final = outcome(out)
-    seen.wrong += [f"differs: {file}" for file in sorted({*final, *whole}) if final.get(file) != whole.get(file)]
+    seen.wrong += [
+        f"differs: {file}"
+        for file in sorted({*final, *whole})
+        if final.get(file) != whole.get(file)
+    ]
     seen.wrong += [f"left over: {file}" for file in leftovers(out)]
     _, alive = psutil.wait_procs(everyone, timeout=60)
     seen.wrong += [f"outlives its parent: {process}" for process in alive]

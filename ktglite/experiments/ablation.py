@@ -1,6 +1,8 @@
-"""Table 1: which nodes of an all-Through graph start from pre-trained weights, and what that does to node 1.
+"""Table 1: which nodes of an all-Through graph start from pre-trained weights, and what that does
+to node 1.
 
-The eight patterns are data; training them is `runs.run_all`; what follows from the records is `stats`.
+The eight patterns are data; training them is `runs.run_all`; what follows from the records is
+`stats`.
 """
 
 import json
@@ -18,7 +20,15 @@ from ktglite.graph import Graph, Node, all_through, independent
 from ktglite.models import title
 from ktglite.store import atomic_write
 
-__all__ = ["ablation_graphs", "ablation_grid", "ablation_table", "markdown", "paper", "tidy", "write_table"]
+__all__ = [
+    "ablation_graphs",
+    "ablation_grid",
+    "ablation_table",
+    "markdown",
+    "paper",
+    "tidy",
+    "write_table",
+]
 
 
 def patterns(n: int = 3) -> list[str]:
@@ -37,18 +47,26 @@ def ablation_graphs(arch: str, source: str, n: int = 3) -> dict[str, Graph]:
 
 
 def ablation_grid(arch: str, sources: Sequence[str], n: int = 3) -> dict[str, Graph]:
-    """All rows of Table 1 for several sources: "none", which they share, and "<source>/<pattern>"; beside them every
-    start alone, as a graph of one node: "alone" (from scratch) and "<source>/alone".
+    """All rows of Table 1 for several sources: "none", which they share, and "<source>/<pattern>";
+    beside them every start alone, as a graph of one node: "alone" (from scratch) and
+    "<source>/alone".
 
-    Raises ValueError for sources that a table could not tell apart, and what `Node` raises for an unknown one.
+    Raises ValueError for sources that a table could not tell apart, and what `Node` raises for an
+    unknown one.
     """
     names = [title(source) for source in sources]
     if len(set(names)) < len(names):
-        raise ValueError(f"sources {', '.join(sources)} are called {', '.join(names)} in tables: rename a file")
+        raise ValueError(
+            f"sources {', '.join(sources)} are called {', '.join(names)} in tables: rename a file"
+        )
     grid = {"none": ablation_graphs(arch, "scratch", n)["none"], "alone": independent(Node(arch))}
     for source in sources:
         grid |= {f"{source}/alone": independent(Node(arch, source))}
-        grid |= {f"{source}/{p}": graph for p, graph in ablation_graphs(arch, source, n).items() if p != "none"}
+        grid |= {
+            f"{source}/{p}": graph
+            for p, graph in ablation_graphs(arch, source, n).items()
+            if p != "none"
+        }
     return grid
 
 
@@ -63,7 +81,9 @@ def read_runs(folder: str | Path) -> list[dict]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no table of runs ({error}); notebook 02 writes it again") from error
+        raise ValueError(
+            f"{path} is no table of runs ({error}); notebook 02 writes it again"
+        ) from error
 
 
 @cache
@@ -96,12 +116,16 @@ def paper_arms(sources: Sequence[str], n: int = 3) -> dict[tuple[str, str], stat
 
 def sources_of(records: Iterable[Mapping]) -> list[str]:
     """The pre-training sources that occur in the labels of `records`, in order of appearance."""
-    return list(dict.fromkeys(record["label"].rpartition("/")[0] for record in records if "/" in record["label"]))
+    return list(
+        dict.fromkeys(
+            record["label"].rpartition("/")[0] for record in records if "/" in record["label"]
+        )
+    )
 
 
 def tidy(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per run and source: `source`, `pattern`, `node 1`.., `seed`, `accuracy` (%, node 1, test), and of runs
-    that were kept `ensemble`, `agreement` and `calibration_error`.
+    """One row per run and source: `source`, `pattern`, `node 1`.., `seed`, `accuracy` (%, node 1,
+    test), and of runs that were kept `ensemble`, `agreement` and `calibration_error`.
 
     "none" stands under every source.
     """
@@ -113,16 +137,31 @@ def tidy(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd
             if of == source or pattern == "none":
                 on = {name: name[5:] in pattern.split("+") for name in names}
                 run = {"seed": record["seed"], "accuracy": record["test_accuracy"][0]}
-                rows.append({"source": source, "pattern": pattern, **on, **run, **record.get("together", {})})
+                rows.append(
+                    {
+                        "source": source,
+                        "pattern": pattern,
+                        **on,
+                        **run,
+                        **record.get("together", {}),
+                    }
+                )
     columns = ["source", "pattern", *names, "seed", "accuracy"]
-    return pd.DataFrame(rows, columns=None if any("together" in record for record in records) else columns)
+    return pd.DataFrame(
+        rows, columns=None if any("together" in record for record in records) else columns
+    )
 
 
-def run_arms(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> dict[tuple[str, str], stats.Arm]:
+def run_arms(
+    records: Sequence[Mapping], sources: Sequence[str] | None = None
+) -> dict[tuple[str, str], stats.Arm]:
     """Our runs as arms by (source, pattern); each start alone by (source, "alone"), ("scratch", "alone")."""
     table = tidy(records, sources)
     alone = [record for record in records if record["label"].rpartition("/")[2] == "alone"]
-    rows = [(r["label"].rpartition("/")[0] or "scratch", r["seed"], r["test_accuracy"][0]) for r in alone]
+    rows = [
+        (r["label"].rpartition("/")[0] or "scratch", r["seed"], r["test_accuracy"][0])
+        for r in alone
+    ]
     single = pd.DataFrame(rows, columns=["source", "seed", "accuracy"]).assign(pattern="alone")
     return {
         key: stats.arm(dict(zip(part["seed"], part["accuracy"], strict=True)))
@@ -135,8 +174,11 @@ def count_nodes(records: Sequence[Mapping]) -> int:
     return max((len(record["graph"]["nodes"]) for record in records), default=3)
 
 
-def ablation_table(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
-    """Table 1 in numbers: a row per pattern, and per source `mean`, `std`, `n`, 95 % interval, beside the paper's.
+def ablation_table(
+    records: Sequence[Mapping], sources: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Table 1 in numbers: a row per pattern, and per source `mean`, `std`, `n`, 95 % interval,
+    beside the paper's.
 
     Columns are pairs (source title, quantity). Missing runs show as n = 0, not as an error.
     """
@@ -145,14 +187,20 @@ def ablation_table(records: Sequence[Mapping], sources: Sequence[str] | None = N
     ours, theirs = run_arms(records, sources), paper_arms(sources, n)
     rows = {}
     for pattern in patterns(n):
-        row = {("", f"node {i + 1}"): "✓" if str(i + 1) in pattern.split("+") else "–" for i in range(n)}
+        row = {
+            ("", f"node {i + 1}"): "✓" if str(i + 1) in pattern.split("+") else "–"
+            for i in range(n)
+        }
         for source in sources:
             arm = ours.get((source, pattern))
             found = stats.summary(list(arm.by_seed.values()) if arm else [])
             row |= {(title(source), key): found[key] for key in ("mean", "std", "n", "low", "high")}
             published = theirs.get((source, pattern))
             if published:
-                row |= {(title(source), "paper mean"): published.mean, (title(source), "paper std"): published.std}
+                row |= {
+                    (title(source), "paper mean"): published.mean,
+                    (title(source), "paper std"): published.std,
+                }
         rows[pattern] = row
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.columns = pd.MultiIndex.from_tuples(table.columns)
@@ -164,10 +212,14 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[""].copy()
     for source in dict.fromkeys(name for name in table.columns.get_level_values(0) if name):
         part = table[source]
-        shown[source] = [f"{r['mean']:.2f} ± {r['std']:.2f} ({r['n']:.0f})" for _, r in part.iterrows()]
+        shown[source] = [
+            f"{r['mean']:.2f} ± {r['std']:.2f} ({r['n']:.0f})" for _, r in part.iterrows()
+        ]
         if "paper mean" in part:
             name = stands_for(source)
-            shown[f"paper, {name}"] = [f"{r['paper mean']:.2f} ± {r['paper std']:.2f}" for _, r in part.iterrows()]
+            shown[f"paper, {name}"] = [
+                f"{r['paper mean']:.2f} ± {r['paper std']:.2f}" for _, r in part.iterrows()
+            ]
     return shown
 
 
@@ -199,8 +251,8 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def style_table(table: pd.DataFrame):
     """`format_table` as a pandas Styler, with a caption that says what the numbers are."""
-    caption = (
-        "Accuracy of node 1 (%), test split: mean ± standard deviation (n seeds). ✓: starts pre-trained. Paper: n = 3."
-    )
+    caption = "Accuracy of node 1 (%), test split: mean ± standard deviation (n seeds). ✓: starts pre-trained. Paper: n = 3."
     centred = [{"selector": "td, th", "props": "text-align: center"}]
-    return format_table(table).style.hide(axis="index").set_caption(caption).set_table_styles(centred)
+    return (
+        format_table(table).style.hide(axis="index").set_caption(caption).set_table_styles(centred)
+    )

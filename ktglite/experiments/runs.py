@@ -1,297 +1,398 @@
-"""Run once and remember: every training is one JSON record under a key that hashes all that decides its result."""
+"""Run once and remember: a training is one JSON record, under a key of all that decides it."""
 
 import dataclasses
-import json
 import logging
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
-from ktglite.data import Data
-from ktglite.devices import resolve_device, resolve_precision
-from ktglite.experiments import kept
+from ktglite.data import Data, Split
+from ktglite.devices import numerics, resolve_device, resolve_precision
+from ktglite.experiments import networks
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, independent
-from ktglite.models import find_weights, initialise, read_weights
+from ktglite.models import file_hash, find_weights, initialise, read_weights
 from ktglite.pool import open_pool
 from ktglite.sources.datasets import load_data
 from ktglite.store import (
     CORE,
     Checkpoint,
     code_hash,
-    file_hash,
-    log_progress,
     make_key,
-    once,
+    make_once,
     provenance,
     read_record,
     write_record,
-)  # fmt: skip
-from ktglite.trainer import TrainConfig, epochs, initial_models
+)
+from ktglite.trainer import TrainConfig, epochs, initial_models, predict
 
-__all__ = ["load_records", "run", "run_all", "run_until"]
+__all__ = ["Run", "load_records", "run", "run_all", "run_until"]
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
-SHARE = 0.1  # of a run's time that its checkpoints may take
+CHECKPOINT_TIME_SHARE = 0.1  # of a run's time that its checkpoints may take
+TEACHER_SEED = 100
 
 
-def run(
-    graph: Graph,
-    data: Data,
-    config: TrainConfig,
-    seed: int,
-    store: str | Path,
-    weights: str | Path = "data/weights",
-    label: str | None = None,
-    keep: Literal["none", "target", "all"] = "none",
-) -> dict:
-    """Train `graph` to the end, or return the record of having done so before.
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training, as it is decided before it begins.
 
-    The record is `<store>/<key>.json`; see `run_key` for what the key hashes. A killed run goes on from its last
-    checkpoint: an epoch ago, unless writing one after each would take more than `SHARE` of the time. `label` names the
-    run in tables and is not part of the key.
-
-    `keep` writes the network of the target, or of all nodes that count, to `<store>/<key>.node1.safetensors` and so on,
-    the test logits to `<key>.logits.safetensors`, and what they say (see `kept.together`) into the record. A run whose
-    record is there and whose networks are not is trained again, to the same result.
-
-    Raises FloatingPointError when a loss is no longer finite. The record then says so (`status` "failed", `error`), and
-    the same call raises it again without training; deleting the record is how to try again.
+    - `weights`: folder of the pre-trained weights that nodes start from.
+    - `label`: the run's name in tables; it does not count in the key.
     """
-    hashes = weight_hashes(graph, weights)
-    key = run_key(graph, data, config, seed, hashes)
-    checkpoint = Checkpoint(Path(store) / f"{key}.ckpt", key, SHARE)
-    make = partial(_train, graph, data, config, seed, weights, hashes, label, checkpoint, keep)
+
+    graph: Graph
+    data: Data
+    config: TrainConfig
+    seed: int
+    weights: str | Path = "data/weights"
+    label: str | None = None
+
+    def key(self) -> str:
+        """32 hex digits over all that decides the result.
+
+        That is the core's code, torch's version, graph, images, settings, seed, and the contents
+        of weights files. The device does not count; the precision that "auto" stands for on it
+        does. Raises ValueError for a gate from outside the package, whose code nothing can know.
+        """
+        for gate in sorted({gate for row in self.graph.gates for gate in row}):
+            if GATES[gate].__module__ != "ktglite.gates":
+                way_out = "train it by ktglite.epochs, or write it into ktglite/gates.py"
+                raise ValueError(f"gate {gate!r} is not the package's own: {way_out}")
+        settings = dataclasses.asdict(self.config)
+        device = resolve_device(settings.pop("device"))
+        settings["precision"] = resolve_precision(self.config.precision, device)
+        code = [code_hash(*CORE), ".".join(torch.__version__.split(".")[:2])]
+        images = self.data.fingerprint
+        graph = self.graph.to_dict()
+        return make_key(SCHEMA, code, graph, images, settings, self.seed, self.weight_hashes())
+
+    def weight_hashes(self) -> dict[str, str]:
+        """SHA-256 of every weights file that a node which matters starts from, by "init arch"."""
+        nodes = {self.graph.nodes[i] for i in self.graph.reaching_target()}
+        files = {
+            f"{node.init} {node.arch}": find_weights(node.arch, node.init, self.weights)
+            for node in sorted(nodes)
+        }
+        return {name: file_hash(path) for name, path in files.items() if path is not None}
+
+    def epochs(self, checkpoint: Checkpoint | None = None, models: list | None = None):
+        """The training itself, see `ktglite.trainer.epochs`."""
+        return epochs(
+            self.graph, self.data, self.config, self.seed, self.weights, models, checkpoint
+        )
+
+    def initial_models(self) -> list:
+        """The networks it begins with, see `ktglite.trainer.initial_models`."""
+        return initial_models(self.graph, self.data, self.config, self.seed, self.weights)
+
+
+def run(task: Run, store: str | Path, keep: Literal["none", "target", "all"] = "none") -> dict:
+    """Train to the end, or return the record of having done so before.
+
+    The record is `<store>/<key>.json`. A killed run resumes from its last checkpoint: an epoch
+    ago, unless writing one after each would take more than a tenth of the time.
+
+    `keep` writes the network of the target, or of all nodes that count, to
+    `<store>/<key>.node1.safetensors` and so on, the test logits to `<key>.logits.safetensors`, and
+    what they say into the record (`ensemble_metrics`). A run whose record is there and whose
+    networks are not is trained again, to the same result.
+
+    Raises:
+        FloatingPointError: when a loss is no longer finite. The record then says so (`status`
+            "failed", `error`), and the same call raises it again without training; deleting the
+            record is how to try again.
+    """
+    key = task.key()
     path = Path(store) / f"{key}.json"
+    checkpoint = Checkpoint(Path(store) / f"{key}.ckpt", key, CHECKPOINT_TIME_SHARE)
     failed = path.exists() and read_record(path, SCHEMA).get("status") == "failed"
-    networks = [] if failed else kept.files(path, sorted(graph.reaching_target()), keep).values()
-    once(path, make, networks)
+    nodes = [] if failed else sorted(task.graph.reaching_target())
+    kept = networks.kept_files(path, nodes, keep) if nodes else {}
+    make_once(path, lambda path: _train(task, path, checkpoint, kept), kept.values())
     record = read_record(path, SCHEMA)
     if record.get("key") != key or record.get("status") not in ("complete", "failed"):
-        raise ValueError(f"{path} is not the record of this run; delete it and the run is done again")
+        raise ValueError(f"{path} is not the record of this run; delete it and it is done again")
     checkpoint.drop()  # after the record: of a process that was killed in between, too
     if record["status"] == "failed":
-        raise FloatingPointError(f"{record['error']} (see {path}; delete it to try the same again)")
-    return {**record, "label": label}
+        raise FloatingPointError(f"{record['error']} (see {path}; delete it to try again)")
+    return {**record, "label": task.label}
 
 
-def _train(
-    graph: Graph,
-    data: Data,
-    config: TrainConfig,
-    seed: int,
-    weights: str | Path,
-    hashes: dict[str, str],
-    label: str | None,
-    checkpoint: Checkpoint,
-    keep: str,
-    path: Path,
-) -> None:
-    """Train to the end, or until a loss is no longer finite, and write the record, after what is kept beside it."""
-    started, history, error = datetime.now(UTC), [], None
-    nets = initial_models(graph, data, config, seed, weights)
+def _train(task: Run, path: Path, checkpoint: Checkpoint, kept: Mapping) -> None:
+    """Train to the end, or until a loss is not finite; write the record after what is kept."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    history = []
+    error = None
+    nets = task.initial_models()
     try:
-        history += epochs(graph, data, config, seed, weights, nets, checkpoint)
+        history += task.epochs(checkpoint, nets)
     except FloatingPointError as failure:
         error = str(failure)
     last = history[-1] if history and error is None else {}
     reported = last.get("reported_epoch")
     record = {
         "key": path.stem,
-        "label": label,
+        "label": task.label,
         "status": "complete" if error is None else "failed",
         "error": error,
-        "graph": graph.to_dict(),
-        "data": describe(data),
-        "config": dataclasses.asdict(config),
-        "seed": seed,
-        "weights": hashes,
+        "graph": task.graph.to_dict(),
+        "data": describe(task.data),
+        "config": dataclasses.asdict(task.config),
+        "seed": task.seed,
+        "weights": task.weight_hashes(),
         "epochs": history,
         "epoch": reported,
         "val_accuracy": None if reported is None else history[reported - 1]["val_accuracy"],
         "test_accuracy": last.get("test_accuracy"),
         "seconds": sum(record["seconds"] for record in history),
-        "provenance": provenance(config) | {"started": started.isoformat(timespec="seconds")},
+        "provenance": provenance(task.config) | {"started": started},
     }
-    if error is None and keep != "none":
-        card = {name: value for name, value in record.items() if name != "epochs"}
-        record["together"] = kept.save(nets, path, keep, data.test, data.classes, card)
+    if error is None and kept:
+        record["ensemble_metrics"] = _keep(task, nets, record, kept)
     write_record(path, record, SCHEMA)
 
 
-def train_teacher(arch: str, data: Data, config: TrainConfig, weights: str | Path, seed: int = 100) -> Path:
-    """One network alone, trained once on these images as the start "teacher"; the path of its weights, head included.
+def _keep(task: Run, nets: Sequence, record: dict, kept: Mapping) -> dict:
+    """Write networks and test logits of a finished run; what its nodes are worth as one."""
+    config = task.config
+    device = resolve_device(config.device)
+    with numerics(device, config.deterministic, config.tf32):  # as in training
+        logits = {
+            f"node {i + 1}": predict(net, task.data.test, config.precision).cpu()
+            for i, net in enumerate(nets)
+            if net is not None
+        }
+    labels = task.data.test.labels.cpu()
+    for node, file in kept.items():
+        if node == "logits":
+            networks.write_logits(file, logits, labels)
+        else:
+            networks.save_network(nets[node], file, networks.card_of(record, task.data, node + 1))
+    return networks.ensemble_metrics(logits, labels)
+
+
+def train_teacher(arch: str, data: Data, config: TrainConfig, weights: str | Path) -> Path:
+    """One network alone, trained once on these images as the start "teacher"; its weights file.
 
     Raises ValueError where the folder has the teacher of another task or training.
     """
-    graph, path = independent(Node(arch)), Path(weights) / f"teacher-{arch}.safetensors"
-    card = {"key": run_key(graph, data, config, seed, {})}
+    path = Path(weights) / f"teacher-{arch}.safetensors"
+    teacher = Run(independent(Node(arch)), data, config, TEACHER_SEED, weights)
+    key = teacher.key()
 
     def make(file: Path) -> None:
-        nets = initial_models(graph, data, config, seed, weights)
-        *_, last = epochs(graph, data, config, seed, weights, nets)
-        kept.save_network(nets[0], file, data.classes, card | {"test_accuracy": last["test_accuracy"][0]})
+        nets = teacher.initial_models()
+        *_, last = teacher.epochs(models=nets)
+        record = {"key": key, "graph": teacher.graph.to_dict(), "data": describe(data)}
+        record["test_accuracy"] = last["test_accuracy"][0]
+        networks.save_network(nets[0], file, networks.card_of(record, data, node=1))
 
-    if kept.read_header(once(path, make)).get("key") != card["key"]:
-        raise ValueError(f"{path} was trained on other images or with other settings: remove it, and it is made again")
+    if networks.read_card(make_once(path, make)).get("key") != key:
+        found = f"{path} was trained on other images or with other settings"
+        raise ValueError(f"{found}: remove it, and it is made again")
     return path
 
 
-def run_until(
-    graph: Graph,
-    source: Data | dict,
-    config: TrainConfig,
-    seed: int,
-    store: str | Path,
-    weights: str | Path,
-    epoch: int,
-    label: str | None = None,
-) -> list[dict]:
-    """A pool's task: train up to `epoch` and return the records of epochs 1..epoch; at the last, those of `run`.
+def run_until(task: Run, store: str | Path, epoch: int) -> list[dict]:
+    """A pool's task: train up to `epoch` and return the records of epochs 1..epoch.
 
-    The checkpoint `<store>/<key>.ckpt` stays, so that a later call goes on from there. `source`: data, or the arguments
-    of `load_data`. Raises what `run` raises.
+    At the last epoch they are those of `run`. The checkpoint `<store>/<key>.ckpt` stays, so that a
+    later call resumes from it. Raises what `run` raises.
     """
-    data = _load_once(source)
+    task = _with_images(task)
     with _one_training:
-        if epoch >= config.epochs:
-            return run(graph, data, config, seed, store, weights, label)["epochs"]
-        key = run_key(graph, data, config, seed, weight_hashes(graph, weights))
-        history = epochs(graph, data, config, seed, weights, checkpoint=Checkpoint(Path(store) / f"{key}.ckpt", key))
-        return list(islice(history, epoch))
+        if epoch >= task.config.epochs:
+            return run(task, store)["epochs"]
+        key = task.key()
+        checkpoint = Checkpoint(Path(store) / f"{key}.ckpt", key)
+        return list(islice(task.epochs(checkpoint), epoch))
 
 
 def run_all(
-    graphs: dict[str, Graph],
+    graphs: Mapping[str, Graph],
     data: Data,
     config: TrainConfig,
     seeds: Sequence[int],
     store: str | Path,
-    weights: str | Path = "data/weights",
+    weights: str | Path | Sequence[str | Path] = "data/weights",
     pool=None,
-    what: str = "runs",
     keep: Literal["none", "target", "all"] = "none",
 ) -> list[dict]:
-    """`run` for every graph and seed in a `pool` (by default one process per GPU or core); in (graph, seed) order.
+    """`run` for every graph and seed in a pool; the records in (graph, seed) order.
 
-    What is in the store already is not run again. A run whose loss is no longer finite is left out with a warning, and
-    the others go on. Progress goes to the terminal and to `progress.jsonl` beside the store.
+    What is in the store already is not run again. A run that diverges, or whose process keeps
+    being killed, is left out with a warning, and the others go on.
 
-    Raises FileNotFoundError or ValueError for weights that are missing or do not fit, before anything is trained;
-    ChildProcessError when the process of one run keeps being killed; what a run raises, with a note that names it.
+    Args:
+        graphs: by label.
+        weights: a folder, or several that stand for repeated pre-trainings: a run with seed s
+            takes number s modulo their count.
+        pool: see `ktglite.pool.open_pool`; by default one process per GPU or core.
+
+    Raises:
+        FileNotFoundError, ValueError: for weights that are missing or do not fit, before anything
+            is trained.
+        Exception: what a run raises, with a note that names it.
     """
-    for node in sorted({graph.nodes[i] for graph in graphs.values() for i in graph.reaching_target()}):
-        initialise(node.arch, node.init, len(data.classes), 0, weights)  # what does not fit is told now, not in hours
-    for label, graph in graphs.items():
-        for i in _random_teachers(graph, data, config, weights):
-            way_out = "start it from a network trained on these images, as keep= leaves them"
-            log.warning("%s: node %d never learns, and its head is random: it teaches noise; %s", label, i + 1, way_out)
-    source = data if data.spec is None else data.spec
-    tasks = [(label, graph, seed) for label, graph in graphs.items() for seed in seeds]
-    records, started, clock = {}, datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    folders = [weights] if isinstance(weights, str | Path) else list(weights)
+    tasks = {
+        (label, seed): Run(graph, data, config, seed, folders[seed % len(folders)], label)
+        for seed in seeds  # so that a table that is not whole has every row equally often
+        for label, graph in graphs.items()
+    }
+    _check_starts(list(graphs.values()), data, config, folders)
+    records = {}
     with open_pool() if pool is None else nullcontext(pool) as pool:
         futures = {
-            pool.submit(_run_task, graph, source, config, seed, str(store), str(weights), label, keep): i
-            for i, (label, graph, seed) in enumerate(tasks)
+            pool.submit(_run_task, portable(task), str(store), keep): name
+            for name, task in tasks.items()
         }
-        for future in tqdm(as_completed(futures), what, len(tasks), unit="run", mininterval=1):
-            i = futures[future]
+        for future in tqdm(as_completed(futures), "runs", len(tasks), unit="run", mininterval=1):
+            label, seed = futures[future]
             try:
-                records[i] = future.result()
+                records[label, seed] = future.result()
+            except (FloatingPointError, ChildProcessError) as error:
+                log.warning("%s, seed %d failed and is left out: %s", label, seed, error)
             except BaseException as error:
-                error.add_note(f"This was run {tasks[i][0]!r}, seed {tasks[i][2]}; the finished ones are kept.")
+                error.add_note(f"This was run {label!r}, seed {seed}; finished ones are kept.")
                 for other in futures:
                     other.cancel()
                 raise
-            new = sum(r is not None and r["provenance"]["started"] >= started for r in records.values())
-            left = (time.perf_counter() - clock) / max(1, new) * (len(tasks) - len(records))
-            log_progress(Path(store).parent, what=what, done=len(records), total=len(tasks), seconds_left=left)
-    return [records[i] for i in range(len(tasks)) if records[i] is not None]
+    order = [(label, seed) for label in graphs for seed in seeds]
+    return [records[name] for name in order if name in records]
 
 
-def _random_teachers(graph: Graph, data: Data, config: TrainConfig, weights: str | Path) -> list[int]:
-    """Fixed nodes that can influence the target and whose head was not trained on the classes of `data`."""
-    found = []
-    for i in (i for i in sorted(graph.reaching_target()) if not graph.learns(i)):
-        path = find_weights(graph.nodes[i].arch, graph.nodes[i].init, weights)
-        loads = path and config.head == "fit" and config.stages == 5
-        header = read_weights(path)[1].get("ktglite") if loads else None
-        if json.loads(header or "{}").get("classes") != list(data.classes):
-            found.append(i)
-    return found
+def _check_starts(
+    graphs: Sequence[Graph], data: Data, config: TrainConfig, folders: Sequence[str | Path]
+) -> None:
+    """Load every start once: what is missing or does not fit is told now, and not in hours."""
+    starts = {graph.nodes[i] for graph in graphs for i in graph.reaching_target()}
+    fixed = {
+        graph.nodes[i] for graph in graphs for i in graph.reaching_target() if not graph.learns(i)
+    }
+    for node in sorted(starts):
+        for folder in folders:
+            classes = len(data.classes)
+            how = {"scale": config.scale, "stages": config.stages}
+            initialise(node.arch, node.init, classes, 0, folder, **how)
+            path = find_weights(node.arch, node.init, folder)
+            _warn_of_start(node, path, data, config, node in fixed)
 
 
-_one_training = threading.Lock()  # a Dask worker may have several threads, but torch has one random state a process
-_loaded: dict[str, Data] = {}  # what a worker process keeps between its tasks
+def _warn_of_start(
+    node: Node, path: Path | None, data: Data, config: TrainConfig, fixed: bool
+) -> None:
+    """Warn of test images that a start was trained on, and of a fixed teacher with a random head."""
+    card = {}
+    if path is not None and path.suffix == ".safetensors":
+        card = networks.read_header(path)
+    trained_on = card.get("data", {})
+    if trained_on.get("name") == data.name and trained_on.get("fingerprint") != data.fingerprint:
+        log.warning(
+            "%s was trained on another split of %s: test images of this one may be among its "
+            "training images, and accuracies too high; train it on the same split",
+            path,
+            data.name,
+        )
+    fits = config.head == "fit" and config.stages == 5 and card.get("classes") == list(data.classes)
+    if fixed and not fits:
+        log.warning(
+            "a node that starts from %s never learns, and its head is random: it teaches noise; "
+            "start it from a network trained on these images, as keep= leaves them",
+            node.init,
+        )
 
 
-def _load_once(source: Data | dict) -> Data:
-    """The data, loaded once per process where only the arguments of `load_data` are given."""
-    if isinstance(source, Data):
-        return source
-    with _one_training:
-        if repr(source) not in _loaded:
+# ---- in worker processes
+
+
+_one_training = threading.Lock()  # torch has one random state a process, a Dask worker threads
+_loaded: dict[str, Data] = {}  # what a process keeps between its tasks, by fingerprint
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a task says of its images: how to load them, or they themselves, and which they are."""
+
+    fingerprint: str
+    spec: dict | None
+    data: dict | None = None
+
+    def load(self) -> Data:
+        """The data. Raises ValueError where the images are others now."""
+        if self.fingerprint not in _loaded:
             _loaded.clear()
-            _loaded[repr(source)] = load_data(**source)
-        return _loaded[repr(source)]
+            found = load_data(**self.spec) if self.spec is not None else _unpack(self.data)
+            if found.fingerprint != self.fingerprint:
+                name = f"the images of {found.name} are not those the command began with"
+                raise ValueError(f"{name}: they were changed, or differ between machines")
+            _loaded[self.fingerprint] = found
+        return _loaded[self.fingerprint]
 
 
-def _run_task(
-    graph: Graph, source: Data | dict, config: TrainConfig, seed: int, store: str, weights: str, label: str,
-    keep: str = "none",
-) -> dict | None:  # fmt: skip
-    """`run` in a worker process; None for one that diverges."""
-    data = _load_once(source)
-    try:
-        with _one_training:
-            return run(graph, data, config, seed, store, weights, label, keep)
-    except FloatingPointError as error:
-        log.warning("%s, seed %d failed and is left out: %s", label, seed, error)
-        return None
+def portable(task: Run) -> Run:
+    """A run as it is sent to another process: by the arguments of `load_data`, or NumPy arrays."""
+    data = task.data
+    if data.spec is not None:
+        return dataclasses.replace(task, data=Images(data.fingerprint, data.spec))
+    # Tensors would go through shared memory, of which containers have little.
+    arrays = {
+        name: (getattr(data, name).images.numpy(), getattr(data, name).labels.numpy())
+        for name in ("train", "val", "test")
+    }
+    whole = {"name": data.name, "size": data.size, "classes": data.classes, "splits": arrays}
+    return dataclasses.replace(task, data=Images(data.fingerprint, None, whole))
 
 
-def run_key(graph: Graph, data: Data, config: TrainConfig, seed: int, weights: dict[str, str]) -> str:
-    """Hex key over all that decides a result: the core's code, graph, data fingerprint, config, seed, weight hashes.
-
-    The device is left out; the precision that "auto" stands for on it goes in, and so does the code of gates that were
-    added to `GATES` outside the package.
-    """
-    settings = dataclasses.asdict(config)
-    settings["precision"] = resolve_precision(config.precision, resolve_device(settings.pop("device")))
-    gates = {GATES[name] for row in graph.gates for name in row}
-    bodies = [gate.__code__ for gate in gates if gate.__module__ != "ktglite.gates"]
-    added = sorted(repr((body.co_code, body.co_consts, body.co_names)) for body in bodies)
-    code = [code_hash(*CORE), *added]
-    return make_key(SCHEMA, code, graph.to_dict(), data.fingerprint, settings, seed, weights)
+def _unpack(whole: dict) -> Data:
+    """The inverse of `portable` for data without a spec."""
+    splits = {
+        name: Split(*(torch.from_numpy(np.array(array)) for array in arrays))
+        for name, arrays in whole["splits"].items()
+    }
+    return Data(whole["name"], whole["size"], whole["classes"], **splits)
 
 
-def weight_hashes(graph: Graph, weights: str | Path) -> dict[str, str]:
-    """SHA-256 of every weights file that a node of `graph` which can matter starts from, by "init arch"."""
-    nodes = {graph.nodes[i] for i in graph.reaching_target()}
-    files = {f"{node.init} {node.arch}": find_weights(node.arch, node.init, weights) for node in sorted(nodes)}
-    return {name: file_hash(path) for name, path in files.items() if path is not None}
+def _with_images(task: Run) -> Run:
+    if isinstance(task.data, Data):
+        return task
+    with _one_training:
+        return dataclasses.replace(task, data=task.data.load())
+
+
+def _run_task(task: Run, store: str, keep: str = "none") -> dict:
+    """`run` in a worker process."""
+    task = _with_images(task)
+    with _one_training:
+        return run(task, store, keep)
+
+
+# ---- records
 
 
 def describe(data: Data) -> dict:
     """What a record says of its data."""
-    sizes = {name: len(getattr(data, name)) for name in ("train", "val", "test")}
     return {
         "name": data.name,
         "fingerprint": data.fingerprint,
         "size": data.size,
         "classes": len(data.classes),
-        **sizes,
+        "train": len(data.train),
+        "val": len(data.val),
+        "test": len(data.test),
     }
 
 

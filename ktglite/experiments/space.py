@@ -24,20 +24,27 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What is searched and how. The defaults are the paper's: 1,500 graphs of three ResNet18, ASHA as released.
+    """What is searched and how. The defaults are the paper's: 1,500 graphs of three ResNet18, ASHA
+    as released.
 
-    - `sources`: the pre-trained initialisations at hand; "imagenet1k_standin" takes the place of "imagenet1k".
-    - `arch`: one architecture, or several for every node to choose from.  `nodes`: N, the target included.
-    - `trials`: how many graphs.  `seed`: of the plan, and of *every* training, so that graphs differ by what they are.
+    - `sources`: the pre-trained initialisations at hand; "imagenet1k_standin" takes the place of
+      "imagenet1k".
+    - `arch`: one architecture, or several for every node to choose from.  `nodes`: N, the target
+      included.
+    - `trials`: how many graphs.  `seed`: of the plan, and of *every* training, so that graphs
+      differ by what they are.
     - `sampler`: "random" (uniform, no graph twice) or "tpe", which learns from the trials before.
-    - `pruner`: what happens at the rungs, the epochs `min_resource` x `reduction_factor`^i. "asha" stops a graph there
-      for good unless it is among the best 1/`reduction_factor` so far (Optuna's, as in the released code); "promote"
-      pauses every graph there, and lets one go on as soon as it is (Li et al., 2020); "none" has no rungs.
-    - `teachers`: where a node starts that never learns, since all edges into it are Cutoff: "random" as it is drawn,
-      with a random head (the paper: "Step 1 weights or random"), or "trained" on the same images (Minami et al., 2020).
-    - `objective`: the accuracy of the "target" (the paper), or of the "ensemble", the mean softmax of all nodes that
-      can influence it (Okamoto et al., ECCV 2022).
-    - `select_on`: prune and select on "val", or on "test" as the released code does: no estimate of anything then.
+    - `pruner`: what happens at the rungs, the epochs `min_resource` x `reduction_factor`^i. "asha"
+      stops a graph there for good unless it is among the best 1/`reduction_factor` so far
+      (Optuna's, as in the released code); "promote" pauses every graph there, and lets one go on as
+      soon as it is (Li et al., 2020); "none" has no rungs.
+    - `teachers`: where a node starts that never learns, since all edges into it are Cutoff:
+      "random" as it is drawn, with a random head (the paper: "Step 1 weights or random"), or
+      "trained" on the same images (Minami et al., 2020).
+    - `objective`: the accuracy of the "target" (the paper), or of the "ensemble", the mean softmax
+      of all nodes that can influence it (Okamoto et al., ECCV 2022).
+    - `select_on`: prune and select on "val", or on "test" as the released code does: no estimate of
+      anything then.
 
     Raises ValueError naming the setting that is out of range.
     """
@@ -61,11 +68,17 @@ class SearchConfig:
         check_config(self, limits | {"reduction_factor": (2, inf)})
         if len(self.choices) != len(CONDITIONS[self.condition]):
             needed = ", ".join(CONDITIONS[self.condition][1:])
-            raise ValueError(f"{self.condition!r} needs one source each for {needed}: sources are {self.sources}")
+            raise ValueError(
+                f"{self.condition!r} needs one source each for {needed}: sources are {self.sources}"
+            )
         if (self.sampler, self.pruner) == ("tpe", "promote"):
-            raise ValueError("sampler 'tpe' learns from finished graphs, and pruner 'promote' pauses them: use 'asha'")
+            raise ValueError(
+                "sampler 'tpe' learns from finished graphs, and pruner 'promote' pauses them: use 'asha'"
+            )
         if (self.sampler, self.teachers) == ("tpe", "trained"):
-            raise ValueError("sampler 'tpe' draws starts before it is known who is a teacher: use 'random'")
+            raise ValueError(
+                "sampler 'tpe' draws starts before it is known who is a teacher: use 'random'"
+            )
         for arch, init in product(self.archs, self.choices):
             Node(arch, init)
 
@@ -97,7 +110,9 @@ def to_params(graph: Graph) -> dict[str, str]:
     """A graph as the parameters of an Optuna trial."""
     params = {f"arch {i}": node.arch for i, node in enumerate(graph.nodes, 1)}
     params |= {f"init {i}": node.init for i, node in enumerate(graph.nodes, 1)}
-    return params | {_edge(s, t): gate for t, row in enumerate(graph.gates, 1) for s, gate in enumerate(row, 1)}
+    return params | {
+        _edge(s, t): gate for t, row in enumerate(graph.gates, 1) for s, gate in enumerate(row, 1)
+    }
 
 
 def from_params(params: dict[str, str]) -> dict:
@@ -108,17 +123,23 @@ def from_params(params: dict[str, str]) -> dict:
     return {"nodes": named, "gates": gates, "transfer_weight": 1.0}
 
 
-def sample_graphs(settings: SearchConfig, trials: int | None = None, seed: int | None = None) -> list[Graph]:
-    """Different graphs, uniform over all whose target learns; by default the plan of a random search.
+def sample_graphs(
+    settings: SearchConfig, trials: int | None = None, seed: int | None = None
+) -> list[Graph]:
+    """Different graphs, uniform over all whose target learns; by default the plan of a random
+    search.
 
-    The first graphs stay the same when `trials` grows. Raises ValueError when there are not that many graphs.
+    The first graphs stay the same when `trials` grows. Raises ValueError when there are not that
+    many graphs.
     """
     trials = settings.trials if trials is None else trials
     starts, learners = len(settings.choices) * len(settings.archs), len(GATES) ** settings.nodes - 1
     fixed = starts if settings.teachers == "random" else len(settings.archs)
     count = starts * learners * (starts * learners + fixed) ** (settings.nodes - 1)
     if trials > count:
-        raise ValueError(f"trials is {trials}, but there are only {count} different graphs: fewer, or more nodes")
+        raise ValueError(
+            f"trials is {trials}, but there are only {count} different graphs: fewer, or more nodes"
+        )
     rng, graphs, space = random.Random(settings.seed if seed is None else seed), {}, settings.space
     space |= {name: settings.choices for name in space if name.startswith("init ")}
     while len(graphs) < trials:
@@ -132,9 +153,11 @@ def sample_graphs(settings: SearchConfig, trials: int | None = None, seed: int |
 
 
 def expected_share_run(n_nodes: int) -> float:
-    """The share of nodes that can reach the target, over all assignments of gates in which it learns; for n <= 4.
+    """The share of nodes that can reach the target, over all assignments of gates in which it
+    learns; for n <= 4.
 
-    Only open or cut matters: 2^(n^2) patterns, each standing for (gates - 1)^(its open edges) assignments.
+    Only open or cut matters: 2^(n^2) patterns, each standing for (gates - 1)^(its open edges)
+    assignments.
     """
     n, total, reaching = n_nodes, 0, 0
     for gates in product(("cutoff", "through"), repeat=n * n):

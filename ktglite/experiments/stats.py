@@ -1,6 +1,8 @@
-"""What a few runs can show: means with intervals, and contrasts of arms by one rule for our runs and for the paper's.
+"""What a few runs can show: means with intervals, and contrasts of arms by one rule for our runs
+and for the paper's.
 
-Accuracies are in percent, differences in points. docs/statistics.md says why the rule is what it is, with its power.
+Accuracies are in percent, differences in points. docs/statistics.md says why the rule is what it
+is, with its power.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,23 +39,42 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     mean = values.mean() if n else np.nan
     std = values.std(ddof=1) if n > 1 else np.nan
     half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * std / np.sqrt(n) if n > 1 else np.nan
-    return {"mean": float(mean), "std": float(std), "n": n, "low": float(mean - half), "high": float(mean + half)}
+    return {
+        "mean": float(mean),
+        "std": float(std),
+        "n": n,
+        "low": float(mean - half),
+        "high": float(mean + half),
+    }
 
 
-def contrast(arms: Mapping[str, Arm], weights: Mapping[str, float], groups: Sequence[Sequence[str]] = ()) -> dict:
-    """A weighted sum of arms' means: `effect`, 95 % interval `low`..`high`, two-sided `p`, `df`, `error`, and `n`.
+def contrast(
+    arms: Mapping[str, Arm], weights: Mapping[str, float], groups: Sequence[Sequence[str]] = ()
+) -> dict:
+    """A weighted sum of arms' means: `effect`, 95 % interval `low`..`high`, two-sided `p`, `df`,
+    `error`, and `n`.
 
     - `weights`: by name of the arm; sums to 0 for a difference.
-    - `groups`: names of arms whose spread is estimated together, those that share the target's start; an arm in none
-      is a group of its own, so that two such arms are compared by Welch's test.
+    - `groups`: names of arms whose spread is estimated together, those that share the target's
+      start; an arm in none is a group of its own, so that two such arms are compared by Welch's
+      test.
 
-    Runs of a group that share a seed may move together: the model of a group is accuracy = arm + seed + residual, with
-    both variances from the group's own runs (a split plot). Published summaries are independent arms with one variance
-    in a group. Degrees of freedom are Satterthwaite's. NaN where an arm is absent or has a single run.
+    Runs of a group that share a seed may move together: the model of a group is accuracy = arm +
+    seed + residual, with both variances from the group's own runs (a split plot). Published
+    summaries are independent arms with one variance in a group. Degrees of freedom are
+    Satterthwaite's. NaN where an arm is absent or has a single run.
     """
     used = [name for name, weight in weights.items() if weight]
     if not all(name in arms for name in used):
-        return {"effect": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "df": np.nan, "error": np.nan, "n": 0}
+        return {
+            "effect": np.nan,
+            "low": np.nan,
+            "high": np.nan,
+            "p": np.nan,
+            "df": np.nan,
+            "error": np.nan,
+            "n": 0,
+        }
     seeds = _common_seeds([arms[name] for name in used])
     n = min(arms[name].n for name in used) if seeds is None else len(seeds)
     effect, terms = 0.0, []
@@ -74,7 +95,10 @@ def _common_seeds(arms: Sequence[Arm]) -> list[int] | None:
 
 
 def _group(
-    arms: Mapping[str, Arm], members: Sequence[str], weights: Mapping[str, float], seeds: list[int] | None
+    arms: Mapping[str, Arm],
+    members: Sequence[str],
+    weights: Mapping[str, float],
+    seeds: list[int] | None,
 ) -> tuple[float, list[tuple[float, int]]]:
     """One group's share of a contrast, and its variance as terms (variance, degrees of freedom)."""
     if seeds is None:
@@ -84,9 +108,15 @@ def _group(
             return effect, [(np.nan, 1)]
         df = sum(arm.n - 1 for arm in known)
         variance = sum((arm.n - 1) * arm.std**2 for arm in known) / df
-        return effect, [(variance * sum(weight**2 / arms[name].n for name, weight in weights.items()), df)]
-    names = [name for name in members if name in arms and set(seeds) <= set(arms[name].by_seed or ())]
-    table = np.array([[arms[name].by_seed[seed] for seed in seeds] for name in names])  # (arms, seeds)
+        return effect, [
+            (variance * sum(weight**2 / arms[name].n for name, weight in weights.items()), df)
+        ]
+    names = [
+        name for name in members if name in arms and set(seeds) <= set(arms[name].by_seed or ())
+    ]
+    table = np.array(
+        [[arms[name].by_seed[seed] for seed in seeds] for name in names]
+    )  # (arms, seeds)
     w, (k, n) = np.array([weights.get(name, 0.0) for name in names]), table.shape
     if n < 2:
         return float(w @ table.mean(1)), [(np.nan, 1)]
@@ -103,16 +133,32 @@ def _interval(effect: float, terms: Sequence[tuple[float, int]]) -> dict[str, fl
     """Interval and p by Student's t; an error of exactly 0 gives no scale to judge by (NaN)."""
     variance, spread = sum(v for v, _ in terms), sum(v**2 / df for v, df in terms)
     if not variance > 0:
-        return {"effect": effect, "low": np.nan, "high": np.nan, "p": np.nan, "df": np.nan, "error": 0.0}
+        return {
+            "effect": effect,
+            "low": np.nan,
+            "high": np.nan,
+            "p": np.nan,
+            "df": np.nan,
+            "error": 0.0,
+        }
     df, error = variance**2 / spread, variance**0.5
     half = stats.t.ppf((1 + LEVEL) / 2, df) * error
     p = float(2 * stats.t.sf(abs(effect) / error, df))
-    return {"effect": effect, "low": effect - half, "high": effect + half, "p": p, "df": df, "error": error}
+    return {
+        "effect": effect,
+        "low": effect - half,
+        "high": effect + half,
+        "p": p,
+        "df": df,
+        "error": error,
+    }
 
 
 def pair(a: Mapping[int, float], b: Mapping[int, float]) -> dict[str, float]:
     """a - b by seed, over the seeds that both have: the paired t test, for two arms alone."""
-    return contrast({"gap": arm({seed: a[seed] - b[seed] for seed in sorted(set(a) & set(b))})}, {"gap": 1.0})
+    return contrast(
+        {"gap": arm({seed: a[seed] - b[seed] for seed in sorted(set(a) & set(b))})}, {"gap": 1.0}
+    )
 
 
 def equivalence(found: Mapping[str, float], margin: float) -> float:

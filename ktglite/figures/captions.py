@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 __all__ = ["caption"]
 
-# Per figure: the caption in English and in Japanese; {n}, {data} and {graphs} are filled in from the records.
+# Per figure: the caption in English and in Japanese; {n}, {data} and {graphs} are filled in from
+# the records.
 CAPTIONS = {
     "figure1_method": (
         "The method. Step 1 trains single models, Step 2 puts their weights on the nodes, Step 3 searches the graph.",
@@ -71,11 +72,17 @@ CAPTIONS = {
 }
 
 
-def caption(name: str, records: Sequence[Mapping], summaries: Mapping[str, Mapping], lang: str = "en") -> str:
+def caption(
+    name: str, records: Sequence[Mapping], summaries: Mapping[str, Mapping], lang: str = "en"
+) -> str:
     """The caption of a figure of `draw_all`, with the numbers of these records; empty for an unknown figure."""
     texts = CAPTIONS.get(name, ("", ""))
     counts = sorted(set(Counter(record["label"] for record in records).values()))
-    seeds = f"{counts[0]}–{counts[-1]}" if len(counts) > 1 else len({record["seed"] for record in records})
+    seeds = (
+        f"{counts[0]}–{counts[-1]}"
+        if len(counts) > 1
+        else len({record["seed"] for record in records})
+    )
     graphs = "/".join(sorted({str(len(summary["trials"])) for summary in summaries.values()}))
     data = sorted({r["data"]["name"] for r in (*records, *summaries.values()) if "data" in r})
     return texts[lang == "ja"].format(n=seeds, data=", ".join(data), graphs=graphs)

@@ -35,14 +35,16 @@ def save_figure(
 ) -> list[Path]:
     """Write a figure as `<folder>/<name>.<format>`; the same figure gives the same bytes.
 
-    `width`: "page" (7 in) or "column" (3.4 in); a wider figure is laid out again for it, letters keeping their size.
-    `caption` and `note`, such as `describe_records` gives, go into the file's metadata. Raises ValueError for other
-    formats.
+    `width`: "page" (7 in) or "column" (3.4 in); a wider figure is laid out again for it, letters
+    keeping their size. `caption` and `note`, such as `describe_records` gives, go into the file's
+    metadata. Raises ValueError for other formats.
     """
     _check_formats(formats)
     width = {"page": PAGE, "column": COLUMN}[width]
     if figure.get_figwidth() > width:
-        figure.set_size_inches(width, figure.get_figheight() * max(0.75, width / figure.get_figwidth()))
+        figure.set_size_inches(
+            width, figure.get_figheight() * max(0.75, width / figure.get_figwidth())
+        )
         _fit_titles(figure)
     Path(folder).mkdir(parents=True, exist_ok=True)
     metadata = {
@@ -74,7 +76,9 @@ def _check_formats(formats: Sequence[str]) -> None:
 
 def describe_records(records: Sequence[Mapping]) -> str:
     """Where numbers come from, in a line, as "data synthcars 95cd721e, code a3f29c01"; never the time."""
-    data = sorted({f"{r['data']['name']} {r['data']['fingerprint'][:8]}" for r in records if "data" in r})
+    data = sorted(
+        {f"{r['data']['name']} {r['data']['fingerprint'][:8]}" for r in records if "data" in r}
+    )
     codes = {(r.get("provenance") or {}).get("git") for r in records} - {None}
     parts = [
         f"data {', '.join(data)}" if data else "",

@@ -1,4 +1,5 @@
-"""Where a start or a picture comes from: data sets, and the sources that a network is pre-trained on.
+"""Where a start or a picture comes from: data sets, and the sources that a network is pre-trained
+on.
 
 Importing this package registers the sources by name; what draws them is imported when it is needed.
 """

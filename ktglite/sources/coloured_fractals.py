@@ -1,15 +1,19 @@
-"""Coloured fractals by formula: contractive systems of 2 to 4 maps on coloured clouds, one or several in a picture.
+"""Coloured fractals by formula: contractive systems of 2 to 4 maps on coloured clouds, one or
+several in a picture.
 
-Anderson and Farrell, "Improving Fractal Pre-training" (WACV 2022). A class is an iterated function system (IFS) whose
-sum of s1 + 2 s2, the singular values of its n maps, is in (5 + n) / 2 .. (6 + n) / 2. An image is 100,000 points of its
-orbit, each a patch of 3 x 3 px; how many fall on a px is its hue. Behind it is a cloud made by diamonds and squares.
+Anderson and Farrell, "Improving Fractal Pre-training" (WACV 2022). A class is an iterated function
+system (IFS) whose sum of s1 + 2 s2, the singular values of its n maps, is in (5 + n) / 2 .. (6 + n)
+/ 2. An image is 100,000 points of its orbit, each a patch of 3 x 3 px; how many fall on a px is its
+hue. Behind it is a cloud made by diamonds and squares.
 
-Equal to the published code (no licence given): the system that a seed of the search gives, and that those which mark
-5 % of 256 px or less are left out; the ranges of jitter, window, patch, colours, roughness and blur; mean, contrast and
-edges of images of 224 px. Not equal: we take the first 1,000 systems of the search, not the densest; images of up to
-112 px are drawn at twice their size with as many points per px as published and averaged down, so that a patch is
-larger in them than in one of 224 px, and edges at 64 px are 7 % stronger; the points come from four orbits; a fractal
-among several is drawn at its size, not at 112 px and resized, and has no dark rim; a cloud's value stops at 0.
+Equal to the published code (no licence given): the system that a seed of the search gives, and that
+those which mark 5 % of 256 px or less are left out; the ranges of jitter, window, patch, colours,
+roughness and blur; mean, contrast and edges of images of 224 px. Not equal: we take the first 1,000
+systems of the search, not the densest; images of up to 112 px are drawn at twice their size with as
+many points per px as published and averaged down, so that a patch is larger in them than in one of
+224 px, and edges at 64 px are 7 % stronger; the points come from four orbits; a fractal among
+several is drawn at its size, not at 112 px and resized, and has no dark rim; a cloud's value stops
+at 0.
 """
 
 from functools import cache
@@ -26,7 +30,9 @@ POINTS, PUBLISHED = 100_000, 224  # points of an orbit, and the side of the publ
 MAPS, FRACTALS = 4, 5  # at most, of a system and of a picture
 ONES, BYTES = np.uint64(0x000100010001), np.uint64(0x00FF00FF00FF)
 _SEXTANT = (np.array([5, 3, 1]) + np.arange(256)[:, None] / 30) % 6
-WHEEL = np.clip(np.minimum(_SEXTANT, 4 - _SEXTANT), 0, 1)  # what hue 0..255 takes away from red, green and blue
+WHEEL = np.clip(
+    np.minimum(_SEXTANT, 4 - _SEXTANT), 0, 1
+)  # what hue 0..255 takes away from red, green and blue
 
 
 # ---- systems
@@ -34,14 +40,18 @@ WHEEL = np.clip(np.minimum(_SEXTANT, 4 - _SEXTANT), 0, 1)  # what hue 0..255 tak
 
 @njit(cache=True, error_model="numpy")
 def _step(maps, k, x, y):
-    return maps[k, 0] * x + maps[k, 1] * y + maps[k, 2], maps[k, 3] * x + maps[k, 4] * y + maps[k, 5]
+    return maps[k, 0] * x + maps[k, 1] * y + maps[k, 2], maps[k, 3] * x + maps[k, 4] * y + maps[
+        k, 5
+    ]
 
 
 @njit(cache=True, error_model="numpy")
 def _orbit(maps, key, xs, ys):
-    """Fill `xs`, `ys`, 4 n of them, with points of a system, float64 (4, 6), and return left, low, right and high.
+    """Fill `xs`, `ys`, 4 n of them, with points of a system, float64 (4, 6), and return left, low,
+    right and high.
 
-    A map is as likely as its determinant is large. There are four orbits, so that none has to wait for its last point.
+    A map is as likely as its determinant is large. There are four orbits, so that none has to wait
+    for its last point.
     """
     areas = np.abs(maps[:, 0] * maps[:, 4] - maps[:, 1] * maps[:, 3])
     ends, choice, m = np.cumsum(areas) / areas.sum() * 4096 + 0.5, np.zeros(4096, np.uint8), maps[0]
@@ -66,9 +76,9 @@ def _orbit(maps, key, xs, ys):
 
 @njit(cache=True, error_model="numpy")
 def _count(xs, ys, window, counts):
-    """Count the points on every px of a window (left, low, right, high), in int32 (side + 4, side + 4): the inner
-    border has those whose patch may still reach in, the outer one all the others. `xs` is used up. From right to left
-    or from high to low, the window mirrors."""
+    """Count the points on every px of a window (left, low, right, high), in int32 (side + 4, side +
+    4): the inner border has those whose patch may still reach in, the outer one all the others.
+    `xs` is used up. From right to left or from high to low, the window mirrors."""
     size, last, flat = float(len(counts)), float(len(counts) - 1), counts.reshape(-1)
     wide, tall = (last - 4) / (window[2] - window[0]), (last - 4) / (window[3] - window[1])
     for i in range(len(xs)):
@@ -90,7 +100,9 @@ def _systems(count: int) -> np.ndarray:
             rng = np.random.default_rng(seed)
             maps = int(rng.integers(2, MAPS + 1))
             system[:] = 0
-            system[:maps] = sample_system(rng, maps, (5 + maps) / 2, (6 + maps) / 2).reshape(maps, 6)
+            system[:maps] = sample_system(rng, maps, (5 + maps) / 2, (6 + maps) / 2).reshape(
+                maps, 6
+            )
             _count(xs, ys, _orbit(system, np.uint64(seed), xs, ys), counts)
             fill, seed = np.count_nonzero(counts) / 256**2, seed + 1
     return found
@@ -103,18 +115,25 @@ def _jitter(system, key):
     for k in range(4):
         m, factor = system[int(uniform(key, k, 0, maps))], uniform(key, 4 + k, 0.8, 1.1)
         a, b, c, d = m[0], m[1], m[3], m[4]
-        if factor * (np.hypot(a + d, b - c) + np.hypot(a - d, b + c)) / 2 <= 1:  # the larger singular value
+        if (
+            factor * (np.hypot(a + d, b - c) + np.hypot(a - d, b + c)) / 2 <= 1
+        ):  # the larger singular value
             m *= factor
             return
 
 
-# ---- pictures: a colour is one integer, 16 bits each for red, green and blue, so that sums need no unpacking
+# ---- pictures: a colour is one integer, 16 bits each for red, green and blue, so that sums need no
+# unpacking
 
 
 @njit(cache=True, error_model="numpy")
 def _colour(hue, saturation, value):
     """A colour of hue 0..255 in steps of 2 degrees, saturation and value 0..255 and cut off there."""
-    saturation, value, packed = min(max(saturation, 0.0), 255.0) / 255, min(max(value, 0.0), 255.0), np.uint64(0)
+    saturation, value, packed = (
+        min(max(saturation, 0.0), 255.0) / 255,
+        min(max(value, 0.0), 255.0),
+        np.uint64(0),
+    )
     for channel in range(3):
         level = value * (1 - saturation * WHEEL[np.int64(np.floor(hue)) & 255, channel])
         packed |= np.uint64(level + 0.5) << np.uint64(16 * channel)
@@ -123,8 +142,8 @@ def _colour(hue, saturation, value):
 
 @njit(cache=True, error_model="numpy")
 def _heights(key, heights):
-    """Fill a square of 2^n + 1 points by diamonds and squares: the point amid four others is their mean and some noise,
-    less at every level; beyond an edge comes the opposite one."""
+    """Fill a square of 2^n + 1 points by diamonds and squares: the point amid four others is their
+    mean and some noise, less at every level; beyond an edge comes the opposite one."""
     side, h, noise = len(heights) - 1, (len(heights) - 1) // 2, 0.5
     fade, drawn = np.exp(-uniform(key, 0, 0.4, 0.8)), np.uint64(20)
     for corner in range(4):
@@ -132,7 +151,12 @@ def _heights(key, heights):
     while h:
         for r in range(h, side, 2 * h):
             for c in range(h, side, 2 * h):
-                around = heights[r - h, c - h] + heights[r - h, c + h] + heights[r + h, c - h] + heights[r + h, c + h]
+                around = (
+                    heights[r - h, c - h]
+                    + heights[r - h, c + h]
+                    + heights[r + h, c - h]
+                    + heights[r + h, c + h]
+                )
                 heights[r, c] = around / 4 + uniform(key, drawn, -noise, noise)
                 drawn += np.uint64(1)
         for r in range(0, side + 1, h):
@@ -152,8 +176,16 @@ def _cloud(key, factor, canvas):
     points = 2 ** int(np.ceil(np.log2(size))) + 1
     heights = np.empty((points, points))
     _heights(key, heights)
-    hue, saturation, value = uniform(key, 5, 64, 255), uniform(key, 6, 25, 77), uniform(key, 7, 77, 153)
-    hue0, saturation0, value0 = uniform(key, 8, 0, 255), uniform(key, 9, 102, 153), uniform(key, 10, 102, 153)
+    hue, saturation, value = (
+        uniform(key, 5, 64, 255),
+        uniform(key, 6, 25, 77),
+        uniform(key, 7, 77, 153),
+    )
+    hue0, saturation0, value0 = (
+        uniform(key, 8, 0, 255),
+        uniform(key, 9, 102, 153),
+        uniform(key, 10, 102, 153),
+    )
     colours = np.empty(768, np.uint64)  # of heights from -1 to 2
     for k in range(768):
         h = k / 256 - 1
@@ -176,7 +208,11 @@ def _paint(counts, key, top, left, canvas):
                     grades[r, c] += counts[r + 1 + k // 3, c + 1 + k % 3]
         for c in range(side):
             most = max(most, grades[r, c])
-    hue, saturation, value = uniform(key, 9, 0, 255), uniform(key, 10, 77, 255), uniform(key, 11, 128, 255)
+    hue, saturation, value = (
+        uniform(key, 9, 0, 255),
+        uniform(key, 10, 77, 255),
+        uniform(key, 11, 128, 255),
+    )
     colours, scale = np.empty(256, np.uint64), 255.0 / most
     for k in range(256):
         colours[k] = _colour(k + hue, saturation, value)
@@ -190,10 +226,16 @@ def _paint(counts, key, top, left, canvas):
 def _finish(canvas, aside, image):
     """Average `canvas` down to uint8 (3, size, size) and blur it: a neighbour weighs `aside` / 256 along an axis."""
     size, factor = image.shape[1], len(canvas) // image.shape[1]
-    small, half = np.full((size, size), ONES * np.uint64(factor * factor // 2)), ONES * np.uint64(128)
+    small, half = (
+        np.full((size, size), ONES * np.uint64(factor * factor // 2)),
+        ONES * np.uint64(128),
+    )
     for k in range(factor * factor):
         small += canvas[k // factor :: factor, k % factor :: factor]
-    shift, lines = np.uint64(2 * (factor - 1)), np.empty((size, size), np.uint64)  # factor is 1 or 2
+    shift, lines = (
+        np.uint64(2 * (factor - 1)),
+        np.empty((size, size), np.uint64),
+    )  # factor is 1 or 2
     for r in range(size):
         for c in range(size):
             small[r, c] = (small[r, c] >> shift) & BYTES
@@ -201,7 +243,9 @@ def _finish(canvas, aside, image):
     for r in range(size):
         up, down = abs(r - 1), last - abs(last - 1 - r)  # beyond an edge the image is mirrored
         for c in range(size):
-            lines[r, c] = ((a * (small[up, c] + small[down, c]) + b * small[r, c] + half) >> np.uint64(8)) & BYTES
+            lines[r, c] = (
+                (a * (small[up, c] + small[down, c]) + b * small[r, c] + half) >> np.uint64(8)
+            ) & BYTES
     for r in range(size):
         for c in range(size):
             beside = lines[r, abs(c - 1)] + lines[r, last - abs(last - 1 - c)]
@@ -212,8 +256,8 @@ def _finish(canvas, aside, image):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _draw(systems, labels, keys, factor, many, images, targets):
-    """Fill `images`, uint8 (B, 3, size, size), with a fractal of class `labels` each; or, `many`, with up to five of
-    any class, where `targets`, float32 (B, classes), becomes 1."""
+    """Fill `images`, uint8 (B, 3, size, size), with a fractal of class `labels` each; or, `many`,
+    with up to five of any class, where `targets`, float32 (B, classes), becomes 1."""
     side = images.shape[2] * factor
     canvas, xs, ys = np.empty((side, side), np.uint64), np.empty(POINTS), np.empty(POINTS)
     for b in range(len(keys)):
@@ -222,8 +266,14 @@ def _draw(systems, labels, keys, factor, many, images, targets):
             key = mix(keys[b] + np.uint64(10 + k))
             label, width, density, top, left = labels[b], side, POINTS / PUBLISHED**2, 0, 0
             if many:
-                label, width = int(uniform(key, 20, 0, len(systems))), int(uniform(key, 21, 0.15, 0.6) * side)
-                top, left = int(uniform(key, 22, 0, side)) - width // 2, int(uniform(key, 23, 0, side)) - width // 2
+                label, width = (
+                    int(uniform(key, 20, 0, len(systems))),
+                    int(uniform(key, 21, 0.15, 0.6) * side),
+                )
+                top, left = (
+                    int(uniform(key, 22, 0, side)) - width // 2,
+                    int(uniform(key, 23, 0, side)) - width // 2,
+                )
                 density *= 4  # published at half the side
                 targets[b, label] = 1
             system, points = systems[label].copy(), min(int(density * width**2), POINTS) // 4 * 4
@@ -247,19 +297,26 @@ def _draw(systems, labels, keys, factor, many, images, targets):
                 _count(ys[:points], xs[:points], window[np.array([1, 0, 3, 2])], counts)
             _paint(counts, key, top, left, canvas)
         aside = np.exp(-0.5 / uniform(keys[b], 1, 0.5, 1) ** 2)
-        _finish(canvas, int(256 * aside / (1 + 2 * aside) + 0.5) if uniform(keys[b], 2, 0, 2) < 1 else 0, images[b])
+        _finish(
+            canvas,
+            int(256 * aside / (1 + 2 * aside) + 0.5) if uniform(keys[b], 2, 0, 2) < 1 else 0,
+            images[b],
+        )
 
 
 class ColouredFractals(Formula):
-    """Coloured fractals of 1,000 classes as a sequence: `batch(numbers)` draws images, in any order and on any worker
-    the same, one fractal in each.
+    """Coloured fractals of 1,000 classes as a sequence: `batch(numbers)` draws images, in any order
+    and on any worker the same, one fractal in each.
 
     - `size`: 16..512 px.  `categories`: the first so many of 1,000 systems.
-    - `many`: 1 to 5 fractals of any class instead, each 0.15 to 0.6 of the image's side and anywhere in it. `batch`
-      then gives float32 (B, categories) of 0 and 1 in place of labels, for a loss of several labels.
+    - `many`: 1 to 5 fractals of any class instead, each 0.15 to 0.6 of the image's side and
+      anywhere in it. `batch` then gives float32 (B, categories) of 0 and 1 in place of labels, for
+      a loss of several labels.
     """
 
-    def __init__(self, size: int = PUBLISHED, categories: int = CLASSES, seed: int = 0, many: bool = False):
+    def __init__(
+        self, size: int = PUBLISHED, categories: int = CLASSES, seed: int = 0, many: bool = False
+    ):
         super().__init__(size, categories, seed)
         self.systems, self.many = _systems(categories), many
 
@@ -272,7 +329,9 @@ class ColouredFractals(Formula):
 
 def open_source(config, cache: str | Path, many: bool = False) -> ColouredFractals:
     """Coloured fractals as `config` asks: size, render, seed and, where it has it, categories; `cache` is not used."""
-    return ColouredFractals(config.render or config.size, getattr(config, "categories", CLASSES), config.seed, many)
+    return ColouredFractals(
+        config.render or config.size, getattr(config, "categories", CLASSES), config.seed, many
+    )
 
 
 def open_many(config, cache: str | Path) -> ColouredFractals:

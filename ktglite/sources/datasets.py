@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 from torchvision import datasets
 
 from ktglite.data import Data, Split
+from ktglite.models import file_hash
 from ktglite.sources import synthcars
-from ktglite.store import atomic_dir, code_hash, file_hash, make_key, once
+from ktglite.store import atomic_dir, code_hash, make_key, make_once
 
 __all__ = ["load_data"]
 
@@ -24,9 +25,12 @@ log = logging.getLogger(__name__)
 
 SYNTHCARS_IMAGES = 12_554  # as many as the paper's car set
 SPLITS = ("train", "val", "test")
-ANNOTATIONS = "val_annotations.txt"  # in the val/ of tiny-imagenet-200 as it is downloaded: file, class, box
+ANNOTATIONS = (
+    "val_annotations.txt"  # in the val/ of tiny-imagenet-200 as it is downloaded: file, class, box
+)
 Fit = Callable[[int, int], tuple[float, float, float, float]]
-# Name: torchvision's class, the argument that chooses a part, and its values with the split each of them is.
+# Name: torchvision's class, the argument that chooses a part, and its values with the split each of
+# them is.
 TORCHVISION = {
     "stanford_cars": (datasets.StanfordCars, "split", {"train": 0, "test": 2}),
     "fgvc_aircraft": (datasets.FGVCAircraft, "split", {"train": 0, "val": 1, "test": 2}),
@@ -58,14 +62,17 @@ def load_data(
 ) -> Data:
     """Train, validation and test images of a data set.
 
-    - `name_or_folder`: "synthcars" (drawn by formula), a data set of torchvision (`TORCHVISION`, under `raw`), or
-      a folder of class folders, optionally below train/, val/ and test/, as torchvision's ImageFolder has them.
-    - `size`: side of the square images in pixels, 8..1024.  `fit`: "squash" the image or centre-"crop" it first.
+    - `name_or_folder`: "synthcars" (drawn by formula), a data set of torchvision (`TORCHVISION`,
+      under `raw`), or a folder of class folders, optionally below train/, val/ and test/, as
+      torchvision's ImageFolder has them.
+    - `size`: side of the square images in pixels, 8..1024.  `fit`: "squash" the image or
+      centre-"crop" it first.
     - `limit`: number of images to use in all, the same share of every class; None for all of them.
-    - `split`: shares of train, val and test where the data set has no such folders; stratified, from `split_seed`.
-      What a data set does split itself is kept. Without a val, one is taken out of its train; without a test, its val
-      is the test set.
-    - `validate_on`: "test" puts the test images in the place of val, as the released code of the graph selects.
+    - `split`: shares of train, val and test where the data set has no such folders; stratified,
+      from `split_seed`. What a data set does split itself is kept. Without a val, one is taken out
+      of its train; without a test, its val is the test set.
+    - `validate_on`: "test" puts the test images in the place of val, as the released code of the
+      graph selects.
 
     Raises ValueError or FileNotFoundError that names the file or folder at fault.
     """
@@ -80,13 +87,17 @@ def load_data(
         if spec[name] not in allowed:
             raise ValueError(f"{name} is {spec[name]!r}: allowed are {', '.join(allowed)}")
     if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
-        raise ValueError(f"split is {split}: it needs three positive shares of train, val and test that sum to 1")
+        raise ValueError(
+            f"split is {split}: it needs three positive shares of train, val and test that sum to 1"
+        )
     images, labels, given, classes = _decoded(spec)
     part = assign_splits(labels, given, classes, split, split_seed, limit)
     parts = [np.flatnonzero(part == i) for i in range(3)]
     if validate_on == "test":
         parts[1] = parts[2]
-    splits = [Split(torch.from_numpy(images[index]), torch.from_numpy(labels[index])) for index in parts]
+    splits = [
+        Split(torch.from_numpy(images[index]), torch.from_numpy(labels[index])) for index in parts
+    ]
     return Data(Path(name_or_folder).name, size, tuple(classes), *splits, spec=spec)
 
 
@@ -98,9 +109,19 @@ def _decoded(spec: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]
         key = [size, count, code_hash("ktglite.sources.synthcars")]
         return _cached(cache, "synthcars", key, partial(_synthcars, count, size))
     if name in TORCHVISION:
-        return _cached(cache, name, [size, spec["fit"]], partial(_torchvision, name, size, spec["fit"], spec["raw"]))
+        return _cached(
+            cache,
+            name,
+            [size, spec["fit"]],
+            partial(_torchvision, name, size, spec["fit"], spec["raw"]),
+        )
     if name.startswith("hf:"):
-        return _cached(cache, "hf", [name, size, spec["fit"]], partial(_hugging_face, name[3:], size, spec["fit"]))
+        return _cached(
+            cache,
+            "hf",
+            [name, size, spec["fit"]],
+            partial(_hugging_face, name[3:], size, spec["fit"]),
+        )
     if Path(name).is_dir():
         return _folder(Path(name), size, spec["fit"], spec["skip_unreadable"], cache)
     names = ", ".join(["synthcars", *TORCHVISION])
@@ -115,10 +136,11 @@ def assign_splits(
     seed: int,
     limit: int | None = None,
 ) -> np.ndarray:
-    """The split of every image: 0 train, 1 val, 2 test, -1 unused by `limit`. int8 (n,), stratified by class.
+    """The split of every image: 0 train, 1 val, 2 test, -1 unused by `limit`. int8 (n,), stratified
+    by class.
 
-    `given` holds 0, 1, 2 where the data set decides and -1 where it does not. Raises ValueError naming a class
-    with too few images to stand in every split.
+    `given` holds 0, 1, 2 where the data set decides and -1 where it does not. Raises ValueError
+    naming a class with too few images to stand in every split.
     """
     part = given.copy()
     share = 1.0 if limit is None else min(1.0, limit / len(labels))
@@ -146,14 +168,21 @@ def assign_splits(
     for i, split in enumerate(SPLITS):
         if not (part == i).any():
             raise ValueError(f"no image is left for {split}")
-        absent = [name for label, name in enumerate(classes) if not ((labels == label) & (part == i)).any()]
+        absent = [
+            name
+            for label, name in enumerate(classes)
+            if not ((labels == label) & (part == i)).any()
+        ]
         if absent and i != 1:
-            raise ValueError(f"class {absent[0]!r} has no image in {split}; every class needs one in train and in test")
+            raise ValueError(
+                f"class {absent[0]!r} has no image in {split}; every class needs one in train and in test"
+            )
     return part
 
 
 def _cached(cache: Path, stem: str, key: list, make: Callable[[], tuple]) -> tuple:
-    """`make()` -> (images, labels, given, classes), done once and kept under `cache`, the images memory-mapped.
+    """`make()` -> (images, labels, given, classes), done once and kept under `cache`, the images
+    memory-mapped.
 
     Raises ValueError naming the folder when it was damaged since.
     """
@@ -166,7 +195,7 @@ def _cached(cache: Path, stem: str, key: list, make: Callable[[], tuple]) -> tup
             facts["sha256"] = file_hash(partial_folder / "images.npy")
             (partial_folder / "facts.json").write_text(json.dumps(facts))
 
-    folder = once(cache / f"{stem}-{make_key(stem, key)[:16]}", write)
+    folder = make_once(cache / f"{stem}-{make_key(stem, key)[:16]}", write)
     try:
         facts = json.loads((folder / "facts.json").read_text())
         if file_hash(folder / "images.npy") != facts["sha256"]:
@@ -176,7 +205,9 @@ def _cached(cache: Path, stem: str, key: list, make: Callable[[], tuple]) -> tup
         if not len(images) == len(labels) == len(given):
             raise ValueError(f"{len(images)} images, {len(labels)} labels")
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is damaged ({error}); delete it and it is made again") from error
+        raise ValueError(
+            f"{folder} is damaged ({error}); delete it and it is made again"
+        ) from error
     return images, labels, given, facts["classes"]
 
 
@@ -190,18 +221,24 @@ def _torchvision(name: str, size: int, fit: str, raw: str) -> tuple:
     kind, argument, flags = TORCHVISION[name]
     images, labels, given = [], [], []
     for flag, part in flags.items():
-        have = (Path(raw) / "imagenette2").exists() if name == "imagenette" else False  # it refuses to download twice
+        have = (
+            (Path(raw) / "imagenette2").exists() if name == "imagenette" else False
+        )  # it refuses to download twice
         download = {} if name == "imagenet" else {"download": name not in PLACE and not have}
         try:
             source = kind(raw, **{argument: flag}, **download)
         except (RuntimeError, OSError) as error:
             wanted = PLACE.get(name, "its files as torchvision expects them")
-            raise FileNotFoundError(f"{name} could not be had ({error}); place under {raw}: {wanted}") from error
+            raise FileNotFoundError(
+                f"{name} could not be had ({error}); place under {raw}: {wanted}"
+            ) from error
         for picture, label in source:
             images.append(to_square(picture, size, fit))
             labels.append(label)
             given.append(part)
-    classes = [kind if isinstance(kind, str) else kind[0] for kind in source.classes]  # ImageNet's have synonyms
+    classes = [
+        kind if isinstance(kind, str) else kind[0] for kind in source.classes
+    ]  # ImageNet's have synonyms
     return np.stack(images), np.array(labels), np.array(given, np.int8), classes
 
 
@@ -210,18 +247,27 @@ def _hugging_face(name: str, size: int, fit: str) -> tuple:
     try:
         import datasets as hub
     except ImportError as error:
-        raise ValueError("hf: data sets need the library datasets: pip install 'ktglite[hf]'") from error
+        raise ValueError(
+            "hf: data sets need the library datasets: pip install 'ktglite[hf]'"
+        ) from error
     found = hub.load_dataset(name)
     kinds = next(iter(found.values())).features
     columns = {type(kind).__name__: column for column, kind in kinds.items()}
     if not {"Image", "ClassLabel"} <= set(columns):
-        raise ValueError(f"hf:{name} has columns {', '.join(kinds)}: it needs one of images and one of class labels")
+        raise ValueError(
+            f"hf:{name} has columns {', '.join(kinds)}: it needs one of images and one of class labels"
+        )
     image, label = columns["Image"], columns["ClassLabel"]
     parts = {"train": 0, "validation": 1, "valid": 1, "test": 2}
     if "test" not in found:
         parts |= {"validation": 2, "valid": 2}
     alone = len(found) == 1
-    rows = [(row, -1 if alone else parts[part]) for part in found if alone or part in parts for row in found[part]]
+    rows = [
+        (row, -1 if alone else parts[part])
+        for part in found
+        if alone or part in parts
+        for row in found[part]
+    ]
     images = np.stack([to_square(row[image], size, fit) for row, _ in rows])
     given = np.array([part for _, part in rows], np.int8)
     return images, np.array([row[label] for row, _ in rows]), given, kinds[label].names
@@ -230,18 +276,27 @@ def _hugging_face(name: str, size: int, fit: str) -> tuple:
 def _folder(root: Path, size: int, fit: str, skip_unreadable: bool, cache: Path) -> tuple:
     roots = {part: root / part for part in SPLITS if (root / part).is_dir()}
     if roots and "train" not in roots:
-        raise ValueError(f"{root} has {', '.join(roots)} and no train: give train/ with val/ or test/, or classes")
+        raise ValueError(
+            f"{root} has {', '.join(roots)} and no train: give train/ with val/ or test/, or classes"
+        )
     if (root / "val" / ANNOTATIONS).is_file():
         roots.pop("test", None)  # tiny-imagenet's test images have no labels
     number = {part: i for i, part in enumerate(SPLITS)}
     if roots and "test" not in roots:
         number["val"] = 2
-        log.warning("%s has no test/: its val/ is the test set, and a validation set is taken from train/", root)
-    found = [(path, name, number[part]) for part in roots for path, name in image_files(roots[part])]
+        log.warning(
+            "%s has no test/: its val/ is the test set, and a validation set is taken from train/",
+            root,
+        )
+    found = [
+        (path, name, number[part]) for part in roots for path, name in image_files(roots[part])
+    ]
     found = found or [(path, name, -1) for path, name in image_files(root)]
     classes = sorted({name for _, name, _ in found})
     if len(classes) < 2:
-        raise ValueError(f"{root} has images of one class only ({classes[0]}): classification needs at least two")
+        raise ValueError(
+            f"{root} has images of one class only ({classes[0]}): classification needs at least two"
+        )
 
     def decode(path: Path) -> np.ndarray | None:
         try:
@@ -278,13 +333,16 @@ def size_and_time(path: Path) -> tuple[int, int]:
 
 
 def image_files(root: Path) -> list[tuple[Path, str]]:
-    """(file, class) for every image below the class folders of `root`, which are walked recursively; sorted.
+    """(file, class) for every image below the class folders of `root`, which are walked
+    recursively; sorted.
 
-    Hidden files are left out, and files without an image's extension are ignored and counted. Raises ValueError for a
-    folder without images, and for links that lead nowhere.
+    Hidden files are left out, and files without an image's extension are ignored and counted.
+    Raises ValueError for a folder without images, and for links that lead nowhere.
     """
     if (root / ANNOTATIONS).is_file():
-        named = sorted(line.split("\t")[:2] for line in (root / ANNOTATIONS).read_text().splitlines())
+        named = sorted(
+            line.split("\t")[:2] for line in (root / ANNOTATIONS).read_text().splitlines()
+        )
         return [(root / "images" / file, label) for file, label in named]
     entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
     for path in entries:
@@ -293,7 +351,9 @@ def image_files(root: Path) -> list[tuple[Path, str]]:
     folders = [path for path in entries if path.is_dir()]
     if not folders:
         what = "has no class folders" if entries else "is empty"
-        raise ValueError(f"{root} {what}: put the images of each class into a folder named after it")
+        raise ValueError(
+            f"{root} {what}: put the images of each class into a folder named after it"
+        )
     known, files, ignored = Image.registered_extensions(), [], 0
     for folder in folders:
         inside = [
@@ -327,27 +387,42 @@ def read_image(path: str | Path, size: int, fit: str | Fit = "squash") -> np.nda
             raise ValueError("it is empty, 0 bytes")
         with Image.open(path) as picture:
             return to_square(picture, size, fit)
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}); replace it, or pass skip_unreadable") from error
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise ValueError(
+            f"{path} cannot be read as an image ({error}); replace it, or pass skip_unreadable"
+        ) from error
 
 
 def to_square(picture: Image.Image, size: int, fit: str | Fit) -> np.ndarray:
     """A PIL image as uint8 RGB (3, size, size): upright, on white where it is transparent.
 
-    `fit`: "squash", "crop", or a function of (width, height) that gives the box to show: left, top, right, bottom.
-    Raises ValueError for 32-bit pixels, whose range nothing tells.
+    `fit`: "squash", "crop", or a function of (width, height) that gives the box to show: left, top,
+    right, bottom. Raises ValueError for 32-bit pixels, whose range nothing tells.
     """
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
         # PIL would clip 16 bits to 255 instead of scaling them
         picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
     if picture.mode in ("I", "F"):
-        raise ValueError("32 bits a pixel have no agreed white: save it with 8 or 16 bits a channel")
+        raise ValueError(
+            "32 bits a pixel have no agreed white: save it with 8 or 16 bits a channel"
+        )
     picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+        picture = Image.alpha_composite(
+            Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")
+        )
     picture = picture.convert("RGB")
     if callable(fit):
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR, fit(*picture.size), reducing_gap=3)
+        picture = picture.resize(
+            (size, size), Image.Resampling.BILINEAR, fit(*picture.size), reducing_gap=3
+        )
     elif fit == "crop":
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
     else:

@@ -1,14 +1,17 @@
-"""One fractal, a little perturbed a thousand times: the classes of 1p-frac, and what the formula sources share.
+"""One fractal, a little perturbed a thousand times: the classes of 1p-frac, and what the formula
+sources share.
 
-Nakamura et al., "Scaling Backwards: Minimal Synthetic Pre-training?" (ECCV 2024). An iterated function system (IFS) of
-2 contractive maps is drawn once; a class multiplies each of its 12 coefficients by a number from 0.9..1.1. An image is
-the orbit of (0, 0), 100,000 points on 512 px, every point a random patch of 3 x 3 px in grey.
+Nakamura et al., "Scaling Backwards: Minimal Synthetic Pre-training?" (ECCV 2024). An iterated
+function system (IFS) of 2 contractive maps is drawn once; a class multiplies each of its 12
+coefficients by a number from 0.9..1.1. An image is the orbit of (0, 0), 100,000 points on 512 px,
+every point a random patch of 3 x 3 px in grey.
 
-Equal to the published renderer (MIT): the sampling of a system from a seed, the perturbation, the choices of maps, and
-the pixels that patches reach, pixel for pixel. Not equal: the published system is unknown, ours is the first of which
-no picture is 5 % white or less, where such pictures are published drawn again; its sum of singular values (sigma) is in
-3.5..4.0, not within 0.1 of one of these; the published set has one picture per class, ours are 1,000 fillings of it; a
-reached pixel is white with probability 1/2 and not 256/511; smaller images are the canvas averaged down.
+Equal to the published renderer (MIT): the sampling of a system from a seed, the perturbation, the
+choices of maps, and the pixels that patches reach, pixel for pixel. Not equal: the published system
+is unknown, ours is the first of which no picture is 5 % white or less, where such pictures are
+published drawn again; its sum of singular values (sigma) is in 3.5..4.0, not within 0.1 of one of
+these; the published set has one picture per class, ours are 1,000 fillings of it; a reached pixel
+is white with probability 1/2 and not 256/511; smaller images are the canvas averaged down.
 """
 
 from pathlib import Path
@@ -55,7 +58,8 @@ def _keys(seed, numbers):
 class Formula:
     """A source of 1,000 images per class: image i, a function of (seed, i), is of class i // 1000.
 
-    A subclass fills `images`, uint8 (B, 3, size, size), in `_draw(labels, keys, images)` and returns the labels.
+    A subclass fills `images`, uint8 (B, 3, size, size), in `_draw(labels, keys, images)` and
+    returns the labels.
     """
 
     def __init__(self, size: int, categories: int, seed: int):
@@ -63,7 +67,11 @@ class Formula:
             raise ValueError(f"size is {size}: images drawn by formula are 16 to {CANVAS} px wide")
         if not 1 <= categories <= CLASSES:
             raise ValueError(f"categories is {categories}: it must be 1..{CLASSES}")
-        self.size, self.seed, self.classes = size, seed, tuple(f"{i:05d}" for i in range(categories))
+        self.size, self.seed, self.classes = (
+            size,
+            seed,
+            tuple(f"{i:05d}" for i in range(categories)),
+        )
 
     def __len__(self) -> int:
         return len(self.classes) * INSTANCES
@@ -80,8 +88,9 @@ class Formula:
 def sample_system(rng: np.random.Generator, maps: int, low: float, high: float) -> np.ndarray:
     """A random IFS of contractions: [[a, b, e], [c, d, f]] of each map, float64 (maps, 2, 3).
 
-    The sum over its maps of s1 + 2 s2, their singular values, is in low..high: Anderson and Farrell's measure of how
-    much of the plane it fills. Everything is drawn in the published order: the same seed gives the same system.
+    The sum over its maps of s1 + 2 s2, their singular values, is in low..high: Anderson and
+    Farrell's measure of how much of the plane it fills. Everything is drawn in the published order:
+    the same seed gives the same system.
     """
     signs = np.sign(rng.random((2 * maps, 2)) - 0.5)
     angles = rng.uniform(-np.pi, np.pi, 2 * maps)
@@ -114,7 +123,9 @@ def _first_map(system: np.ndarray) -> np.ndarray:
 
 def _perturbed(system: np.ndarray, number: int) -> np.ndarray:
     """The system of a class."""
-    return system * np.random.default_rng([SYSTEM, number]).uniform(1 - DELTA, 1 + DELTA, system.shape)
+    return system * np.random.default_rng([SYSTEM, number]).uniform(
+        1 - DELTA, 1 + DELTA, system.shape
+    )
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -136,16 +147,27 @@ def _coverage(system: np.ndarray, first: np.ndarray) -> np.ndarray:
     """The pixels that the patches of a system's orbit reach, uint8 (512, 512) of 0 and 1."""
     marked = np.zeros((CANVAS, CANVAS), np.uint8)
     _mark(system, first, PAD, marked)
-    for axis, way in ((0, -1), (1, 1)):  # a patch lies 1 to 3 px above and to the right of its point
-        marked = np.roll(marked, way, axis) | np.roll(marked, 2 * way, axis) | np.roll(marked, 3 * way, axis)
+    for axis, way in (
+        (0, -1),
+        (1, 1),
+    ):  # a patch lies 1 to 3 px above and to the right of its point
+        marked = (
+            np.roll(marked, way, axis)
+            | np.roll(marked, 2 * way, axis)
+            | np.roll(marked, 3 * way, axis)
+        )
     return marked
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _fill(reached, areas, labels, keys, images):
-    """Fill `images` with a random half of what is reached: a binomial number of white ones among `reached`, (classes,
-    pixels), counted as the ones of so many random bits."""
-    ones, twos, fours = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
+    """Fill `images` with a random half of what is reached: a binomial number of white ones among
+    `reached`, (classes, pixels), counted as the ones of so many random bits."""
+    ones, twos, fours = (
+        np.uint64(0x5555555555555555),
+        np.uint64(0x3333333333333333),
+        np.uint64(0x0F0F0F0F0F0F0F0F),
+    )
     for b in range(len(keys)):
         key, size = keys[b], images.shape[2]
         for k in range(size * size):
@@ -164,7 +186,8 @@ def _fill(reached, areas, labels, keys, images):
 
 
 class OneFractal(Formula):
-    """1p-frac's classes as a sequence: `batch(numbers)` draws images, in any order and on any worker the same.
+    """1p-frac's classes as a sequence: `batch(numbers)` draws images, in any order and on any
+    worker the same.
 
     - `size`: 16..512 px.  `categories`: the first so many of 1,000 perturbations.
     """
@@ -173,10 +196,14 @@ class OneFractal(Formula):
         super().__init__(size, categories, seed)
         system = sample_system(np.random.default_rng(SYSTEM), 2, *SIGMA)
         first = _first_map(system)
-        edges = (np.arange(size + 1) * CANVAS + size - 1) // size  # a canvas pixel belongs to where its corner lies
+        edges = (
+            np.arange(size + 1) * CANVAS + size - 1
+        ) // size  # a canvas pixel belongs to where its corner lies
         wide = np.diff(edges)
         self.areas = np.outer(wide, wide).ravel()
-        self.reached = np.empty((categories, size * size), np.uint16 if self.areas.max() > 255 else np.uint8)
+        self.reached = np.empty(
+            (categories, size * size), np.uint16 if self.areas.max() > 255 else np.uint8
+        )
         for number in range(categories):
             covered = _coverage(_perturbed(system, number), first)
             rows = np.add.reduceat(covered, edges[:-1], 0, np.uint16)
@@ -189,4 +216,6 @@ class OneFractal(Formula):
 
 def open_source(config, cache: str | Path) -> OneFractal:
     """1p-frac as `config` asks for it: size, render, seed and, where it has it, categories. `cache` stays as it is."""
-    return OneFractal(config.render or config.size, getattr(config, "categories", CLASSES), config.seed)
+    return OneFractal(
+        config.render or config.size, getattr(config, "categories", CLASSES), config.seed
+    )

@@ -1,8 +1,9 @@
-"""Step 1 of the paper: train a single model on a pre-training set and keep its weights, with a card beside them.
+"""Step 1 of the paper: train a single model on a pre-training set and keep its weights, with a card
+beside them.
 
-The same loop serves every source that is drawn by formula, and any folder of class folders, ImageNet-1k's train/ among
-them; on one core, one GPU, or several processes under
-`torchrun --nproc_per_node=K -m ktglite.sources.pretrain --source fractaldb1k ...`.
+The same loop serves every source that is drawn by formula, and any folder of class folders,
+ImageNet-1k's train/ among them; on one core, one GPU, or several processes under `torchrun
+--nproc_per_node=K -m ktglite.sources.pretrain --source fractaldb1k ...`.
 """
 
 import dataclasses
@@ -32,19 +33,18 @@ from tqdm import tqdm
 from ktglite.captured import captured, restore
 from ktglite.data import MEAN, STD, Data, augment, normalise
 from ktglite.devices import numerics, resolve_device, resolve_precision
-from ktglite.models import SOURCES, build, head_of
+from ktglite.models import SOURCES, build, file_hash, head_of
 from ktglite.sources.datasets import image_files, read_image
-from ktglite.store import (
+from ktglite.store import (  # fmt: skip
     CORE,
     Checkpoint,
     atomic_write,
     code_hash,
-    file_hash,
+    from_checkout,
     make_key,
     provenance,
-    shipped,
     write_json,
-)  # fmt: skip
+)
 from ktglite.trainer import check_config, derive, generator
 
 __all__ = ["PretrainConfig", "adopt", "nearest_neighbours", "pretrain", "pretrain_all", "read_card"]
@@ -55,21 +55,30 @@ LOOK = 50  # batches between two looks at the clock
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Settings of Step 1. The defaults are the published recipe: ResNet18, 90 epochs, SGD, batches of 256.
+    """Settings of Step 1. The defaults are the published recipe: ResNet18, 90 epochs, SGD, batches
+    of 256.
 
-    - `source`: one of `ktglite.models.SOURCES` that is drawn, or a name of your own for what is in `folder`.
-    - `folder`: class folders, optionally below train/ and val/; "imagenet1k" needs it. With a val/, every epoch is
-      validated on it.
-    - `size`: side in px that the network sees.  `render`: side of the images themselves, each cropped to `size` at a
-      random place of its own; None for `size`. The published FractalDB recipe crops 224 out of 362.
-    - `images_per_epoch`: None for the whole set; fewer are drawn anew, without repeats, in every epoch.
+    - `source`: one of `ktglite.models.SOURCES` that is drawn, or a name of your own for what is in
+      `folder`.
+    - `folder`: class folders, optionally below train/ and val/; "imagenet1k" needs it. With a val/,
+      every epoch is validated on it.
+    - `size`: side in px that the network sees.  `render`: side of the images themselves, each
+      cropped to `size` at a random place of its own; None for `size`. The published FractalDB
+      recipe crops 224 out of 362.
+    - `images_per_epoch`: None for the whole set; fewer are drawn anew, without repeats, in every
+      epoch.
     - `lr` falls to a tenth after each third of the epochs ("step"), or along a "cosine" to 0.
-    - `categories`: of a drawn source, the first so many classes.  `standin_images`: how many cars the stand-in has.
-    - `augmentation`: "crop", "shift" or "none", see `ktglite.data.augment`; of image files, "crop" is torchvision's
-      random resized crop (area 8..100 %) and flip. "auto" is the published recipe: "crop" for files, else "none".
-    - `accumulate`: gradients of so many parts of a batch are summed, for GPUs that cannot hold a whole one.
-    - `threads`: that draw or read images ahead of the network; more than one where a GPU waits for them.
-    - `checkpoint_minutes`: within an epoch, too, training can be resumed from the last so many minutes.
+    - `categories`: of a drawn source, the first so many classes.  `standin_images`: how many cars
+      the stand-in has.
+    - `augmentation`: "crop", "shift" or "none", see `ktglite.data.augment`; of image files, "crop"
+      is torchvision's random resized crop (area 8..100 %) and flip. "auto" is the published recipe:
+      "crop" for files, else "none".
+    - `accumulate`: gradients of so many parts of a batch are summed, for GPUs that cannot hold a
+      whole one.
+    - `threads`: that draw or read images ahead of the network; more than one where a GPU waits for
+      them.
+    - `checkpoint_minutes`: within an epoch, too, training can be resumed from the last so many
+      minutes.
     - `deterministic`, `tf32`: as in `TrainConfig`.
 
     Raises ValueError naming the setting that is out of range.
@@ -107,19 +116,27 @@ class PretrainConfig:
         if self.augmentation == "auto":
             object.__setattr__(self, "augmentation", "none" if self.folder is None else "crop")
         if self.render is not None and self.render < self.size:
-            raise ValueError(f"render is {self.render}: it must not be smaller than size, {self.size}")
+            raise ValueError(
+                f"render is {self.render}: it must not be smaller than size, {self.size}"
+            )
         if self.source == "scratch" or "/" in self.source:
-            raise ValueError(f"source is {self.source!r}: give a name for it; images of your own go into folder")
+            raise ValueError(
+                f"source is {self.source!r}: give a name for it; images of your own go into folder"
+            )
         if self.folder is None and not (self.source in SOURCES and SOURCES[self.source].open):
-            raise ValueError(f"source {self.source!r} needs folder: the class folders of its images")
+            raise ValueError(
+                f"source {self.source!r} needs folder: the class folders of its images"
+            )
 
 
 def pretrain(config: PretrainConfig, out: str | Path, cache: str | Path = "data/cache") -> Path:
-    """Pre-train once and remember: writes and returns `<out>/<source>-<arch>.safetensors`, and a `.json` card.
+    """Pre-train once and remember: writes and returns `<out>/<source>-<arch>.safetensors`, and a
+    `.json` card.
 
-    With the same settings and code the finished file is kept; a killed run resumes from its last epoch to the same
-    result. Other settings replace the file: use another `out` to keep both. The card holds settings, curve, seed,
-    versions and the SHA-256 of the weights. Raises FloatingPointError when the loss is no longer finite.
+    With the same settings and code the finished file is kept; a killed run resumes from its last
+    epoch to the same result. Other settings replace the file: use another `out` to keep both. The
+    card holds settings, curve, seed, versions and the SHA-256 of the weights. Raises
+    FloatingPointError when the loss is no longer finite.
     """
     path = Path(out) / f"{config.source}-{config.arch}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,26 +151,35 @@ def pretrain(config: PretrainConfig, out: str | Path, cache: str | Path = "data/
     return path
 
 
-def pretrain_all(configs: Sequence[PretrainConfig], out: str | Path, cache: str | Path, pool) -> list[Path]:
+def pretrain_all(
+    configs: Sequence[PretrainConfig], out: str | Path, cache: str | Path, pool
+) -> list[Path]:
     """`pretrain` for each of `configs` as tasks of a pool, see `ktglite.pool.open_pool`."""
     futures = [pool.submit(pretrain, config, str(out), str(cache)) for config in configs]
     return [future.result() for future in futures]
 
 
 def find_ready(config: PretrainConfig, ready: str | Path) -> Path | None:
-    """Finished weights made with these settings, in the folder `ready` or that of the package's checkout, or None.
+    """Finished weights made with these settings, in the folder `ready` or that of the package's
+    checkout, or None.
 
-    They are data, known by their hash, as ImageNet's are: code that has changed since does not count against them.
+    They are data, known by their hash, as ImageNet's are: code that has changed since does not
+    count against them.
     """
-    path = shipped(Path(ready) / f"{config.source}-{config.arch}.safetensors")
+    path = from_checkout(Path(ready) / f"{config.source}-{config.arch}.safetensors")
     if not (path.exists() and path.with_suffix(".json").exists()):
         return None
     card = read_card(path)
-    return path if card["settings_key"] == _settings_key(config) and card["sha256"] == file_hash(path) else None
+    return (
+        path
+        if card["settings_key"] == _settings_key(config) and card["sha256"] == file_hash(path)
+        else None
+    )
 
 
 def adopt(config: PretrainConfig, ready: str | Path, out: str | Path) -> bool:
-    """Copy finished weights and card from `ready` to `out`, see `find_ready`; whether `out` now has them.
+    """Copy finished weights and card from `ready` to `out`, see `find_ready`; whether `out` now has
+    them.
 
     The card is given the key of today's code, so that `pretrain` takes them for done.
     """
@@ -165,7 +191,9 @@ def adopt(config: PretrainConfig, ready: str | Path, out: str | Path) -> bool:
         return False
     with atomic_write(target) as file:
         file.write(path.read_bytes())
-    write_json(target.with_suffix(".json"), read_card(path) | {"key": _key(config), "adopted": True})
+    write_json(
+        target.with_suffix(".json"), read_card(path) | {"key": _key(config), "adopted": True}
+    )
     return True
 
 
@@ -177,7 +205,9 @@ def read_card(path: str | Path) -> dict:
         if card["schema"] != SCHEMA:
             raise ValueError(f"schema {card['schema']}, this version reads {SCHEMA}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{card_path} is not a readable card ({error}); delete it and pre-train again") from error
+        raise ValueError(
+            f"{card_path} is not a readable card ({error}); delete it and pre-train again"
+        ) from error
     return card
 
 
@@ -192,8 +222,8 @@ def _is_done(config: PretrainConfig, path: Path) -> bool:
 def _settings_key(config: PretrainConfig) -> str:
     """Hex key over the settings that decide the result; where it is trained does not.
 
-    A precision of "auto" is a key of its own, whatever it stands for on a device: finished weights keep their key when
-    they are carried to another, and a graph's record knows them by their hash.
+    A precision of "auto" is a key of its own, whatever it stands for on a device: finished weights
+    keep their key when they are carried to another, and a graph's record knows them by their hash.
     """
     settings = dataclasses.asdict(config)
     unused = {"device", "compile", "threads", "checkpoint_minutes"}
@@ -207,18 +237,25 @@ def _settings_key(config: PretrainConfig) -> str:
 def _key(config: PretrainConfig) -> str:
     """Hex key over the settings and the code that decide the result."""
     drawn = SOURCES[config.source].open if config.folder is None else None
-    modules = [*CORE, "ktglite.sources.pretrain", *([drawn.split(":")[0]] if drawn else ["ktglite.sources.datasets"])]
+    modules = [
+        *CORE,
+        "ktglite.sources.pretrain",
+        *([drawn.split(":")[0]] if drawn else ["ktglite.sources.datasets"]),
+    ]
     return make_key(_settings_key(config), code_hash(*modules))
 
 
-# ---- where images come from: anything with `classes`, a length, and batch(indices) -> uint8 (B, 3, S, S), int64 (B,)
+# ---- where images come from: anything with `classes`, a length, and batch(indices) -> uint8 (B, 3,
+# S, S), int64 (B,)
 
 
 def open_source(config: PretrainConfig, cache: str | Path = "data/cache"):
     """The pre-training set of `config`."""
     if config.folder is not None:
         folder, side = Path(config.folder), config.render or config.size
-        return ImageFiles(folder / "train" if (folder / "train").is_dir() else folder, side, config.augmentation)
+        return ImageFiles(
+            folder / "train" if (folder / "train").is_dir() else folder, side, config.augmentation
+        )
     module, _, function = SOURCES[config.source].open.partition(":")
     return getattr(import_module(module), function)(config, cache)
 
@@ -244,7 +281,9 @@ class ImageFiles:
         self.classes = tuple(sorted(set(names)))
         number = {name: i for i, name in enumerate(self.classes)}
         self.labels = np.array([number[name] for name in names])
-        self.pool = ThreadPoolExecutor(os.cpu_count())  # PIL lets other threads run while it decodes
+        self.pool = ThreadPoolExecutor(
+            os.cpu_count()
+        )  # PIL lets other threads run while it decodes
 
     def __len__(self) -> int:
         return len(self.files)
@@ -258,7 +297,9 @@ class ImageFiles:
         if seed is None or self.augmentation != "crop":
             return read_image(self.files[i], self.size, _central_box)
         rng = np.random.default_rng([seed, i])
-        picture = read_image(self.files[i], self.size, lambda width, height: _random_box(width, height, rng))
+        picture = read_image(
+            self.files[i], self.size, lambda width, height: _random_box(width, height, rng)
+        )
         return picture[..., ::-1] if rng.integers(2) else picture
 
 
@@ -268,10 +309,14 @@ def _central_box(width: int, height: int) -> tuple[float, float, float, float]:
     return width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half
 
 
-def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A rectangle of 8..100 % of the area with sides 3:4 to 4:3, as torchvision's RandomResizedCrop draws it.
+def _random_box(
+    width: int, height: int, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A rectangle of 8..100 % of the area with sides 3:4 to 4:3, as torchvision's RandomResizedCrop
+    draws it.
 
-    Ours takes its random numbers from `rng`, since torchvision's takes them from one state for all threads.
+    Ours takes its random numbers from `rng`, since torchvision's takes them from one state for all
+    threads.
     """
     for _ in range(10):
         area = width * height * rng.uniform(0.08, 1)
@@ -283,12 +328,19 @@ def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[floa
     return _central_box(width, height)
 
 
-def _batches(source, config: PretrainConfig, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    source, config: PretrainConfig, epoch: int, first: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of every batch of an epoch from number `first` on, the next ones made meanwhile."""
     count = min(config.images_per_epoch or len(source), len(source))
-    order = np.random.default_rng(derive(config.seed, "images", epoch)).permutation(len(source))[:count]
+    order = np.random.default_rng(derive(config.seed, "images", epoch)).permutation(len(source))[
+        :count
+    ]
     size = min(config.batch_size, count)
-    parts = [order[start : start + size][_rank() :: _world()] for start in range(0, count - size + 1, size)][first:]
+    parts = [
+        order[start : start + size][_rank() :: _world()]
+        for start in range(0, count - size + 1, size)
+    ][first:]
     views = {"seed": derive(config.seed, "files", epoch)} if isinstance(source, ImageFiles) else {}
     with ThreadPoolExecutor(config.threads) as pool:
         ahead = deque(pool.submit(source.batch, part, **views) for part in parts[: config.threads])
@@ -314,11 +366,17 @@ def random_crop(images: Tensor, size: int, rng: torch.Generator) -> Tensor:
 
 def _train(config: PretrainConfig, path: Path, cache: Path, checkpoint: Checkpoint) -> None:
     """All epochs, then weights and card; a checkpoint after every epoch, and within one every few minutes."""
-    device = resolve_device(f"cuda:{_local_rank()}" if _world() > 1 and torch.cuda.is_available() else config.device)
+    device = resolve_device(
+        f"cuda:{_local_rank()}" if _world() > 1 and torch.cuda.is_available() else config.device
+    )
     source, validation = open_source(config, cache), _open_validation(config)
     with numerics(device, config.deterministic, config.tf32):
-        model = _initial_model(config, len(source.classes)).to(device, memory_format=torch.channels_last)
-        lr = torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr  # see `captured`
+        model = _initial_model(config, len(source.classes)).to(
+            device, memory_format=torch.channels_last
+        )
+        lr = (
+            torch.tensor(config.lr, device=device) if device.type == "cuda" else config.lr
+        )  # see `captured`
         options = {"weight_decay": config.weight_decay, "fused": True}
         optimizer = torch.optim.SGD(model.parameters(), lr, config.momentum, **options)
         curve, step, totals = [], 0, torch.zeros(3, device=device)
@@ -344,7 +402,9 @@ def _train(config: PretrainConfig, path: Path, cache: Path, checkpoint: Checkpoi
         _write_weights(model, source, config, curve, path)
 
 
-def _save(checkpoint: Checkpoint, model, optimizer, curve: list[dict], step: int, totals: Tensor) -> None:
+def _save(
+    checkpoint: Checkpoint, model, optimizer, curve: list[dict], step: int, totals: Tensor
+) -> None:
     """All that a killed pre-training needs to go on, summed over processes and written by the first."""
     totals = totals.clone()
     if _world() > 1:
@@ -372,9 +432,11 @@ def _train_epoch(
     totals: Tensor,
     save: Callable[[int, Tensor], None],
 ) -> dict:
-    """One pass; returns {"epoch", "lr", "loss", "accuracy" (%, on the training views), "images", "seconds", ..}.
+    """One pass; returns {"epoch", "lr", "loss", "accuracy" (%, on the training views), "images",
+    "seconds", ..}.
 
-    It begins at batch number `first`; `totals` holds the summed loss, right answers and images before it.
+    It begins at batch number `first`; `totals` holds the summed loss, right answers and images
+    before it.
     """
     started = saved = time.perf_counter()
     device = totals.device
@@ -383,13 +445,18 @@ def _train_epoch(
     model.train()
     losses = []  # of every batch, looked at when the epoch is over
     count = min(config.images_per_epoch or len(source), len(source))
-    what, steps = f"pretrain {config.source} epoch {epoch}/{config.epochs}", count // min(config.batch_size, count)
+    what, steps = (
+        f"pretrain {config.source} epoch {epoch}/{config.epochs}",
+        count // min(config.batch_size, count),
+    )
     bar = tqdm(total=steps, initial=first, desc=what, mininterval=5, disable=_rank() > 0)
     for step, (images, labels) in enumerate(_batches(source, config, epoch, first), first + 1):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(derive(config.seed, "dropout", epoch, step, _rank()))
             views = generator(config.seed, "views", epoch, step, _rank())
-            view = _view_of(images.to(device), config, views).contiguous(memory_format=torch.channels_last)
+            view = _view_of(images.to(device), config, views).contiguous(
+                memory_format=torch.channels_last
+            )
             loss, right = step_of(view, labels.to(device))
         totals += torch.stack([loss * len(labels), right, torch.full_like(right, len(labels))])
         losses.append(loss.clone())  # a captured step overwrites it
@@ -404,12 +471,25 @@ def _train_epoch(
     loss, right, images = totals.tolist()
     _check_finite(model, loss, losses, first, config, epoch)
     seconds = time.perf_counter() - started
-    row = {"epoch": epoch, "lr": lr, "loss": loss / images, "accuracy": 100 * right / images, "images": int(images)}
-    return row | {"seconds": seconds, "images_per_second": (steps - first) / steps * images / seconds}
+    row = {
+        "epoch": epoch,
+        "lr": lr,
+        "loss": loss / images,
+        "accuracy": 100 * right / images,
+        "images": int(images),
+    }
+    return row | {
+        "seconds": seconds,
+        "images_per_second": (steps - first) / steps * images / seconds,
+    }
 
 
 def _step(
-    net: nn.Module, optimizer: torch.optim.Optimizer, config: PretrainConfig, view: Tensor, labels: Tensor
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: PretrainConfig,
+    view: Tensor,
+    labels: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """One iteration; returns the batch's mean loss and how many of it the network classified correctly."""
     loss, right = _accumulate(net, view, labels, config)
@@ -418,8 +498,11 @@ def _step(
     return loss, right
 
 
-def _accumulate(net: nn.Module, view: Tensor, labels: Tensor, config: PretrainConfig) -> tuple[Tensor, Tensor]:
-    """Gradients of a batch in `accumulate` parts; its mean loss and how many it classified correctly.
+def _accumulate(
+    net: nn.Module, view: Tensor, labels: Tensor, config: PretrainConfig
+) -> tuple[Tensor, Tensor]:
+    """Gradients of a batch in `accumulate` parts; its mean loss and how many it classified
+    correctly.
 
     Processes exchange gradients once a batch, with its last part.
     """
@@ -429,7 +512,9 @@ def _accumulate(net: nn.Module, view: Tensor, labels: Tensor, config: PretrainCo
     for i, (part, truth) in enumerate(parts):
         alone = isinstance(net, DistributedDataParallel) and i + 1 < len(parts)
         with net.no_sync() if alone else nullcontext():
-            with torch.autocast(labels.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            with torch.autocast(
+                labels.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False
+            ):
                 logits = net(part)
             mean = F.cross_entropy(logits.float(), truth, label_smoothing=config.label_smoothing)
             (mean * len(truth) / len(labels)).backward()
@@ -439,12 +524,19 @@ def _accumulate(net: nn.Module, view: Tensor, labels: Tensor, config: PretrainCo
 
 
 def _check_finite(
-    net: nn.Module, loss: float, losses: list[Tensor], first: int, config: PretrainConfig, epoch: int
+    net: nn.Module,
+    loss: float,
+    losses: list[Tensor],
+    first: int,
+    config: PretrainConfig,
+    epoch: int,
 ) -> None:
     """Raise FloatingPointError where the loss, or a weight after the last step, is not finite."""
     if not np.isfinite(loss):
         bad = (~torch.stack(losses).isfinite()).nonzero()
-        where = f", iteration {first + bad[0].item() + 1}" if len(bad) else ""  # else in another process
+        where = (
+            f", iteration {first + bad[0].item() + 1}" if len(bad) else ""
+        )  # else in another process
         raise FloatingPointError(
             f"pre-training on {config.source}: the loss is {loss} in epoch {epoch}{where}; lower lr"
         )
@@ -457,7 +549,11 @@ def _check_finite(
 
 def _view_of(images: Tensor, config: PretrainConfig, views: torch.Generator) -> Tensor:
     """A random view of a batch; files were cropped when they were read."""
-    kind = "none" if config.folder is not None and config.augmentation == "crop" else config.augmentation
+    kind = (
+        "none"
+        if config.folder is not None and config.augmentation == "crop"
+        else config.augmentation
+    )
     return augment(random_crop(images, config.size, views), kind, views)
 
 
@@ -469,7 +565,9 @@ def _validate(model: nn.Module, source, config: PretrainConfig, device: torch.de
     share = np.arange(len(source))[_rank() :: _world()]
     for start in range(0, len(share), config.batch_size):
         images, labels = source.batch(share[start : start + config.batch_size])
-        view = normalise(torch.from_numpy(images).to(device)).contiguous(memory_format=torch.channels_last)
+        view = normalise(torch.from_numpy(images).to(device)).contiguous(
+            memory_format=torch.channels_last
+        )
         bf16 = resolve_precision(config.precision, device) == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             hits += (model(view).argmax(1) == torch.from_numpy(labels).to(device)).sum()
@@ -486,9 +584,17 @@ def _learning_rate(config: PretrainConfig, epoch: int) -> float:
     return config.lr * (1 + np.cos(np.pi * done).item()) / 2
 
 
-def _write_weights(model: nn.Module, source, config: PretrainConfig, curve: list[dict], path: Path) -> None:
+def _write_weights(
+    model: nn.Module, source, config: PretrainConfig, curve: list[dict], path: Path
+) -> None:
     """Weights first, card second: a file without its card is not taken for done."""
-    facts = {"source": config.source, "arch": config.arch, "classes": source.classes, "mean": MEAN, "std": STD}
+    facts = {
+        "source": config.source,
+        "arch": config.arch,
+        "classes": source.classes,
+        "mean": MEAN,
+        "std": STD,
+    }
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     with atomic_write(path) as file:  # one entry of metadata: several have no fixed order
         file.write(safetensors.save(state, metadata={"ktglite": json.dumps(facts)}))
@@ -516,12 +622,15 @@ def _write_weights(model: nn.Module, source, config: PretrainConfig, curve: list
 
 @torch.no_grad()
 def nearest_neighbours(model: nn.Module, data: Data, k: int = 5) -> float:
-    """Percent of the validation images whose `k` nearest training images, by cosine of the features before the
-    head, vote for their class. Nothing is trained, so it tells what the features hold already.
+    """Percent of the validation images whose `k` nearest training images, by cosine of the features
+    before the head, vote for their class. Nothing is trained, so it tells what the features hold
+    already.
     """
     head = model.get_submodule(head_of(model))
     features = []
-    handle = head.register_forward_hook(lambda module, inputs, output: features.append(inputs[0].flatten(1)))
+    handle = head.register_forward_hook(
+        lambda module, inputs, output: features.append(inputs[0].flatten(1))
+    )
     model.eval()
     for split in (data.train, data.val):
         for images in split.images.split(256):
@@ -570,7 +679,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cache: str = "data/cache"
 
     given = tyro.cli(Arguments, args=arguments, prog="ktglite pretrain")
-    config = PretrainConfig(**{f.name: getattr(given, f.name) for f in dataclasses.fields(PretrainConfig)})
+    config = PretrainConfig(
+        **{f.name: getattr(given, f.name) for f in dataclasses.fields(PretrainConfig)}
+    )
     together = int(os.environ.get("WORLD_SIZE", 1)) > 1
     if together:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -578,7 +689,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = pretrain(config, given.out, given.cache)
         if _rank() == 0:
             last = read_card(path)["curve"][-1]
-            print(f"{path}: epoch {last['epoch']}, loss {last['loss']:.3f}, accuracy {last['accuracy']:.1f} %")
+            print(
+                f"{path}: epoch {last['epoch']}, loss {last['loss']:.3f}, accuracy {last['accuracy']:.1f} %"
+            )
     finally:
         if together:
             dist.destroy_process_group()

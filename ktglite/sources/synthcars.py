@@ -1,8 +1,9 @@
 """synthcars: pictures of cars drawn by formula, so that every notebook runs without a download.
 
-A class is a car model: a body type with its own proportions, window line, lights, grille and wheels. What varies
-inside a class is what varies in photographs: colour, viewpoint, distance, position, light, background, things in
-front, blur and noise. Neighbouring models share their body type and differ in details, as real ones do.
+A class is a car model: a body type with its own proportions, window line, lights, grille and
+wheels. What varies inside a class is what varies in photographs: colour, viewpoint, distance,
+position, light, background, things in front, blur and noise. Neighbouring models share their body
+type and differ in details, as real ones do.
 """
 
 from dataclasses import dataclass
@@ -12,31 +13,72 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 __all__ = ["class_names", "draw"]
 
-STANDIN_MODELS, STANDIN_SEED = 40, 1  # car models that no fine-tuning set has: those are drawn from seed 0
+STANDIN_MODELS, STANDIN_SEED = (
+    40,
+    1,
+)  # car models that no fine-tuning set has: those are drawn from seed 0
 
-# Side views, x from the rear bumper (0) to the front bumper (1), y up from the sill (0): the upper outline's knots,
-# as (x, share of the roof height), then the part of it that is glass.
+# Side views, x from the rear bumper (0) to the front bumper (1), y up from the sill (0): the upper
+# outline's knots, as (x, share of the roof height), then the part of it that is glass.
 OUTLINES = {
-    "sedan": ([(0, 0.48), (0.16, 0.56), (0.30, 0.98), (0.56, 1.0), (0.72, 0.58), (0.97, 0.44)], (0.21, 0.69)),
-    "hatchback": ([(0, 0.50), (0.05, 0.68), (0.14, 0.98), (0.55, 1.0), (0.74, 0.56), (0.98, 0.42)], (0.08, 0.71)),
-    "wagon": ([(0, 0.50), (0.02, 0.66), (0.08, 0.96), (0.58, 1.0), (0.74, 0.54), (0.98, 0.42)], (0.05, 0.71)),
-    "suv": ([(0, 0.52), (0.02, 0.70), (0.06, 0.98), (0.60, 1.0), (0.72, 0.62), (0.98, 0.56)], (0.05, 0.70)),
+    "sedan": (
+        [(0, 0.48), (0.16, 0.56), (0.30, 0.98), (0.56, 1.0), (0.72, 0.58), (0.97, 0.44)],
+        (0.21, 0.69),
+    ),
+    "hatchback": (
+        [(0, 0.50), (0.05, 0.68), (0.14, 0.98), (0.55, 1.0), (0.74, 0.56), (0.98, 0.42)],
+        (0.08, 0.71),
+    ),
+    "wagon": (
+        [(0, 0.50), (0.02, 0.66), (0.08, 0.96), (0.58, 1.0), (0.74, 0.54), (0.98, 0.42)],
+        (0.05, 0.71),
+    ),
+    "suv": (
+        [(0, 0.52), (0.02, 0.70), (0.06, 0.98), (0.60, 1.0), (0.72, 0.62), (0.98, 0.56)],
+        (0.05, 0.70),
+    ),
     "pickup": (
-        [(0, 0.54), (0.02, 0.56), (0.42, 0.56), (0.45, 1.0), (0.66, 1.0), (0.76, 0.58), (0.98, 0.54)],
+        [
+            (0, 0.54),
+            (0.02, 0.56),
+            (0.42, 0.56),
+            (0.45, 1.0),
+            (0.66, 1.0),
+            (0.76, 0.58),
+            (0.98, 0.54),
+        ],
         (0.45, 0.74),
     ),
-    "van": ([(0, 0.50), (0.01, 0.94), (0.05, 1.0), (0.70, 1.0), (0.88, 0.58), (0.99, 0.42)], (0.05, 0.86)),
-    "coupe": ([(0, 0.54), (0.08, 0.60), (0.32, 0.97), (0.50, 1.0), (0.70, 0.56), (0.98, 0.38)], (0.18, 0.67)),
+    "van": (
+        [(0, 0.50), (0.01, 0.94), (0.05, 1.0), (0.70, 1.0), (0.88, 0.58), (0.99, 0.42)],
+        (0.05, 0.86),
+    ),
+    "coupe": (
+        [(0, 0.54), (0.08, 0.60), (0.32, 0.97), (0.50, 1.0), (0.70, 0.56), (0.98, 0.38)],
+        (0.18, 0.67),
+    ),
     "convertible": (
-        [(0, 0.54), (0.10, 0.62), (0.34, 0.60), (0.52, 0.62), (0.56, 1.0), (0.72, 0.58), (0.98, 0.40)],
+        [
+            (0, 0.54),
+            (0.10, 0.62),
+            (0.34, 0.60),
+            (0.52, 0.62),
+            (0.56, 1.0),
+            (0.72, 0.58),
+            (0.98, 0.40),
+        ],
         (0.54, 0.70),
     ),
 }
 BODY_TYPES = tuple(OUTLINES)
 HEIGHTS = dict(zip(BODY_TYPES, (0.31, 0.34, 0.33, 0.41, 0.39, 0.46, 0.27, 0.28), strict=True))
 # Colours as they are met on a road, RGB; every picture shifts them a little.
-SKIES = np.array([(150, 190, 230), (120, 165, 215), (205, 210, 214), (232, 205, 176), (170, 176, 190)])
-LANDS = np.array([(70, 108, 58), (98, 122, 76), (124, 106, 84), (132, 132, 136), (160, 142, 120), (150, 84, 66)])
+SKIES = np.array(
+    [(150, 190, 230), (120, 165, 215), (205, 210, 214), (232, 205, 176), (170, 176, 190)]
+)
+LANDS = np.array(
+    [(70, 108, 58), (98, 122, 76), (124, 106, 84), (132, 132, 136), (160, 142, 120), (150, 84, 66)]
+)
 ROADS = np.array([(104, 104, 108), (86, 87, 90), (130, 127, 120), (118, 108, 96), (92, 110, 74)])
 PAINTS = np.array(
     [
@@ -112,9 +154,11 @@ def class_names(models: tuple[CarModel, ...] | None = None) -> list[str]:
 def draw(
     count: int, size: int, seed: int = 0, models: tuple[CarModel, ...] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`count` pictures, uint8 (count, size, size, 3), and their labels, int64 (count,), as balanced as can be.
+    """`count` pictures, uint8 (count, size, size, 3), and their labels, int64 (count,), as balanced
+    as can be.
 
-    Picture i depends on (seed, i) alone, whatever `count` is; its class is i modulo the number of models.
+    Picture i depends on (seed, i) alone, whatever `count` is; its class is i modulo the number of
+    models.
     """
     models = models or car_models()
     labels = np.arange(count) % len(models)
@@ -204,7 +248,10 @@ def _background(canvas: int, horizon: float, rng: np.random.Generator) -> Image.
         if rng.random() < 0.5:
             pen.rectangle(box, fill=colour)
             for wx in np.arange(box[0] + 3, box[2] - 3, canvas / 14):
-                pen.rectangle([wx, box[1] + 4, wx + canvas / 40, box[1] + 4 + canvas / 30], fill=shade(sky * 0.6))
+                pen.rectangle(
+                    [wx, box[1] + 4, wx + canvas / 40, box[1] + 4 + canvas / 30],
+                    fill=shade(sky * 0.6),
+                )
         else:
             pen.ellipse(box, fill=colour)
     pen.rectangle([0, horizon, canvas, canvas], fill=shade(road))
@@ -218,7 +265,9 @@ def _background(canvas: int, horizon: float, rng: np.random.Generator) -> Image.
     return picture
 
 
-def _paint_body(pen, model: CarModel, at, on_front, turn: float, length: float, rng: np.random.Generator) -> None:
+def _paint_body(
+    pen, model: CarModel, at, on_front, turn: float, length: float, rng: np.random.Generator
+) -> None:
     """The car itself, from the shadow on the road to the spokes."""
     paint = _near(PAINTS[list(model.paints)], rng)
     light = rng.uniform(0.6, 1.15)
@@ -240,10 +289,18 @@ def _paint_body(pen, model: CarModel, at, on_front, turn: float, length: float, 
     pen.polygon(shadow, fill=colour(base=[25, 25, 25]))
     if turn > 0.03:  # the front face, behind the side so that their common edge is clean
         top = sill + 0.42 * roof
-        pen.polygon([on_front(0, sill), on_front(0, top), on_front(1, top), on_front(1, sill)], fill=colour(0.75))
+        pen.polygon(
+            [on_front(0, sill), on_front(0, top), on_front(1, top), on_front(1, sill)],
+            fill=colour(0.75),
+        )
         cabin = [at(*p) for p in upper if p[1] > sill + 0.9 * roof][-1:]
         pen.polygon(
-            [*cabin, at(*upper[-2]), on_front(0.9, top + 0.1 * roof), (cabin[0][0] + turn * length * 0.8, cabin[0][1])],
+            [
+                *cabin,
+                at(*upper[-2]),
+                on_front(0.9, top + 0.1 * roof),
+                (cabin[0][0] + turn * length * 0.8, cabin[0][1]),
+            ],
             fill=glass,
         )
         _front(pen, model, on_front, sill, roof, colour, dark)
@@ -254,15 +311,30 @@ def _paint_body(pen, model: CarModel, at, on_front, turn: float, length: float, 
     pen.line([at(0.04, y), at(0.95, y - 0.01)], fill=colour(0.72), width=max(1, round(length / 90)))
     if model.trim:
         pen.polygon(
-            [at(0.02, sill), at(0.02, sill + 0.13 * roof), at(0.98, sill + 0.13 * roof), at(0.98, sill)], fill=dark
+            [
+                at(0.02, sill),
+                at(0.02, sill + 0.13 * roof),
+                at(0.98, sill + 0.13 * roof),
+                at(0.98, sill),
+            ],
+            fill=dark,
         )
     if model.rails:
         xs = [p[0] for p in upper if p[1] > sill + 0.9 * roof]
-        pen.line([at(xs[0] + 0.02, sill + roof * 1.06), at(xs[-1] - 0.02, sill + roof * 1.06)], fill=dark, width=2)
+        pen.line(
+            [at(xs[0] + 0.02, sill + roof * 1.06), at(xs[-1] - 0.02, sill + roof * 1.06)],
+            fill=dark,
+            width=2,
+        )
     if model.spoiler:
         x, y = upper[1]
         pen.polygon(
-            [at(x - 0.05, y + 0.035), at(x + 0.04, y + 0.035), at(x + 0.04, y + 0.02), at(x - 0.05, y + 0.02)],
+            [
+                at(x - 0.05, y + 0.035),
+                at(x + 0.04, y + 0.035),
+                at(x + 0.04, y + 0.02),
+                at(x - 0.05, y + 0.02),
+            ],
             fill=colour(0.6),
         )
     _lamp(pen, model, at, 0.955, sill + 0.34 * roof, 0.035, (250, 245, 200))
@@ -275,7 +347,10 @@ def _windows(pen, model: CarModel, at, bend, upper, glass_from, glass_to, glass,
     """The glass below the roof line, cut by the pillars."""
     sill, roof = model.clearance, model.height
     xs, ys = zip(*upper, strict=True)
-    low = [(x, sill + (model.belt + model.rake * (glass_to - x)) * roof) for x in (bend(glass_from), bend(glass_to))]
+    low = [
+        (x, sill + (model.belt + model.rake * (glass_to - x)) * roof)
+        for x in (bend(glass_from), bend(glass_to))
+    ]
     grid = np.linspace(bend(glass_from) + 0.015, bend(glass_to) - 0.015, 14)
     line = np.interp(grid, xs, ys) - 0.07 * roof
     floor = np.interp(grid, [low[0][0], low[1][0]], [low[0][1], low[1][1]])
@@ -296,13 +371,19 @@ def _front(pen, model: CarModel, on_front, sill, roof, colour, dark) -> None:
     """Grille and lamps on the front face."""
     low, high = sill + 0.14 * roof, sill + 0.32 * roof
     if model.grille in ("bars", "mesh"):
-        pen.polygon([on_front(0.3, low), on_front(0.3, high), on_front(0.7, high), on_front(0.7, low)], fill=dark)
+        pen.polygon(
+            [on_front(0.3, low), on_front(0.3, high), on_front(0.7, high), on_front(0.7, low)],
+            fill=dark,
+        )
     for k in range(1, 4):
         y = low + (high - low) * k / 4
         if model.grille == "bars":
             pen.line([on_front(0.3, y), on_front(0.7, y)], fill=colour(1.2, [180, 180, 185]))
         if model.grille == "mesh":
-            pen.line([on_front(0.3 + 0.1 * k, low), on_front(0.3 + 0.1 * k, high)], fill=colour(1.2, [120, 120, 125]))
+            pen.line(
+                [on_front(0.3 + 0.1 * k, low), on_front(0.3 + 0.1 * k, high)],
+                fill=colour(1.2, [120, 120, 125]),
+            )
     if model.grille == "frame":
         pen.polygon(
             [on_front(0.25, low), on_front(0.25, high), on_front(0.75, high), on_front(0.75, low)],
@@ -312,10 +393,17 @@ def _front(pen, model: CarModel, on_front, sill, roof, colour, dark) -> None:
         _lamp(pen, model, on_front, x, sill + 0.34 * roof, 0.02, (250, 245, 200), wide=0.1)
 
 
-def _lamp(pen, model: CarModel, at, x: float, y: float, r: float, colour, wide: float | None = None) -> None:
+def _lamp(
+    pen, model: CarModel, at, x: float, y: float, r: float, colour, wide: float | None = None
+) -> None:
     """A head or tail lamp of the model's shape at (x, y)."""
     w = wide or r
-    shapes = {"round": [(w, r)], "slit": [(1.6 * w, 0.4 * r)], "block": [(w, 0.9 * r)], "split": [(w, 0.35 * r)] * 2}
+    shapes = {
+        "round": [(w, r)],
+        "slit": [(1.6 * w, 0.4 * r)],
+        "block": [(w, 0.9 * r)],
+        "split": [(w, 0.35 * r)] * 2,
+    }
     for k, (dx, dy) in enumerate(shapes[model.lights]):
         middle = y - 1.1 * r * k
         (x0, y0), (x1, y1) = at(x - dx, middle + dy), at(x + dx, middle - dy)
@@ -323,7 +411,9 @@ def _lamp(pen, model: CarModel, at, x: float, y: float, r: float, colour, wide: 
         (pen.ellipse if model.lights == "round" else pen.rectangle)(box, fill=colour)
 
 
-def _wheel(pen, model: CarModel, at, x: float, length: float, dark, rng: np.random.Generator) -> None:
+def _wheel(
+    pen, model: CarModel, at, x: float, length: float, dark, rng: np.random.Generator
+) -> None:
     """A tyre, its rim and the spokes of the model."""
     cx, cy = at(x, model.wheel - 0.01)
     r = model.wheel * length

@@ -1,14 +1,16 @@
 """VisualAtom-1k by formula: contours from two sine waves, drawn from a class and an image number.
 
-Takashima et al., "Visual Atoms: Pre-training Vision Transformers with Sinusoidal Waves" (CVPR 2023). A class is an
-atom: up to 200 closed lines around a centre, each further out than the last by Perlin noise and two sine waves. An
-image puts the centre anywhere on a black canvas of 512 px and gives every line a grey of its own.
+Takashima et al., "Visual Atoms: Pre-training Vision Transformers with Sinusoidal Waves" (CVPR
+2023). A class is an atom: up to 200 closed lines around a centre, each further out than the last by
+Perlin noise and two sine waves. An image puts the centre anywhere on a black canvas of 512 px and
+gives every line a grey of its own.
 
-Equal to the published renderer (MIT): the ranges of the parameters, the distribution of the noise (in steps of 1/256
-of a lattice cell), the vertices, and the lines of 1 px, pixel for pixel. Not equal: our classes are other draws (class
-k has the published parameters of class 50 k for k < 20, where a published generator starts); the noise is drawn once
-per class and not anew per image; centres lie on whole pixels; vertices left of the canvas or above it are rounded
-down, not towards 0; smaller images are the canvas averaged down.
+Equal to the published renderer (MIT): the ranges of the parameters, the distribution of the noise
+(in steps of 1/256 of a lattice cell), the vertices, and the lines of 1 px, pixel for pixel. Not
+equal: our classes are other draws (class k has the published parameters of class 50 k for k < 20,
+where a published generator starts); the noise is drawn once per class and not anew per image;
+centres lie on whole pixels; vertices left of the canvas or above it are rounded down, not towards
+0; smaller images are the canvas averaged down.
 """
 
 import math
@@ -19,12 +21,13 @@ import numpy as np
 from numba import njit
 
 from ktglite.sources.one_fractal import CANVAS, CLASSES, Formula, uniform
-from ktglite.store import atomic_write, code_hash, once
+from ktglite.store import atomic_write, code_hash, make_once
 
 __all__ = ["VisualAtom"]
 
 LINES = 200  # of an atom, at most
-# The last four bits of Perlin's permutation: all that noise in one dimension takes of a lattice point.
+# The last four bits of Perlin's permutation: all that noise in one dimension takes of a lattice
+# point.
 LATTICE = (
     "709baf3d9f052971c47e5e83505a7e6478ab0a5eecbb53b09118d587e4d8b84fa576b0b6d2e73f5ac356c9c97e5846f619f118091c4b0929"
     "84724cf644d6da30492acb5a636ef254feb3f0a16dcaf7a57882ca36d95b7bc9167d32cef1082908a614b221e20cf321131b9efb106f57ad"
@@ -73,7 +76,11 @@ def _draw_lines(xs, ys, canvas):
         for v in range(xs.shape[1]):
             x1, y1 = xs[line, v], ys[line, v]
             dx, dy = abs(x1 - x0), abs(y1 - y0)
-            right, down, steep = np.int64(1 if x1 > x0 else -1), np.int64(1 if y1 > y0 else -1), dy >= dx
+            right, down, steep = (
+                np.int64(1 if x1 > x0 else -1),
+                np.int64(1 if y1 > y0 else -1),
+                dy >= dx,
+            )
             long, short = max(dx, dy), min(dx, dy)
             x, y, error = x0, y0, 2 * short - long
             for _ in range(long + 1):  # Bresenham's way: `error` decides when to step aside
@@ -87,8 +94,9 @@ def _draw_lines(xs, ys, canvas):
 
 
 def _shape(number: int) -> tuple[int, int, np.ndarray]:
-    """A class: where its top and its left edge are from the centre, in px, and which line covers a pixel, uint8
-    (height, width), 0 for none. What no image can show, more than 512 px from the centre, is cut off."""
+    """A class: where its top and its left edge are from the centre, in px, and which line covers a
+    pixel, uint8 (height, width), 0 for none. What no image can show, more than 512 px from the
+    centre, is cut off."""
     xs, ys = np.floor(_vertices(number) + CANVAS).astype(np.int64)
     canvas = np.zeros((2 * CANVAS, 2 * CANVAS), np.uint8)
     _draw_lines(xs, ys, canvas)
@@ -98,8 +106,9 @@ def _shape(number: int) -> tuple[int, int, np.ndarray]:
 
 
 def _bank(count: int, cache: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` shapes, drawn once into `cache`: uint8 pixels one shape after the other, memory-mapped (462 MB
-    for all), and int64 (count, 5): begin, top, left, height, width. Raises ValueError naming a damaged file."""
+    """The first `count` shapes, drawn once into `cache`: uint8 pixels one shape after the other,
+    memory-mapped (462 MB for all), and int64 (count, 5): begin, top, left, height, width. Raises
+    ValueError naming a damaged file."""
 
     def make(path: Path) -> None:
         table, begin = np.zeros((count, 5), "<i8"), 0
@@ -111,10 +120,12 @@ def _bank(count: int, cache: str | Path) -> tuple[np.ndarray, np.ndarray]:
                 file.write(pixels.tobytes())
             file.write(table.tobytes())
 
-    path = once(Path(cache) / f"visualatom-{count}-{code_hash(__name__)[:12]}.bin", make)
+    path = make_once(Path(cache) / f"visualatom-{count}-{code_hash(__name__)[:12]}.bin", make)
     content = np.memmap(path, np.uint8, "r")
     table = np.frombuffer(content[-40 * count :].tobytes(), "<i8").reshape(-1, 5)
-    if len(table) != count or table[-1, 0] + table[-1, 3] * table[-1, 4] + table.nbytes != len(content):
+    if len(table) != count or table[-1, 0] + table[-1, 3] * table[-1, 4] + table.nbytes != len(
+        content
+    ):
         raise ValueError(f"{path} is damaged; delete it and it is made again")
     return content, table
 
@@ -124,8 +135,8 @@ def _bank(count: int, cache: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _render(content, table, keys, images):
-    """Fill `images`, uint8 (B, 3, size, size), with the shapes in `table`; each pixel is the mean of those of the
-    canvas whose corner lies in it."""
+    """Fill `images`, uint8 (B, 3, size, size), with the shapes in `table`; each pixel is the mean
+    of those of the canvas whose corner lies in it."""
     size = images.shape[2]
     edges = (np.arange(size + 1) * CANVAS + size - 1) // size
     greys, sums = np.zeros(LINES + 1, np.uint32), np.empty(size, np.uint32)
@@ -150,12 +161,19 @@ def _render(content, table, keys, images):
 
 
 class VisualAtom(Formula):
-    """VisualAtom-1k as a sequence: `batch(numbers)` draws images, in any order and on any worker the same.
+    """VisualAtom-1k as a sequence: `batch(numbers)` draws images, in any order and on any worker
+    the same.
 
     `size`: 16..512 px.  `categories`: the first so many of 1,000 classes.
     """
 
-    def __init__(self, size: int = CANVAS, categories: int = CLASSES, seed: int = 0, cache: str | Path = "data/cache"):
+    def __init__(
+        self,
+        size: int = CANVAS,
+        categories: int = CLASSES,
+        seed: int = 0,
+        cache: str | Path = "data/cache",
+    ):
         super().__init__(size, categories, seed)
         self.content, self.table = _bank(categories, cache)
 
@@ -166,4 +184,6 @@ class VisualAtom(Formula):
 
 def open_source(config, cache: str | Path) -> VisualAtom:
     """VisualAtom-1k as `config` asks for it: size, render, seed and, where it has it, categories."""
-    return VisualAtom(config.render or config.size, getattr(config, "categories", CLASSES), config.seed, cache)
+    return VisualAtom(
+        config.render or config.size, getattr(config, "categories", CLASSES), config.seed, cache
+    )

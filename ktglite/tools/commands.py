@@ -17,15 +17,18 @@ Positional = tyro.conf.Positional
 
 @app.command
 def plan(
-    profile: str = "paper", set: Pairs = (), images_per_second: float | None = None, devices: int | None = None
+    profile: str = "paper",
+    set: Pairs = (),
+    images_per_second: float | None = None,
+    devices: int | None = None,
 ) -> None:
-    """What a profile will cost: epochs, device-hours, wall time, disk and memory of every notebook; trains nothing.
+    """What a profile will cost: epochs, device-hours, wall time, disk and memory of every notebook;
+    trains nothing.
 
-    Args:
-        profile: smoke, quick, lab, paper, cars64, or the path of a YAML file.
-        set: a setting to change, NAME=VALUE.
-        images_per_second: of one device training a graph of the profile (default: measured here, for a few batches).
-        devices: how many GPUs, or CPU cores, work at once (default: those of this machine).
+    Args: profile: smoke, quick, lab, paper, cars64, or the path of a YAML file. set: a setting to
+    change, NAME=VALUE. images_per_second: of one device training a graph of the profile (default:
+    measured here, for a few batches). devices: how many GPUs, or CPU cores, work at once (default:
+    those of this machine).
     """
     from ktglite.pool import default_jobs
     from ktglite.settings import NOTEBOOKS, load_settings, parse_overrides, select_settings
@@ -33,17 +36,31 @@ def plan(
 
     pairs = parse_overrides(set)
     chosen = {
-        stem[:2]: load_settings(stem[:2], profile, None, **select_settings(stem[:2], pairs)) for stem in NOTEBOOKS
+        stem[:2]: load_settings(stem[:2], profile, None, **select_settings(stem[:2], pairs))
+        for stem in NOTEBOOKS
     }
     devices = devices or default_jobs()
     rows, speed = planning.plan(chosen, devices, images_per_second)
     images = speed.train / chosen["02"].nodes
     origin = "as given" if images_per_second else "measured here"
     title = f"Profile {profile} on {devices} device(s) of {images:.1f} images/s of a whole graph ({origin})"
-    table = Table("notebook", "epochs", "device-hours", "wall hours", "disk GB", "memory GB / process", title=title)
+    table = Table(
+        "notebook",
+        "epochs",
+        "device-hours",
+        "wall hours",
+        "disk GB",
+        "memory GB / process",
+        title=title,
+    )
     for row in rows:
         memory = f"{row['memory'] / 1e9:.1f}" if speed.memory else "not measured"
-        cells = [f"{row['device_hours']:.3g}", f"{row['wall_hours']:.3g}", f"{row['disk'] / 1e9:.2g}", memory]
+        cells = [
+            f"{row['device_hours']:.3g}",
+            f"{row['wall_hours']:.3g}",
+            f"{row['disk'] / 1e9:.2g}",
+            memory,
+        ]
         table.add_row(row["notebook"], f"{row['epochs']:,.0f}", *cells, end_section=row is rows[-2])
     Console().print(table)
 
@@ -58,12 +75,10 @@ def figures(
 ) -> None:
     """Draw every figure again from the records of a run, without training.
 
-    Args:
-        profile: whose records: those in data/runs/PROFILE, else the committed ones in data/reference_runs/PROFILE.
-        records: another folder of a run.
-        out: where the figures go.
-        format: any of pdf, png, svg, with commas between.
-        lang: en, or ja for Japanese (needs `pip install 'ktglite[ja]'`).
+    Args: profile: whose records: those in data/runs/PROFILE, else the committed ones in
+    data/reference_runs/PROFILE. records: another folder of a run. out: where the figures go.
+    format: any of pdf, png, svg, with commas between. lang: en, or ja for Japanese (needs `pip
+    install 'ktglite[ja]'`).
     """
     from ktglite.figures import draw_all
     from ktglite.tools import japanese
@@ -81,20 +96,21 @@ def figures(
 
 
 @app.command
-def explorer(profile: str = "quick", searches: Path | None = None, out: Path = Path("docs/explorer.html")) -> None:
+def explorer(
+    profile: str = "quick", searches: Path | None = None, out: Path = Path("docs/explorer.html")
+) -> None:
     """The explorer of graphs as one HTML file, which needs neither a kernel nor a network.
 
-    Args:
-        profile: whose Table 1: that in data/runs/PROFILE, else the committed one in data/reference_runs/PROFILE.
-        searches: folder of searches whose graphs are shown (default: data/reference_runs/PROFILE_searches).
-        out: the file.
+    Args: profile: whose Table 1: that in data/runs/PROFILE, else the committed one in
+    data/reference_runs/PROFILE. searches: folder of searches whose graphs are shown (default:
+    data/reference_runs/PROFILE_searches). out: the file.
     """
     from ktglite.experiments.ablation import read_runs
     from ktglite.experiments.search import read_summaries
-    from ktglite.store import atomic_write, shipped
+    from ktglite.store import atomic_write, from_checkout
     from ktglite.tools.explorer_page import explorer_page
 
-    found = read_summaries(searches or shipped(f"data/reference_runs/{profile}_searches"))
+    found = read_summaries(searches or from_checkout(f"data/reference_runs/{profile}_searches"))
     with atomic_write(out) as file:
         file.write(explorer_page(read_runs(find_records(profile)), found).encode())
     print(out)
@@ -112,14 +128,11 @@ def fractaldb(
 ) -> None:
     """FractalDB-1k by formula: `verify` its hashes, `show` a contact sheet, or `export` it as PNG.
 
-    Args:
-        action: verify, show or export.
-        folder: where `export` and `show` write.
-        categories: the first so many of the 1,000.
-        instances: images of each category (default: all, 1,000 of the patch variants, 100 of the point variants).
-        size: side of the images in px.
-        variant: patch_gray, patch_color, point_gray or point_color.
-        csv: a folder of category files a,b,c,d,e,f,p, to export other categories than the published.
+    Args: action: verify, show or export. folder: where `export` and `show` write. categories: the
+    first so many of the 1,000. instances: images of each category (default: all, 1,000 of the patch
+    variants, 100 of the point variants). size: side of the images in px. variant: patch_gray,
+    patch_color, point_gray or point_color. csv: a folder of category files a,b,c,d,e,f,p, to export
+    other categories than the published.
     """
     from ktglite.tools import fractaldb_tools as formula
 
@@ -133,7 +146,9 @@ def fractaldb(
         from PIL import Image
 
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(formula.contact_sheet(variant=variant, maps=maps)).save(folder / "contact_sheet.png")
+        Image.fromarray(formula.contact_sheet(variant=variant, maps=maps)).save(
+            folder / "contact_sheet.png"
+        )
         print(folder / "contact_sheet.png")
     else:
         raise ValueError(f"action is {action!r}: allowed are verify, show, export")

@@ -38,7 +38,11 @@ def packages() -> Iterator[tuple[bool, str]]:
         try:
             found = importlib.metadata.version(wanted.name)
             good = Version(found).base_version in wanted.specifier
-            yield good, f"{wanted.name} {found}" + ("" if good else f": needs {wanted.specifier}, pip install it")
+            yield (
+                good,
+                f"{wanted.name} {found}"
+                + ("" if good else f": needs {wanted.specifier}, pip install it"),
+            )
         except importlib.metadata.PackageNotFoundError:
             yield False, f"{wanted.name} is missing: pip install '{wanted}'"
     yield pair()
@@ -52,7 +56,10 @@ def pair() -> tuple[bool, str]:
 
         torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except (ImportError, RuntimeError, AttributeError) as error:
-        return False, f"torch and torchvision are no pair ({error}): pip install both from one place, in one command"
+        return (
+            False,
+            f"torch and torchvision are no pair ({error}): pip install both from one place, in one command",
+        )
     return True, "torch and torchvision are a pair"
 
 
@@ -63,10 +70,16 @@ def hardware() -> Iterator[tuple[bool, str]]:
     yield True, f"{cores()} of {os.cpu_count()} cores, {cpu_name()}"
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
-        yield True, f"cuda:{i}: {torch.cuda.get_device_name(i)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+        yield (
+            True,
+            f"cuda:{i}: {torch.cuda.get_device_name(i)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free",
+        )
     if not torch.cuda.device_count():
         unseen = shutil.which("nvidia-smi") and Path("/dev/nvidia0").exists()
-        yield not unseen, "a GPU that torch does not see: install a torch for its driver" if unseen else "no GPU"
+        yield (
+            not unseen,
+            "a GPU that torch does not see: install a torch for its driver" if unseen else "no GPU",
+        )
 
 
 def writable(folder: Path) -> tuple[bool, str]:
@@ -77,10 +90,15 @@ def writable(folder: Path) -> tuple[bool, str]:
         probe.write_bytes(b"x")
         probe.unlink()
     except OSError as error:
-        return False, f"{folder} cannot be written ({error.strerror}): choose another folder with --out or --set"
+        return (
+            False,
+            f"{folder} cannot be written ({error.strerror}): choose another folder with --out or --set",
+        )
     free = shutil.disk_usage(place).free
     enough = free > ROOM
-    return enough, f"{folder}: writable, {free / 1e9:.0f} GB free" + ("" if enough else ", little for a long run")
+    return enough, f"{folder}: writable, {free / 1e9:.0f} GB free" + (
+        "" if enough else ", little for a long run"
+    )
 
 
 def left(out: Path) -> Iterator[tuple[bool, str]]:
@@ -89,9 +107,15 @@ def left(out: Path) -> Iterator[tuple[bool, str]]:
     for path in sorted({path for pattern in LEFT for path in out.rglob(pattern)}):
         quiet = False
         if path.name.endswith(".unused"):
-            yield True, f"set aside: {path}, no checkpoint of what was trained there; delete it if nobody misses it"
+            yield (
+                True,
+                f"set aside: {path}, no checkpoint of what was trained there; delete it if nobody misses it",
+            )
         elif path.name.endswith(".partial"):
-            yield True, f"left over: {path}; the next command that writes there removes it, unless it is being written"
+            yield (
+                True,
+                f"left over: {path}; the next command that writes there removes it, unless it is being written",
+            )
         else:
             yield True, f"unfinished: {path}; the same command goes on with it"
     for path in sorted(out.rglob("runs/*.json")):
@@ -103,6 +127,9 @@ def left(out: Path) -> Iterator[tuple[bool, str]]:
             continue
         if record["status"] == "failed":
             quiet = False
-            yield False, f"failed: {record['label']}, seed {record['seed']}: {record['error']}; delete {path} to retry"
+            yield (
+                False,
+                f"failed: {record['label']}, seed {record['seed']}: {record['error']}; delete {path} to retry",
+            )
     if quiet:
         yield True, f"no unfinished or failed run below {out}"

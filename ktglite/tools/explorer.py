@@ -1,7 +1,8 @@
-"""An explorer of three-node graphs for the first notebook: choose gates and initialisations, see what they mean, train.
+"""An explorer of three-node graphs for the first notebook: choose gates and initialisations, see
+what they mean, train.
 
-What it says about a graph (`formulas`, `influence`, `known_method`) are plain functions of the graph; the widgets only
-show it. Where no front end is alive, the same output is a picture.
+What it says about a graph (`formulas`, `influence`, `known_method`) are plain functions of the
+graph; the widgets only show it. Where no front end is alive, the same output is a picture.
 """
 
 import asyncio
@@ -32,28 +33,42 @@ PRESETS = {  # gates and transfer weight of three nodes; their initialisations s
     "distillation: node 2 is fixed": ([["through", "through", CUT], [CUT] * 3, [CUT] * 3], 1.0),
     "mutual learning": ([["through"] * 3] * 3, 0.5),
     "Table 1: all Through": ([["through"] * 3] * 3, 1.0),
-    "a chain: 3 → 2 → 1": ([["through", "linear", CUT], [CUT, "through", "correct"], [CUT, CUT, "through"]], 1.0),
+    "a chain: 3 → 2 → 1": (
+        [["through", "linear", CUT], [CUT, "through", "correct"], [CUT, CUT, "through"]],
+        1.0,
+    ),
 }
-SYMBOLS = {"through": "", "linear": r"\frac{k}{K}\,"}  # of a loss inside the batch mean; Correct names its source
+SYMBOLS = {
+    "through": "",
+    "linear": r"\frac{k}{K}\,",
+}  # of a loss inside the batch mean; Correct names its source
 
 
 # ---- what can be said of a graph
 
 
 def formulas(graph: Graph) -> list[str]:
-    """The loss of every node that is trained, as LaTeX without dollar signs; it reads as in `edge_losses`.
+    """The loss of every node that is trained, as LaTeX without dollar signs; it reads as in
+    `edge_losses`.
 
-    Every gate is a batch mean of something, so that one mean stands in front: Linear weighs its term with k/K, Correct
-    with 1 where the source is right. A gate added to `GATES` stands as a function of that name.
+    Every gate is a batch mean of something, so that one mean stands in front: Linear weighs its
+    term with k/K, Correct with 1 where the source is right. A gate added to `GATES` stands as a
+    function of that name.
     """
     weight = "" if graph.transfer_weight == 1 else latex_number(graph.transfer_weight) + r"\,"
     lines = []
     for t in sorted(graph.reaching_target()):
         terms = []
         for s in sorted(graph.sources(t), key=lambda s: s != t):  # the label first
-            gate = "through" if s == t and graph.gates[t][s] == "correct" else graph.gates[t][s]  # labels are right
+            gate = (
+                "through" if s == t and graph.gates[t][s] == "correct" else graph.gates[t][s]
+            )  # labels are right
             front = "" if s == t else weight + r"T^2\,"
-            loss = rf"\mathrm{{CE}}(p_{t + 1}, y)" if s == t else rf"\mathrm{{KL}}(p_{s + 1}\,\|\,p_{t + 1})"
+            loss = (
+                rf"\mathrm{{CE}}(p_{t + 1}, y)"
+                if s == t
+                else rf"\mathrm{{KL}}(p_{s + 1}\,\|\,p_{t + 1})"
+            )
             if gate == "correct":
                 front += rf"[\hat y_{s + 1} = y]\,"
             elif gate in SYMBOLS:
@@ -89,8 +104,16 @@ def influence(graph: Graph) -> str:
         said.append(f"{names(deaf)} cannot, and {'is' if len(deaf) == 1 else 'are'} not trained.")
     for i in fixed:
         start = graph.nodes[i].init
-        empty = "" if start.endswith(WEIGHT_SUFFIXES) else ": its head is random, so it has nothing to teach"
-        empty = ": it starts from random numbers and has nothing to teach" if start == "scratch" else empty
+        empty = (
+            ""
+            if start.endswith(WEIGHT_SUFFIXES)
+            else ": its head is random, so it has nothing to teach"
+        )
+        empty = (
+            ": it starts from random numbers and has nothing to teach"
+            if start == "scratch"
+            else empty
+        )
         said.append(f"Node {i + 1} is a fixed teacher, since every edge into it is cut{empty}.")
     return " ".join(said)
 
@@ -98,11 +121,16 @@ def influence(graph: Graph) -> str:
 def names(nodes: Sequence[int]) -> str:
     """ "Node 2", "Nodes 2 and 3"."""
     numbers = [str(i + 1) for i in nodes]
-    return f"Node {numbers[0]}" if len(numbers) == 1 else f"Nodes {', '.join(numbers[:-1])} and {numbers[-1]}"
+    return (
+        f"Node {numbers[0]}"
+        if len(numbers) == 1
+        else f"Nodes {', '.join(numbers[:-1])} and {numbers[-1]}"
+    )
 
 
 def known_method(graph: Graph) -> str:
-    """The name of the published method that trains node 1 as this graph does; empty if it is none that the kit knows.
+    """The name of the published method that trains node 1 as this graph does; empty if it is none
+    that the kit knows.
 
     Only what can influence node 1 counts, and where nodes start from does not.
     """
@@ -119,12 +147,20 @@ def known_method(graph: Graph) -> str:
         return f"knowledge distillation from {size - 1} fixed teachers, {how}"
     if form == all_through(*[same] * size).canonical():
         if size == 2:
-            return "Deep Mutual Learning (Zhang et al., 2018); for two nodes, all Through is the same"
+            return (
+                "Deep Mutual Learning (Zhang et al., 2018); for two nodes, all Through is the same"
+            )
         pre = [i for i in kept if graph.nodes[i].init != "scratch"]
         start = f"{names(pre).lower()} pre-trained" if pre else "no node pre-trained"
-        return f"all Through, the graph of the paper's Table 1, {start}" if size == 3 else f"all Through, {start}"
+        return (
+            f"all Through, the graph of the paper's Table 1, {start}"
+            if size == 3
+            else f"all Through, {start}"
+        )
     if form == mutual(*[same] * size).canonical():
-        return "Deep Mutual Learning (Zhang et al., 2018): all Through, averaged over the other nodes"
+        return (
+            "Deep Mutual Learning (Zhang et al., 2018): all Through, averaged over the other nodes"
+        )
     return ""
 
 
@@ -166,7 +202,9 @@ def picture(graph: Graph) -> Figure:
         right.text(0, y, text, fontsize=size, va="top", transform=right.transAxes)
         y -= step
     handles = [*plots.gate_legend(cutoff=True), *plots.init_legend([graph])]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8
+    )
     return figure
 
 
@@ -176,13 +214,23 @@ def picture(graph: Graph) -> Figure:
 class Explorer(widgets.VBox):
     """The widgets of `explore`. `graph` is the graph that is chosen (None while it is none), `history` its records."""
 
-    def __init__(self, graph: Graph, data: Data | None, config: TrainConfig, inits: Sequence[str], weights, seed: int):
+    def __init__(
+        self,
+        graph: Graph,
+        data: Data | None,
+        config: TrainConfig,
+        inits: Sequence[str],
+        weights,
+        seed: int,
+    ):
         self.data, self.config, self.weights, self.seed = data, config, weights, seed
         self.graph, self.history, self.training, self.filling = graph, [], False, False
         self.arch = [node.arch for node in graph.nodes]
         n, width = graph.size, widgets.Layout(width="158px")
         close = {"description_width": "62px"}
-        self.preset = widgets.Dropdown(options=["your own", *PRESETS] if n == 3 else ["your own"], description="graph")
+        self.preset = widgets.Dropdown(
+            options=["your own", *PRESETS] if n == 3 else ["your own"], description="graph"
+        )
         weights_offered = {"summed": 1.0, "averaged": 1 / max(n - 1, 1)}
         if graph.transfer_weight not in weights_offered.values():
             weights_offered[f"times {graph.transfer_weight:g}"] = graph.transfer_weight
@@ -193,7 +241,9 @@ class Explorer(widgets.VBox):
             style={"description_width": "110px"},
         )
         self.inits = [
-            widgets.Dropdown(options=inits, value=node.init, description="starts as", layout=width, style=close)
+            widgets.Dropdown(
+                options=inits, value=node.init, description="starts as", layout=width, style=close
+            )
             for node in graph.nodes
         ]
         self.gates = [
@@ -216,15 +266,26 @@ class Explorer(widgets.VBox):
         rows = []
         for t in range(n):
             word = " (target)" if t == 0 else ""
-            head = widgets.HTML(f"<b>into node {t + 1}</b>{word}", layout=widgets.Layout(width="150px"))
+            head = widgets.HTML(
+                f"<b>into node {t + 1}</b>{word}", layout=widgets.Layout(width="150px")
+            )
             edges = [self.gates[t][t], *(self.gates[t][s] for s in range(n) if s != t)]
-            rows.append(widgets.HBox([head, self.inits[t], *edges], layout=widgets.Layout(flex_flow="row wrap")))
-        told = widgets.VBox([self.text, self.message], layout=widgets.Layout(flex="1 1 380px", padding="8px"))
+            rows.append(
+                widgets.HBox(
+                    [head, self.inits[t], *edges], layout=widgets.Layout(flex_flow="row wrap")
+                )
+            )
+        told = widgets.VBox(
+            [self.text, self.message], layout=widgets.Layout(flex="1 1 380px", padding="8px")
+        )
         super().__init__(
             [
                 widgets.HBox([self.preset, self.average]),
                 *rows,
-                widgets.HBox([self.image, told], layout=widgets.Layout(align_items="center", flex_flow="row wrap")),
+                widgets.HBox(
+                    [self.image, told],
+                    layout=widgets.Layout(align_items="center", flex_flow="row wrap"),
+                ),
                 widgets.HBox([self.length, self.button, self.status]),
                 self.curve,
             ]
@@ -280,8 +341,12 @@ class Explorer(widgets.VBox):
             self.message.value = f'<p style="color:{plots.TARGET_RED}"><b>Not a graph yet.</b> {error}. {way_out}</p>'
         else:
             self.image.value = png(draw(self.graph))
-            self.text.value = "".join(f"<p>${html.escape(formula)}$</p>" for formula in formulas(self.graph))
-            self.message.value = f"<p>{influence(self.graph)}</p><p><b>{verdict(self.graph)}</b></p>"
+            self.text.value = "".join(
+                f"<p>${html.escape(formula)}$</p>" for formula in formulas(self.graph)
+            )
+            self.message.value = (
+                f"<p>{influence(self.graph)}</p><p><b>{verdict(self.graph)}</b></p>"
+            )
         for part in (self.image, self.text):
             part.layout.display = None if self.graph is not None else "none"
         self.button.disabled = self.graph is None
@@ -300,7 +365,11 @@ class Explorer(widgets.VBox):
         """Train the graph, the curve after every epoch; between epochs the kernel hears other clicks."""
         graph, config = self.graph, TrainConfig(**vars(self.config) | {"epochs": self.length.value})
         self.training, self.history = True, []
-        self.button.description, self.button.icon, self.button.button_style = "Stop", "stop", "warning"
+        self.button.description, self.button.icon, self.button.button_style = (
+            "Stop",
+            "stop",
+            "warning",
+        )
         self.status.value = "training .."
         try:
             if self.data is None:
@@ -318,7 +387,11 @@ class Explorer(widgets.VBox):
         finally:
             if graph is self.graph:
                 self.training = False
-            self.button.description, self.button.icon, self.button.button_style = "Train", "play", "primary"
+            self.button.description, self.button.icon, self.button.button_style = (
+                "Train",
+                "play",
+                "primary",
+            )
 
 
 def said(record: dict, of: int) -> str:
@@ -334,7 +407,8 @@ def explore(
     weights: str | Path = "data/weights",
     seed: int = 0,
 ) -> Explorer:
-    """Widgets to choose the gates and initialisations of a graph, see it, read what it does, and train it.
+    """Widgets to choose the gates and initialisations of a graph, see it, read what it does, and
+    train it.
 
     - `data`: 1,000 images of the embedded cars by default, drawn when they are first needed.
     - `config`: of the training; its `epochs` are where the slider starts, 10 at most.
@@ -345,5 +419,10 @@ def explore(
     if graph is None:
         graph = Graph([Node("resnet18_w8")] * 3, *PRESETS["a chain: 3 → 2 → 1"])
     return Explorer(
-        graph, data, config, list(dict.fromkeys([*inits, *(node.init for node in graph.nodes)])), weights, seed
+        graph,
+        data,
+        config,
+        list(dict.fromkeys([*inits, *(node.init for node in graph.nodes)])),
+        weights,
+        seed,
     )

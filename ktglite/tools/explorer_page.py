@@ -16,14 +16,21 @@ HERE = Path(__file__).parent
 
 
 def explorer_page(records: Sequence[Mapping], summaries: Mapping[str, Mapping]) -> str:
-    """The page, with the runs of Table 1 (mean over seeds) and every graph of the searches that was trained to the end.
+    """The page, with the runs of Table 1 (mean over seeds) and every graph of the searches that was
+    trained to the end.
 
-    `records`: from `ablation.read_runs`.  `summaries`: from `search.read_summaries`. Raises ValueError without runs.
+    `records`: from `ablation.read_runs`.  `summaries`: from `search.read_summaries`. Raises
+    ValueError without runs.
     """
     runs = [*_table1(records), *_searches(summaries)]
     if not runs:
-        raise ValueError("there are no runs of three nodes to show: give the folder of a run of Table 1 or of a search")
-    starts = {start: title(start) for start in ["scratch", *dict.fromkeys(s for run in runs for s in run["starts"])]}
+        raise ValueError(
+            "there are no runs of three nodes to show: give the folder of a run of Table 1 or of a search"
+        )
+    starts = {
+        start: title(start)
+        for start in ["scratch", *dict.fromkeys(s for run in runs for s in run["starts"])]
+    }
     about = f"{len(runs)} recorded graphs of {(records or list(summaries.values()))[0]['data']['name']}, by ktglite."
     text = (HERE / "explorer.html").read_text(encoding="utf-8")
     text = text.replace("/*LOGIC*/", (HERE / "explorer.js").read_text(encoding="utf-8"))
@@ -48,9 +55,15 @@ def _table1(records: Sequence[Mapping]) -> Iterable[dict]:
     """Each row of Table 1: its mean validation curve."""
     for label in dict.fromkeys(r["label"] for r in records if len(r["graph"]["nodes"]) == 3):
         own = [record for record in records if record["label"] == label]
-        curve = np.mean([[epoch["val_accuracy"][0] for epoch in record["epochs"]] for record in own], axis=0)
+        curve = np.mean(
+            [[epoch["val_accuracy"][0] for epoch in record["epochs"]] for record in own], axis=0
+        )
         where = f"Table 1, mean of {len(own)} runs"
-        yield _graph(own[0]["graph"]) | {"curve": curve.round(1).tolist(), "n": len(own), "from": where}
+        yield _graph(own[0]["graph"]) | {
+            "curve": curve.round(1).tolist(),
+            "n": len(own),
+            "from": where,
+        }
 
 
 def _searches(summaries: Mapping[str, Mapping]) -> Iterable[dict]:

@@ -16,8 +16,13 @@ from ktglite.store import atomic_write
 
 __all__ = ["export", "verify"]
 
-SEARCH_SIZE, SEARCH_POINTS, SEARCH_RATE = 512, 100_000, 0.2  # px, points of an orbit, share of the pixels it must mark
-# SHA-256 of all maps, and of some coverages at 362 px and 200,000 points; (81, 16) leaves the plane.
+SEARCH_SIZE, SEARCH_POINTS, SEARCH_RATE = (
+    512,
+    100_000,
+    0.2,
+)  # px, points of an orbit, share of the pixels it must mark
+# SHA-256 of all maps, and of some coverages at 362 px and 200,000 points; (81, 16) leaves the
+# plane.
 MAPS_HASH = "ab361cd7b94c384ae22540c07d1332444db6adb4cd85203a64d2728fb7dbe07f"
 MAPS_P_HASH = "2d65f2678a859836c9a3d7f2c49fa3ece55f642dfb6d704e46451c8d0b70bf9a"
 COVERAGE_HASHES = {
@@ -30,12 +35,15 @@ COVERAGE_HASHES = {
 
 
 def search_categories(progress: bool = True) -> Maps:
-    """The 1,000 categories, found as the published ones were: draw maps at random, keep those that fill enough pixels.
+    """The 1,000 categories, found as the published ones were: draw maps at random, keep those that
+    fill enough pixels.
 
     42,655 candidates are drawn, which takes a minute or two on one core.
     """
     draw, found = np.random.RandomState(1), []
-    with tqdm(total=fractaldb.CATEGORIES, desc="categories found", disable=not progress, mininterval=1) as bar:
+    with tqdm(
+        total=fractaldb.CATEGORIES, desc="categories found", disable=not progress, mininterval=1
+    ) as bar:
         while len(found) < fractaldb.CATEGORIES:
             maps = np.empty((draw.randint(2, 8), 7))
             for row in maps:
@@ -66,12 +74,19 @@ def verify() -> bool:
 
     Prints every hash as it comes, and how long the search and the banks of coverages took.
     """
-    print("five coverages, the categories, a search among 42,655 candidates, three banks of coverages:", flush=True)
+    print(
+        "five coverages, the categories, a search among 42,655 candidates, three banks of coverages:",
+        flush=True,
+    )
     good = []
     for own, wanted in COVERAGE_HASHES.items():
         digest = hashlib.sha256(fractaldb.coverage(*own).tobytes()).hexdigest()
         good.append(_agrees(f"coverage {own}", digest, wanted))
-    good.append(_agrees("packaged categories (a .. f, p)", maps_hash(fractaldb.categories(), 7), MAPS_P_HASH))
+    good.append(
+        _agrees(
+            "packaged categories (a .. f, p)", maps_hash(fractaldb.categories(), 7), MAPS_P_HASH
+        )
+    )
     start = time.perf_counter()
     found = search_categories()
     print(f"    full search: {time.perf_counter() - start:.1f} s", flush=True)
@@ -82,12 +97,15 @@ def verify() -> bool:
             start = time.perf_counter()
             megabytes = fractaldb.bank(size, points, cache=folder).nbytes / 1e6
         seconds = time.perf_counter() - start
-        print(f"    bank of 25,000 orbits at {size} px, {points:,} points: {megabytes:.0f} MB, {seconds:.1f} s")
+        print(
+            f"    bank of 25,000 orbits at {size} px, {points:,} points: {megabytes:.0f} MB, {seconds:.1f} s"
+        )
     return all(good)
 
 
 def read_csv_folder(folder: str | Path) -> Maps:
-    """Categories from the published layout: one CSV per category, a row a, b, c, d, e, f, p per map.
+    """Categories from the published layout: one CSV per category, a row a, b, c, d, e, f, p per
+    map.
 
     Raises ValueError naming the file that is not of this form.
     """
@@ -97,11 +115,17 @@ def read_csv_folder(folder: str | Path) -> Maps:
             with warnings.catch_warnings(action="ignore"):  # of no rows, which are an error below
                 maps = np.loadtxt(path, delimiter=",", ndmin=2)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is not a table of numbers ({error}); get it again, or remove it") from error
+            raise ValueError(
+                f"{path} is not a table of numbers ({error}); get it again, or remove it"
+            ) from error
         if maps.shape[1] != 7 or not np.isfinite(maps).all():
-            raise ValueError(f"{path} must have rows a,b,c,d,e,f,p of finite numbers; get it again, or remove it")
+            raise ValueError(
+                f"{path} must have rows a,b,c,d,e,f,p of finite numbers; get it again, or remove it"
+            )
         if len(maps) > 255 or (maps[:, 6] < 0).any() or abs(maps[:, 6].sum() - 1) > 0.01:
-            raise ValueError(f"{path} must have at most 255 maps, their probabilities p summing to 1; is it cut short?")
+            raise ValueError(
+                f"{path} must have at most 255 maps, their probabilities p summing to 1; is it cut short?"
+            )
         found.append(maps)
     if not found:
         raise ValueError(f"{folder} has no .csv files: give the folder of category files")
@@ -115,18 +139,26 @@ def contact_sheet(
     """One image of each of rows x columns categories, or of as many as there are: uint8 (height, width, 3)."""
     fractals = FractalDB(size, cache=cache, variant=variant, maps=maps)
     chosen = np.linspace(0, len(fractals.classes), rows * columns, endpoint=False).astype(np.int64)
-    images, _ = fractals.batch((chosen * fractaldb.LANES + 2) * fractals.per_orbit)  # weight 2: the category itself
-    return images.reshape(rows, columns, 3, size, size).transpose(0, 3, 1, 4, 2).reshape(rows * size, columns * size, 3)
+    images, _ = fractals.batch(
+        (chosen * fractaldb.LANES + 2) * fractals.per_orbit
+    )  # weight 2: the category itself
+    return (
+        images.reshape(rows, columns, 3, size, size)
+        .transpose(0, 3, 1, 4, 2)
+        .reshape(rows * size, columns * size, 3)
+    )
 
 
 def export(
     folder: str | Path, size: int = 362, count: int = fractaldb.CATEGORIES, instances: int | None = None,
     cache: str | Path = "data/cache", variant: str = "patch_gray", maps: Maps | None = None,
 ) -> int:  # fmt: skip
-    """Write PNG files in the published layout, <category>/<category>_<weight>_count_<n>_flip<k>.png; returns how many.
+    """Write PNG files in the published layout,
+    <category>/<category>_<weight>_count_<n>_flip<k>.png; returns how many.
 
     - `count`, `maps`, `variant`: see `FractalDB`.
-    - `instances`: images per category; None for all, 1,000 of the patch variants and 100 of the point variants.
+    - `instances`: images per category; None for all, 1,000 of the patch variants and 100 of the
+      point variants.
 
     What is there already is left alone. Raises ValueError for more instances than there are.
     """
@@ -138,7 +170,11 @@ def export(
     for category, name in enumerate(tqdm(fractals.classes, "export", mininterval=1)):
         for instance in range(instances):
             weight, filling = divmod(instance // FLIPS, fractals.per_orbit // FLIPS)
-            path = Path(folder) / name / f"{name}_{weight:02d}_count_{filling}_flip{instance % FLIPS}.png"
+            path = (
+                Path(folder)
+                / name
+                / f"{name}_{weight:02d}_count_{filling}_flip{instance % FLIPS}.png"
+            )
             if not path.exists():
                 image = fractals.batch([category * per_category + instance])[0][0]
                 with atomic_write(path) as file:

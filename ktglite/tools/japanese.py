@@ -1,4 +1,5 @@
-"""Figures in Japanese: their words are replaced after drawing, so that no plotting function knows of it.
+"""Figures in Japanese: their words are replaced after drawing, so that no plotting function knows
+of it.
 
 Names of networks, sources, gates and methods stay as the papers write them.
 """
@@ -102,10 +103,14 @@ def use_font() -> None:
     try:
         import matplotlib_fontja  # noqa: F401  registers IPAexGothic
     except ImportError:
-        raise ValueError("lang is 'ja': it needs a Japanese font, `pip install 'ktglite[ja]'`") from None
+        raise ValueError(
+            "lang is 'ja': it needs a Japanese font, `pip install 'ktglite[ja]'`"
+        ) from None
     use_style()
     plt.rcParams["font.family"] = ["IPAexGothic", "DejaVu Sans"]  # the second for ✓ and the like
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # bold is asked for, and there is one weight
+    logging.getLogger("matplotlib.font_manager").setLevel(
+        logging.ERROR
+    )  # bold is asked for, and there is one weight
 
 
 def translate(text: str) -> str:

@@ -1,10 +1,12 @@
-"""The committed notebooks: head cells, the outputs of a real run, and the Japanese edition (`make notebooks`).
+"""The committed notebooks: head cells, the outputs of a real run, and the Japanese edition (`make
+notebooks`).
 
-A head cell is tagged `head` and written by this module: a picture with its caption, the measured run times and the
-badges, and the installation where the package is missing. Nothing that a notebook computes depends on it, so it does
-not count as its source.
+A head cell is tagged `head` and written by this module: a picture with its caption, the measured
+run times and the badges, and the installation where the package is missing. Nothing that a notebook
+computes depends on it, so it does not count as its source.
 
-The Japanese edition in notebooks/ja has the code and outputs of the English one; its prose is in gettext catalogues.
+The Japanese edition in notebooks/ja has the code and outputs of the English one; its prose is in
+gettext catalogues.
 """
 
 import base64
@@ -29,7 +31,11 @@ from ktglite.settings import NOTEBOOKS
 __all__ = ["refresh"]
 
 LIMIT = 500_000  # bytes of a committed notebook
-PICTURES = dict(zip(NOTEBOOKS, ("figure1_method", "fractaldb", "table1", "search_curves", "forest"), strict=True))
+PICTURES = dict(
+    zip(
+        NOTEBOOKS, ("figure1_method", "fractaldb", "table1", "search_curves", "forest"), strict=True
+    )
+)
 BAR = re.compile(r"\d+%\||\d+/\d+ \[\d")  # a tqdm bar
 INSTALL = """\
 import importlib.util
@@ -59,19 +65,25 @@ def digest(notebook) -> str:
 
 def address(top: Path) -> str:
     """The repository's address, the one entry that says where this is published; empty if CITATION.cff has none."""
-    return (yaml.safe_load((top / "CITATION.cff").read_text()).get("repository-code") or "").rstrip("/")
+    return (yaml.safe_load((top / "CITATION.cff").read_text()).get("repository-code") or "").rstrip(
+        "/"
+    )
 
 
 def heads(stem: str, times: dict, repository: str) -> tuple[str, str]:
-    """The two head cells of a notebook: run times and badges (markdown), and the installation (code).
+    """The two head cells of a notebook: run times and badges (markdown), and the installation
+    (code).
 
-    `times`: `{profile: {"machine": .., "seconds": {stem: ..}}}`, the content of data/run_times.json.
+    `times`: `{profile: {"machine": .., "seconds": {stem: ..}}}`, the content of
+    data/run_times.json.
     """
     found = {name: part["seconds"][stem] for name, part in times.items() if stem in part["seconds"]}
     parts = [f"`{name}` {_minutes(found[name])} ({times[name]['machine']})" for name in found]
     told = "**Run time, measured:** " + ("; ".join(parts) + "." if parts else "not yet.")
     if not repository:
-        return f"{told} To run it elsewhere, see CONTRIBUTING.md, *Badges*.", INSTALL.format(address="")
+        return f"{told} To run it elsewhere, see CONTRIBUTING.md, *Badges*.", INSTALL.format(
+            address=""
+        )
     where = repository.removeprefix("https://github.com/")
     colab = f"https://colab.research.google.com/github/{where}/blob/main/notebooks/{stem}.ipynb"
     binder = f"https://mybinder.org/v2/gh/{where}/HEAD?urlpath=lab/tree/notebooks/{stem}.ipynb"
@@ -85,11 +97,15 @@ def heads(stem: str, times: dict, repository: str) -> tuple[str, str]:
 def picture(stem: str, top: Path, lang: str) -> tuple[str, dict]:
     """The picture below a notebook's question, as Markdown with its caption, and as an attachment.
 
-    The caption is that of the figure, from the records that come with the kit; a figure in Japanese is in figures/ja.
+    The caption is that of the figure, from the records that come with the kit; a figure in Japanese
+    is in figures/ja.
     """
     name, records = PICTURES[stem], top / "data/reference_runs"
     paths = [top / "figures" / part / f"{name}.png" for part in ("ja", ".")[lang == "en" :]]
-    runs, searches = ablation.read_runs(records / "quick"), search.read_summaries(records / "quick_searches")
+    runs, searches = (
+        ablation.read_runs(records / "quick"),
+        search.read_summaries(records / "quick_searches"),
+    )
     text = captions.caption(name, runs, searches, lang)
     image = Image.open(paths[0] if paths[0].exists() else paths[-1]).convert("RGB")
     image.thumbnail((900, 900), Image.Resampling.LANCZOS)
@@ -113,7 +129,9 @@ def _set_heads(notebook, stem: str, times: dict, top: Path) -> None:
     body = [cell for cell in notebook.cells if not is_head(cell)]
     tags = {"tags": ["head"]}
     head = [
-        nbformat.v4.new_markdown_cell(text, id="head-picture", metadata=tags, attachments=attachments),
+        nbformat.v4.new_markdown_cell(
+            text, id="head-picture", metadata=tags, attachments=attachments
+        ),
         nbformat.v4.new_markdown_cell(prose, id="head-times", metadata=tags),
         nbformat.v4.new_code_cell(
             code.rstrip(), id="head-install", metadata=tags | {"jupyter": {"source_hidden": True}}
@@ -130,7 +148,9 @@ def _tidy(outputs: list) -> list:
     kept = []
     for output in outputs:
         if output.output_type == "stream" and BAR.search(output.text):
-            output.text = "".join(line for line in output.text.splitlines(True) if not BAR.search(line))
+            output.text = "".join(
+                line for line in output.text.splitlines(True) if not BAR.search(line)
+            )
         if output.output_type != "stream" or output.text.strip():
             kept.append(output)
     return kept
@@ -140,19 +160,24 @@ def _shrink(png: str, colours: int, scale: float) -> str:
     """A base64 PNG with so many colours, and so much of its width."""
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     if scale < 1:
-        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+        image = image.resize(
+            [max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS
+        )
     file = io.BytesIO()
     image.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
 def _fill(notebook, executed) -> None:
-    """Put the outputs of an executed notebook into its source, with the digest of the cells they were made from.
+    """Put the outputs of an executed notebook into its source, with the digest of the cells they
+    were made from.
 
     Raises ValueError if the cells differ.
     """
     if sources_of(notebook) != sources_of(executed):
-        raise ValueError("its cells have changed since it was executed: give `make reproduce` first")
+        raise ValueError(
+            "its cells have changed since it was executed: give `make reproduce` first"
+        )
     without_widgets(executed)
     outputs = {cell.id: cell for cell in executed.cells if cell.cell_type == "code"}
     for cell in notebook.cells:
@@ -160,7 +185,10 @@ def _fill(notebook, executed) -> None:
             done = outputs.get(cell.id)
             cell.outputs = _tidy(done.outputs) if done else []
             cell.execution_count = done.execution_count if done else None
-    notebook.metadata["ktglite"] = {"sources": digest(notebook), "profile": executed.metadata["ktglite"]["profile"]}
+    notebook.metadata["ktglite"] = {
+        "sources": digest(notebook),
+        "profile": executed.metadata["ktglite"]["profile"],
+    }
 
 
 def _pictures(notebook) -> list:
@@ -193,7 +221,11 @@ HEAD = {
 
 def update_catalogue(path: Path, notebook) -> Catalog:
     """The catalogue of a notebook with a message per cell of prose; new ones are empty, changed ones fuzzy."""
-    found = read_po(io.BytesIO(path.read_bytes()), locale="ja") if path.exists() else Catalog(locale="ja")
+    found = (
+        read_po(io.BytesIO(path.read_bytes()), locale="ja")
+        if path.exists()
+        else Catalog(locale="ja")
+    )
     template = Catalog()
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and not is_head(cell):
@@ -226,11 +258,13 @@ def _write_catalogue(path: Path, catalogue: Catalog) -> None:
 
 
 def refresh(run: str | Path = "data/runs/quick", top: str | Path = ".") -> list[Path]:
-    """Put the outputs of a run into `<top>/notebooks`, and its times into `<top>/data/run_times.json`.
+    """Put the outputs of a run into `<top>/notebooks`, and its times into
+    `<top>/data/run_times.json`.
 
-    Cells and parameters stay as they are; head cells are written again. A notebook that the run lacks gets its head
-    only. Times are those of executing: remove the run's folder first, or what was cached counts nothing. Raises
-    ValueError, before anything is written, for a notebook whose cells have changed since.
+    Cells and parameters stay as they are; head cells are written again. A notebook that the run
+    lacks gets its head only. Times are those of executing: remove the run's folder first, or what
+    was cached counts nothing. Raises ValueError, before anything is written, for a notebook whose
+    cells have changed since.
     """
     run, top = Path(run), Path(top)
     log, texts = top / "data" / "run_times.json", {}
@@ -256,7 +290,9 @@ def refresh(run: str | Path = "data/runs/quick", top: str | Path = ".") -> list[
             raise ValueError(f"{stem}: {error}") from error
     (top / "notebooks/ja").mkdir(exist_ok=True)
     for path, text in list(texts.items()):
-        catalogue = update_catalogue(words := path.parent / f"ja/{path.stem}.po", english := nbformat.reads(text, 4))
+        catalogue = update_catalogue(
+            words := path.parent / f"ja/{path.stem}.po", english := nbformat.reads(text, 4)
+        )
         _write_catalogue(words, catalogue)
         japanese = translate(english, catalogue, *picture(path.stem, top, "ja"))
         texts[path.parent / "ja" / path.name] = nbformat.writes(japanese) + "\n"

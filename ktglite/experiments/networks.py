@@ -1,0 +1,149 @@
+"""Trained networks to take away: files that say how they are fed, and what their answers are worth."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from ktglite.data import MEAN, STD, Data, Split
+from ktglite.models import initialise
+from ktglite.sources.datasets import read_image
+from ktglite.store import atomic_write
+from ktglite.trainer import accuracy, predict
+
+__all__ = ["classify", "ensemble_metrics", "load_network", "read_logits", "save_network"]
+
+
+def save_network(net: nn.Module, path: str | Path, card: Mapping) -> Path:
+    """Write a trained network as safetensors, with `card` in its header; `load_network` reads it.
+
+    The names of its tensors are torchvision's, and `Node(arch, path)` starts from the file. The
+    card needs `arch`, `classes`, `size` (px) and `fit` ("squash" or "crop"): how images are fed.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    header = json.dumps({**card, "mean": MEAN, "std": STD})
+    with atomic_write(path) as file:
+        file.write(safetensors.save(state, {"ktglite": header}))
+    return Path(path)
+
+
+def read_header(path: str | Path) -> dict:
+    """What ktglite wrote into the header of a safetensors file; empty for files of others."""
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get("ktglite", "{}"))
+
+
+def read_card(path: str | Path) -> dict:
+    """The card that `save_network` wrote. Raises ValueError for a file without one."""
+    path = Path(path).expanduser()
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is no network saved by ktglite: those end in .safetensors")
+    card = read_header(path)
+    if "classes" not in card:
+        raise ValueError(f"{path} does not say which classes it knows: it was not saved by ktglite")
+    return card
+
+
+def load_network(path: str | Path) -> nn.Module:
+    """A saved network, head included, ready to predict (eval mode, on the CPU).
+
+    It has `classes` (names in the order of the logits), `size` (px of the square images it takes),
+    `fit` (how images are made square: "squash" or "crop") and `card` (all that its file says). It
+    takes what `ktglite.data.normalise` makes of uint8 images (B, 3, size, size).
+    """
+    card = read_card(path)
+    classes = tuple(card["classes"])
+    nodes = card.get("graph", {}).get("nodes", [{}])  # of a file written before version 0.3
+    arch = card.get("arch") or nodes[card.get("node", 1) - 1].get("arch")
+    size = card.get("size") or card.get("data", {}).get("size")
+    if arch is None or size is None:
+        raise ValueError(f"{path} does not say its architecture and image size: train it again")
+    path = str(Path(path).expanduser())
+    net = initialise(arch, path, len(classes), 0, classes=classes).eval()
+    net.classes = classes
+    net.size = size
+    net.fit = card.get("fit", "squash")
+    net.card = card
+    return net
+
+
+def classify(net: nn.Module, files: Iterable[str | Path]) -> pd.DataFrame:
+    """What a loaded network takes image files for: columns `file`, `class`, `probability` (%).
+
+    Raises ValueError naming a file that cannot be read.
+    """
+    files = [str(file) for file in files]
+    if not files:
+        return pd.DataFrame(columns=["file", "class", "probability"])
+    images = torch.from_numpy(np.stack([read_image(f, net.size, net.fit) for f in files]))
+    unknown = torch.zeros(len(images), dtype=torch.int64)
+    best = predict(net, Split(images, unknown)).softmax(1).max(1)
+    names = [net.classes[i] for i in best.indices.tolist()]
+    return pd.DataFrame({"file": files, "class": names, "probability": 100 * best.values.numpy()})
+
+
+def card_of(record: Mapping, data: Data, node: int) -> dict:
+    """The card of node `node` (1-based) of a run: its record, and how images are fed to it."""
+    card = {name: value for name, value in record.items() if name != "epochs"}
+    return card | {
+        "node": node,
+        "arch": record["graph"]["nodes"][node - 1]["arch"],
+        "classes": list(data.classes),
+        "size": data.size,
+        "fit": (data.spec or {}).get("fit", "squash"),
+    }
+
+
+def kept_files(record: Path, nodes: Sequence[int], keep: str) -> dict[int | str, Path]:
+    """Where `keep` puts the networks of these nodes (0-based), and the logits, beside a record."""
+    wanted = {"none": [], "target": [0], "all": list(nodes)}[keep]
+    files: dict[int | str, Path] = {}
+    for i in wanted:
+        files[i] = record.with_suffix(f".node{i + 1}.safetensors")
+    if wanted:
+        files["logits"] = record.with_suffix(".logits.safetensors")
+    return files
+
+
+def write_logits(path: str | Path, logits: Mapping[str, Tensor], labels: Tensor) -> None:
+    """Write test logits (images, classes) by node, and the labels (images,), as safetensors."""
+    with atomic_write(path) as file:
+        file.write(safetensors.save({**logits, "labels": labels}))
+
+
+def read_logits(path: str | Path) -> tuple[dict[str, Tensor], Tensor]:
+    """Test logits (images, classes) by node, "node 1" .., and the labels (images,)."""
+    logits = safetensors.load_file(path)
+    labels = logits.pop("labels")
+    return dict(sorted(logits.items())), labels
+
+
+def ensemble_metrics(logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, float | None]:
+    """What a graph's nodes are worth as one, in percent.
+
+    `ensemble`: accuracy of the mean of their softmaxes.  `agreement`: share of images to which two
+    nodes give the same answer, mean over pairs; None for one node.  `calibration_error`: expected
+    calibration error of node 1 (Guo et al., ICML 2017), in 15 bins.
+    """
+    answers = [z.argmax(1) for z in logits.values()]
+    pairs = [(a == b).double().mean().item() for i, a in enumerate(answers) for b in answers[:i]]
+    return {
+        "ensemble": accuracy(sum(z.softmax(1) for z in logits.values()), labels),
+        "agreement": 100 * sum(pairs) / len(pairs) if pairs else None,
+        "calibration_error": _calibration_error(logits["node 1"], labels),
+    }
+
+
+def _calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """The mean gap between confidence and accuracy over bins of confidence, in percent."""
+    confidence, answer = logits.double().softmax(1).max(1)
+    gap = (answer == labels).double() - confidence
+    place = (confidence * bins).ceil().long()
+    sums = torch.zeros(bins + 1, dtype=torch.double).index_add(0, place, gap)
+    return 100 * sums.abs().sum().item() / len(labels)
