@@ -13,6 +13,7 @@ from concurrent.futures import Future
 
 import pytest
 import torch
+from ktglite.experiments.kept import save_network
 from safetensors.torch import save_file
 
 from ktglite import (
@@ -31,7 +32,6 @@ from ktglite import (
 )  # fmt: skip
 from ktglite.experiments import kept, runs
 from ktglite.experiments.ablation import tidy
-from ktglite.experiments.kept import save_network
 from ktglite.experiments.runs import load_records, run_key, run_until
 from ktglite.pool import open_pool
 from ktglite.store import from_checkout

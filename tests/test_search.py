@@ -18,6 +18,7 @@ import numpy as np
 import optuna
 import pytest
 from conftest import random_split
+from ktglite.experiments.kept import read_header
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from safetensors.torch import save_file
@@ -26,7 +27,6 @@ from ktglite import models, trainer
 from ktglite.data import Data
 from ktglite.experiments import rungs, runs, search
 from ktglite.experiments.claims import claims_table
-from ktglite.experiments.kept import read_header
 from ktglite.experiments.rungs import replay
 from ktglite.experiments.search import (
     best_graphs,

@@ -27,14 +27,7 @@ from tqdm import tqdm
 from ktglite.data import Data
 from ktglite.devices import resolve_device, resolve_precision
 from ktglite.experiments.rungs import Rungs
-from ktglite.experiments.runs import (
-    Run,
-    describe,
-    portable,
-    run_all,
-    run_until,
-    train_teacher,
-)
+from ktglite.experiments.runs import Run, describe, portable, run_all, run_until, train_teacher
 from ktglite.experiments.space import (
     SearchConfig,
     expected_share_run,
