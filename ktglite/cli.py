@@ -75,7 +75,7 @@ def ablation(
     """
     from ktglite.experiments import ablation as table1
     from ktglite.experiments import claims
-    from ktglite.experiments.runs import run_all
+    from ktglite.experiments.runs import Store, run_all
     from ktglite.pool import open_pool
     from ktglite.store import write_json
 
@@ -91,7 +91,7 @@ def ablation(
     out = Path(settings.out)
     graphs = table1.ablation_grid(settings.arch, settings.sources, settings.nodes)
     with open_pool(settings.jobs, settings.dask) as pool:
-        where = out / "runs", settings.weights, pool, settings.keep
+        where = Store(out / "runs", settings.keep), settings.weights, pool
         records = run_all(
             graphs, settings.load_data(), settings.train_config(), settings.seed_numbers, *where
         )

@@ -44,7 +44,7 @@ def tiny_data() -> Data:
 @pytest.fixture(autouse=True)
 def every_epoch_is_kept(monkeypatch):
     """Epochs of tests are so short that saving one takes more than its share."""
-    monkeypatch.setattr(runs, "SHARE", math.inf)
+    monkeypatch.setattr(runs, "CHECKPOINT_TIME_SHARE", math.inf)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -52,7 +52,7 @@ def test_made_once_by_many(tmp_path):
         write_json(path, 1)
 
     threads = [
-        threading.Thread(target=once, args=(tmp_path / "x" / "r.json", make)) for _ in range(4)
+        threading.Thread(target=make_once, args=(tmp_path / "x" / "r.json", make)) for _ in range(4)
     ]
     for thread in threads:
         thread.start()

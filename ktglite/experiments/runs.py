@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from ktglite.devices import numerics, resolve_device, resolve_precision
 from ktglite.experiments import networks
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, independent
-from ktglite.models import file_hash, find_weights, initialise, read_weights
+from ktglite.models import file_hash, find_weights, initialise
 from ktglite.pool import open_pool
 from ktglite.sources.datasets import load_data
 from ktglite.store import (
@@ -36,7 +36,7 @@ from ktglite.store import (
 )
 from ktglite.trainer import TrainConfig, epochs, initial_models, predict
 
-__all__ = ["Run", "load_records", "run", "run_all", "run_until"]
+__all__ = ["Run", "Store", "load_records", "run", "run_all", "run_until"]
 
 log = logging.getLogger(__name__)
 
@@ -99,28 +99,61 @@ class Run:
         return initial_models(self.graph, self.data, self.config, self.seed, self.weights)
 
 
-def run(task: Run, store: str | Path, keep: Literal["none", "target", "all"] = "none") -> dict:
-    """Train to the end, or return the record of having done so before.
+@dataclass(frozen=True)
+class Store:
+    """A folder of records, and what else is to be found or left there.
 
-    The record is `<store>/<key>.json`. A killed run resumes from its last checkpoint: an epoch
+    - `keep`: writes the network of the "target", or of "all" nodes that count, to
+      `<folder>/<key>.node1.safetensors` and so on, the test logits to `<key>.logits.safetensors`,
+      and what they say into the record (`ensemble_metrics`). A run whose record is there and whose
+      networks are not is trained again, to the same result.
+    - `ready`: records from elsewhere, such as those that come with the kit. A run of the same
+      graph, images, settings and seed is taken from there instead of being trained.
+    """
+
+    folder: str | Path
+    keep: Literal["none", "target", "all"] = "none"
+    ready: Sequence[dict] = ()
+
+    def find_ready(self, task: Run) -> dict | None:
+        """The ready record of a run; its code, weights files and machine may be others."""
+        config = _settings(task.config)
+        for record in self.ready:
+            same = record["seed"] == task.seed and record["graph"] == task.graph.to_dict()
+            same = same and record["data"]["fingerprint"] == task.data.fingerprint
+            if same and {**_DEFAULTS, **record["config"], "device": "auto"} == config:
+                return record | {"label": task.label}
+        return None
+
+
+def _settings(config: TrainConfig) -> dict:
+    """A training's settings as a record has them, without the device."""
+    return dataclasses.asdict(config) | {"device": "auto"}
+
+
+_DEFAULTS = _settings(TrainConfig())  # of settings that are younger than a record
+
+
+def run(task: Run, store: str | Path | Store) -> dict:
+    """Train to the end, or return the record of having done so before, see `Store`.
+
+    The record is `<folder>/<key>.json`. A killed run resumes from its last checkpoint: an epoch
     ago, unless writing one after each would take more than a tenth of the time.
-
-    `keep` writes the network of the target, or of all nodes that count, to
-    `<store>/<key>.node1.safetensors` and so on, the test logits to `<key>.logits.safetensors`, and
-    what they say into the record (`ensemble_metrics`). A run whose record is there and whose
-    networks are not is trained again, to the same result.
 
     Raises:
         FloatingPointError: when a loss is no longer finite. The record then says so (`status`
             "failed", `error`), and the same call raises it again without training; deleting the
             record is how to try again.
     """
+    store = store if isinstance(store, Store) else Store(store)
+    if ready := store.find_ready(task):
+        return ready
     key = task.key()
-    path = Path(store) / f"{key}.json"
-    checkpoint = Checkpoint(Path(store) / f"{key}.ckpt", key, CHECKPOINT_TIME_SHARE)
+    path = Path(store.folder) / f"{key}.json"
+    checkpoint = Checkpoint(path.with_suffix(".ckpt"), key, CHECKPOINT_TIME_SHARE)
     failed = path.exists() and read_record(path, SCHEMA).get("status") == "failed"
     nodes = [] if failed else sorted(task.graph.reaching_target())
-    kept = networks.kept_files(path, nodes, keep) if nodes else {}
+    kept = networks.kept_files(path, nodes, store.keep) if nodes else {}
     make_once(path, lambda path: _train(task, path, checkpoint, kept), kept.values())
     record = read_record(path, SCHEMA)
     if record.get("key") != key or record.get("status") not in ("complete", "failed"):
@@ -226,10 +259,9 @@ def run_all(
     data: Data,
     config: TrainConfig,
     seeds: Sequence[int],
-    store: str | Path,
+    store: str | Path | Store,
     weights: str | Path | Sequence[str | Path] = "data/weights",
     pool=None,
-    keep: Literal["none", "target", "all"] = "none",
 ) -> list[dict]:
     """`run` for every graph and seed in a pool; the records in (graph, seed) order.
 
@@ -253,11 +285,14 @@ def run_all(
         for seed in seeds  # so that a table that is not whole has every row equally often
         for label, graph in graphs.items()
     }
-    _check_starts(list(graphs.values()), data, config, folders)
-    records = {}
+    store = store if isinstance(store, Store) else Store(store)
+    records = {name: found for name, task in tasks.items() if (found := store.find_ready(task))}
+    tasks = {name: task for name, task in tasks.items() if name not in records}
+    if tasks:
+        _check_starts([task.graph for task in tasks.values()], data, config, folders)
     with open_pool() if pool is None else nullcontext(pool) as pool:
         futures = {
-            pool.submit(_run_task, portable(task), str(store), keep): name
+            pool.submit(_run_task, portable(task), replace(store, ready=())): name
             for name, task in tasks.items()
         }
         for future in tqdm(as_completed(futures), "runs", len(tasks), unit="run", mininterval=1):
@@ -347,14 +382,14 @@ def portable(task: Run) -> Run:
     """A run as it is sent to another process: by the arguments of `load_data`, or NumPy arrays."""
     data = task.data
     if data.spec is not None:
-        return dataclasses.replace(task, data=Images(data.fingerprint, data.spec))
+        return replace(task, data=Images(data.fingerprint, data.spec))
     # Tensors would go through shared memory, of which containers have little.
     arrays = {
         name: (getattr(data, name).images.numpy(), getattr(data, name).labels.numpy())
         for name in ("train", "val", "test")
     }
     whole = {"name": data.name, "size": data.size, "classes": data.classes, "splits": arrays}
-    return dataclasses.replace(task, data=Images(data.fingerprint, None, whole))
+    return replace(task, data=Images(data.fingerprint, None, whole))
 
 
 def _unpack(whole: dict) -> Data:
@@ -370,14 +405,14 @@ def _with_images(task: Run) -> Run:
     if isinstance(task.data, Data):
         return task
     with _one_training:
-        return dataclasses.replace(task, data=task.data.load())
+        return replace(task, data=task.data.load())
 
 
-def _run_task(task: Run, store: str, keep: str = "none") -> dict:
+def _run_task(task: Run, store: Store) -> dict:
     """`run` in a worker process."""
     task = _with_images(task)
     with _one_training:
-        return run(task, store, keep)
+        return run(task, store)
 
 
 # ---- records

@@ -436,7 +436,6 @@ def best_graphs(study: optuna.Study, k: int = 1) -> list[Graph]:
 def reevaluate(
     study: optuna.Study, data: Data, config: TrainConfig, seeds: Sequence[int], store: str | Path,
     weights: str | Path = "data/weights", k: int = 3, random_graphs: int | None = None, pool=None,
-    keep: str = "none",
 ) -> list[dict]:  # fmt: skip
     """Train the k best graphs again with fresh seeds, and baselines beside them, each tested once
     at its end.
@@ -446,7 +445,7 @@ def reevaluate(
     the best graph, and `random_graphs` (k unless given) graphs drawn from the same space. A list
     with one dictionary per graph: `label`, `graph`, `seeds`, `epochs`, and per seed `records` (keys
     in `store`), `val_accuracy`, `test_accuracy`: of node 1, or of the ensemble where that was
-    searched for. `keep` as for `run`. Raises ValueError when a seed is the search's own, or when no
+    searched for. Raises ValueError when a seed is the search's own, or when no
     trial is complete.
     """
     search, top = study.user_attrs["search"], best_graphs(study, k)
@@ -472,7 +471,7 @@ def reevaluate(
         space, k if random_graphs is None else random_graphs, derive(search["seed"], "baseline")
     )
     graphs |= {f"random {i}": graph for i, graph in enumerate(drawn, 1)}
-    records = run_all(graphs, data, config, list(seeds), store, weights, pool, keep)
+    records = run_all(graphs, data, config, list(seeds), store, weights, pool)
     entries = []
     for label, graph in graphs.items():
         own = [
