@@ -295,7 +295,7 @@ def test_folders_are_walked_and_other_files_are_counted(tmp_path, load, caplog):
 
 
 def test_what_a_system_puts_among_images_is_no_class(folder, load, caplog):
-    """Thumbnails of a NAS, what was deleted, resource forks of an archive, images without a class."""
+    """Thumbnails of a NAS, what was deleted, an archive's own files, and images without a class."""
     for name in ("@eaDir", "#recycle", "__MACOSX", ".thumbnails", "bmw/@eaDir/001.png"):
         write_images(folder / name, 5, 77)
     write_images(folder, 2, 99)
@@ -512,7 +512,7 @@ def test_a_hugging_face_data_set(load, hub, parts, wanted):
 
 
 def test_stanford_cars_of_the_hub(load, hub, caplog):
-    """8,144 images to train with and 8,041 to test on, at a hundredth, and test sets of other kinds."""
+    """A hundredth of 8,144 training and 8,041 test images, and of test sets of other kinds."""
     hub(train=82, test=80, contrast=80, motion_blur=80)
     assert sizes(load("hf:tanganke/stanford_cars")) == (68, 14, 80)
     assert "left out the splits contrast, motion_blur" in caplog.text

@@ -57,7 +57,7 @@ def link(target: str) -> Callable[[Path], None]:
 
 
 def png(width: int, height: int, rows: bool) -> Callable[[Path], None]:
-    """A white picture of 1 bit per pixel, written row by row; with `rows` False only its size is claimed."""
+    """A white picture of 1 bit per pixel, row by row; without `rows`, its size is only claimed."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (
@@ -248,7 +248,7 @@ def test_what_a_file_gives(tmp_path, case, fit):
 
 
 def test_a_folder_of_all_kinds_trains_on_those_that_can_be_read(tmp_path, caplog):
-    """One bad file stops the command and is named; with skip_unreadable every one is, and the others are used."""
+    """One bad file stops the command and is named; skip_unreadable names all and uses the others."""
     good = 0
     for name in ("a", "b"):
         (tmp_path / "cars" / name).mkdir(parents=True)

@@ -57,8 +57,7 @@ SUFFIXES = NO_READER | {extension for extension, kind in KNOWN if kind in STILL.
 UNREADABLE = OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError
 Fit = Callable[[int, int], tuple[float, float, float, float]]
 Rows = Iterator[tuple[np.ndarray, int, int]]  # image, label, and split or -1
-# Name: torchvision's class, the argument that chooses a part, and its values with the split each of
-# them is.
+# torchvision's class, the argument that chooses a part, and its values with the split each is.
 TORCHVISION = {
     "stanford_cars": (datasets.StanfordCars, "split", {"train": 0, "test": 2}),
     "fgvc_aircraft": (datasets.FGVCAircraft, "split", {"train": 0, "val": 1, "test": 2}),
@@ -68,8 +67,7 @@ TORCHVISION = {
     "cifar100": (datasets.CIFAR100, "train", {True: 0, False: 2}),
     "imagenette": (datasets.Imagenette, "split", {"train": 0, "val": 2}),
 }
-# What torchvision cannot download, and what to do.
-MANUAL_DOWNLOADS = {
+MANUAL_DOWNLOADS = {  # what torchvision cannot download, and what to do
     "stanford_cars": "stanford_cars/ with devkit/, cars_train/, cars_test/ and "
     "cars_test_annos_withlabels.mat; or take hf:tanganke/stanford_cars"
 }
@@ -89,7 +87,7 @@ def load_data(
 ) -> Data:
     """Train, validation and test images of a data set.
 
-    A line at level INFO says what was understood, lines at WARNING what is doubtful.
+    What was understood is logged at level INFO, what is doubtful at WARNING.
 
     Args:
         name_or_folder: "synthcars", a data set of torchvision (`TORCHVISION`) or of the Hugging
@@ -101,8 +99,7 @@ def load_data(
             of its train; without a test, its val is the test set.
         fit: "squash" the image or centre-"crop" it first.
         skip_unreadable: leave out files that cannot be read.
-        validate_on: "test" puts the test images in the place of val, as the released code of the
-            graph selects.
+        validate_on: "test" selects by the test images, as the released code of the graph does.
         cache: folder of decoded images.
         raw: folder of torchvision's data sets.
 
@@ -452,7 +449,12 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
     if roles and 0 not in roles.values() and ({*common} & roles.keys() or tops <= roles.keys()):
         raise ValueError(f"{root} has {_some(roles)} and no train: give train/ too, or classes")
     if len(roles) < 2 or 0 not in roles.values():
-        _warn_of_tops(root, [parts[depth:] for parts in deep], roles)
+        within = {top: set() for top in tops}
+        for parts in deep:
+            within[parts[depth]].update(parts[depth + 1 : depth + 2])
+        if len(tops) > 1 and (tops & roles.keys() or len(set.intersection(*within.values())) > 1):
+            way = "if they are splits, call them train, val and test"
+            log.warning("%s: %s are taken for classes; %s", root, _some(tops), way)
         roles = {}
 
     def place(parts: tuple[str, ...]) -> tuple[tuple[str, ...], str, int] | None:
@@ -483,24 +485,13 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
             "ignored %s outside the classes in %s: %s", _count(outside, "image"), root, names
         )
     alone = {split for *_, split in found} == {0}  # train/ beside a test/ without classes
-    for name, role in () if alone else roles.items():
-        log.info("%s: %s is %s", root, name, SPLITS[role])
+    said = [f"{name} is {SPLITS[role]}" for name, role in roles.items() if not alone]
+    log.info("%s: %s", root, ", ".join(["/".join(["classes in .", *common[:depth]]), *said]))
     # A Mac writes é as two characters, others as one.
     return [
         (root.joinpath(*path), unicodedata.normalize("NFC", name), -1 if alone else split)
         for path, _, name, split in found
     ]
-
-
-def _warn_of_tops(root: Path, parents: list[tuple[str, ...]], roles: dict[str, int]) -> None:
-    """Say when folders that are taken for classes look like splits."""
-    inside = {parts[0]: set() for parts in parents}
-    for parts in parents:
-        inside[parts[0]].update(parts[1:2])
-    same = set.intersection(*inside.values()) if len(inside) > 1 else set()
-    if len(same) > 1 or (len(inside) > 1 and inside.keys() & roles.keys()):
-        message = "%s: %s are taken for classes; if they are splits, call them train, val and test"
-        log.warning(message, root, _some(inside))
 
 
 def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
