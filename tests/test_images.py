@@ -248,7 +248,7 @@ def test_what_a_file_gives(tmp_path, case, fit):
 
 
 def test_a_folder_of_all_kinds_trains_on_those_that_can_be_read(tmp_path, caplog):
-    """One bad file stops the command and is named; skip_unreadable names all and uses the others."""
+    """One bad file stops the command and is named; skip_unreadable names all, uses others."""
     good = 0
     for name in ("a", "b"):
         (tmp_path / "cars" / name).mkdir(parents=True)

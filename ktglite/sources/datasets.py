@@ -44,7 +44,7 @@ SPLIT_NAME = re.compile(rf"(.*[\W\d_]|)({'|'.join(SPLIT_WORDS)})(?:{FILLER})?([\
 # What a NAS, an archive or a system puts among images; hidden folders are left out anyway.
 SYSTEM_FOLDERS = {
     "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin",
-    "__macosx", "__pycache__", "system volume information", "lost+found",
+    "__macosx", "__pycache__", "system volume information", "lost+found", "thumbnails", "thumbs",
 }  # fmt: skip
 # Extensions of images that Pillow alone does not read; of RAW it would read the thumbnail.
 RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"}
@@ -425,12 +425,12 @@ def _hugging_face(text: str, size: int, fit: str) -> tuple[list[str], Rows]:
 
 
 def image_files(root: str | Path) -> list[tuple[Path, str]]:
-    """(file, class) of every image below the class folders of `root`, at any depth; sorted.
+    """(file, class) of every image below the class folders of `root`, or of its train/; sorted.
 
     Hidden files are left out; what else is, is said. Raises ValueError for a folder without images,
     and for links that lead nowhere.
     """
-    return [(path, name) for path, name, _ in _find_images(Path(root))]
+    return [(path, name) for path, name, split in _find_images(Path(root)) if split < 1]
 
 
 def _find_images(root: Path) -> list[tuple[Path, str, int]]:
@@ -489,7 +489,11 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
     log.info("%s: %s", root, ", ".join(["/".join(["classes in .", *common[:depth]]), *said]))
     # A Mac writes é as two characters, others as one.
     return [
-        (root.joinpath(*path), unicodedata.normalize("NFC", name), -1 if alone else split)
+        (
+            Path(os.path.join(root, *path)),
+            unicodedata.normalize("NFC", name),
+            -1 if alone else split,
+        )
         for path, _, name, split in found
     ]
 
@@ -514,15 +518,17 @@ def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
             else:
                 inner.append((*above, path.name))
                 around[path] = around[where] | {real}
-        for path in [where / name for name in files if not name.startswith(".")]:
-            suffix = path.suffix.lower()
-            if path.is_symlink() and not path.exists() and not suffix:
-                raise ValueError(f"{path} is a link that leads nowhere: mend it or remove it")
-            if path.is_file() or path.is_symlink():  # neither a pipe nor a device
-                if suffix in SUFFIXES:
-                    images.append((*above, path.name))
-                elif above:
-                    others.append(suffix or path.name)
+        for name in (name for name in files if not name.startswith(".")):
+            path, suffix = os.path.join(where, name), os.path.splitext(name)[1].lower()
+            if not os.path.isfile(path):
+                if not os.path.islink(path):  # a pipe or a device
+                    continue
+                if not suffix:
+                    raise ValueError(f"{path} is a link that leads nowhere: mend it or remove it")
+            if suffix in SUFFIXES:
+                images.append((*above, name))
+            elif above:
+                others.append(suffix or name)
     if others:
         kinds = _some(others)
         log.warning("ignored %s in %s that are no images: %s", _count(others, "file"), root, kinds)
