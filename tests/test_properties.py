@@ -1,7 +1,8 @@
-"""What holds for every graph, gate, split and setting. A few examples here, thousands in `make soak`."""
+"""What holds for every graph, gate, split and setting: a few examples here, more by `make soak`."""
 
 import dataclasses
 import json
+from functools import partial
 from itertools import permutations
 from typing import get_args, get_type_hints
 
@@ -155,6 +156,24 @@ def test_splits_are_complete_stratified_and_seeded(counts, shares, seed):
         assert abs(found[1] - shares[1] * count) <= 1
     shuffled = assign_splits(labels, given_, names, shares, seed + 1)
     assert (np.bincount(shuffled, minlength=3) == np.bincount(part, minlength=3)).all()
+
+
+@given(
+    st.lists(st.integers(6, 60), min_size=2, max_size=6),
+    st.integers(0, 400),
+    st.sampled_from([(-1,), (0, 2), (0, 1, 2)]),
+)
+def test_a_limit_is_never_exceeded_and_empties_no_class(counts, limit, sources):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    given_ = np.concatenate([np.resize(np.array(sources, np.int8), count) for count in counts])
+    split = partial(assign_splits, labels, given_, [str(i) for i in counts], (0.6, 0.2, 0.2), 0)
+    if limit < 3 * len(counts):
+        with pytest.raises(ValueError, match=f"at least {3 * len(counts)}"):
+            split(limit)
+        return
+    part = split(limit)
+    assert (part >= 0).sum() <= limit
+    assert all({0, 1, 2} <= set(part[labels == label]) for label in range(len(counts)))
 
 
 # ---- configuration
