@@ -20,7 +20,7 @@ INSTALL = $(PIP) install --quiet uv && $(BIN)/uv pip install --quiet --python $(
 else
 INSTALL = $(PIP) install --quiet --require-hashes --requirement constraints.txt
 endif
-INSTALL_MORE = $(PIP) install --quiet --require-hashes -r constraints.txt -r constraints-extra.txt
+INSTALL_MORE = $(PIP) install --quiet --require-hashes --requirement constraints.txt --requirement
 
 help:
 	@echo 'make TARGET [ARGS="passed on to the command"]'
@@ -47,7 +47,7 @@ test-slow: $(READY)  ## what takes minutes: kills, whole searches, FractalDB's c
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-browser: $(READY)  ## notebooks and explorer in Chromium; needs chromium and chromium-driver
-	$(INSTALL_MORE)
+	$(INSTALL_MORE) constraints-browser.txt
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
 soak: $(READY)  ## 100 kills, full disks, bad files, 10,000 examples: half an hour and more
@@ -73,7 +73,7 @@ notebooks: $(READY)  ## the outputs of `make reproduce` into notebooks/ and figu
 	$(BIN)/python maintain/notebooks.py $(ARGS)
 
 teach: $(READY)  ## the students' edition, without solutions and outputs, into build/release
-	$(INSTALL_MORE)
+	$(INSTALL_MORE) constraints-teach.txt
 	mkdir -p build/source/ktglite
 	cp notebooks/*.ipynb build/source/ktglite/
 	cd build && ../$(BIN)/nbgrader generate_assignment ktglite --force --no-db $(ARGS)

@@ -18,7 +18,12 @@ from ktglite.experiments import ablation, claims
 from ktglite.models import title
 
 TOP = Path(__file__).parents[1]
-PAGES = {"README.md": 0, "README.ja.md": 1, "docs/results.md": 0, "docs/faq.md": 0}  # and their language
+PAGES = {
+    "README.md": 0,
+    "README.ja.md": 1,
+    "docs/results.md": 0,
+    "docs/faq.md": 0,
+}  # and their language
 RECORDS = {name: TOP / "data/reference_runs" / name for name in ("quick", "cars64")}
 VERDICTS = {
     "supported": ("yes", "はい"),
@@ -75,7 +80,8 @@ def scale(records: Sequence[dict], table: pd.DataFrame, language: int) -> str:
     arch = {"resnet18_w16": ("ResNet18 at a quarter of its width", "幅 1/4 の ResNet18")}
     name = arch.get(records[0]["graph"]["nodes"][0]["arch"], ("ResNet18", "ResNet18"))[language]
     text = (
-        "{name}, {train:,} training images of {size} px, {classes} classes, {epochs} epochs, n = {n}",
+        "{name}, {train:,} training images of {size} px in {classes} classes, {epochs} epochs, "
+        "n = {n}",
         "{name}，学習画像 {train:,} 枚 ({size} px，{classes} クラス)，{epochs} エポック，n = {n}",
     )[language]
     return text.format(**data | {"name": name, "n": n, "epochs": config["epochs"]})
@@ -91,7 +97,8 @@ def questions(sets: dict[str, tuple[list, pd.DataFrame]], language: int) -> str:
         lines.append(f"| {question[language]} | {' | '.join(cells)} |")
     sizes = [scale(*given, language) for given in (cars, photographs)]
     text = (
-        "Synthetic cars: {}. Photographs: {}. The paper: ResNet18, 12,554 photographs, 200 epochs, n = 3.",
+        "Synthetic cars: {}. Photographs: {}. The paper: ResNet18, 12,554 photographs, 200 epochs, "
+        "n = 3.",
         "合成した車画像: {}。写真: {}。論文: ResNet18，写真 12,554 枚，200 エポック，n = 3。",
     )[language]
     return "\n".join([*lines, "", text.format(*sizes)])
@@ -108,7 +115,9 @@ def interval(row: pd.Series | None, prefix: str = "") -> str:
 
 def verdicts(sets: dict[str, tuple[list, pd.DataFrame]]) -> str:
     """Every claim with its interval, a row per claim and source of the paper."""
-    tables = [table.assign(of=table["source"].map(ablation.stands_for)) for _, table in sets.values()]
+    tables = [
+        table.assign(of=table["source"].map(ablation.stands_for)) for _, table in sets.values()
+    ]
     lines = [f"| {' | '.join(LABELS)} |", "|---|---|---|---|---|"]
     for _, row in tables[0].iterrows():
         claim, of = row["claim"], row["of"]
@@ -173,6 +182,27 @@ def regimes() -> str:
     return "\n".join(lines)
 
 
+def convergence() -> str:
+    """C0 by start and number of epochs, from the records of benchmarks/convergence.py."""
+    path = RECORDS["quick"].parent / "convergence.json"
+    if not path.exists():
+        return "(No records yet: `python benchmarks/convergence.py`.)"
+    records = json.loads(path.read_text(encoding="utf-8"))
+    for record in records:  # labels as those of Table 1
+        source, kind = record["label"].split("/")
+        pattern = "alone" if kind == "alone" else "none" if source == "scratch" else "1+2+3"
+        record["label"] = pattern if source == "scratch" else f"{source}/{pattern}"
+    lines = [
+        "| all nodes from | epochs | target alone: training accuracy | graph minus target alone |"
+    ]
+    lines.append("|---|---|---|---|")
+    for _, row in claims.convergence_table(records).sort_values(["start", "epochs"]).iterrows():
+        effect, low, high = (signed(row[name]) for name in ("effect", "low", "high"))
+        cells = [row["start"], str(row["epochs"]), f"{row['train_accuracy']:.0f} %"]
+        lines.append(f"| {' | '.join(cells)} | {effect} [{low}, {high}] |")
+    return "\n".join(lines)
+
+
 def _c0(table: pd.DataFrame, source: str) -> str:
     row = table[(table["claim"] == "C0") & (table["source"] == source)].iloc[0]
     effect, low, high = (signed(row[name]) for name in ("effect", "low", "high"))
@@ -202,6 +232,7 @@ def pages() -> dict[Path, str]:
         records = ablation.read_runs(folder)
         sets[name] = (records, claims.claims_table(records))
     blocks = {"verdicts": verdicts(sets), "alone": alone(sets), "regimes": regimes()}
+    blocks["convergence"] = convergence()
     blocks |= {f"table1-{name}": table1(records) for name, (records, _) in sets.items()}
     found = {}
     for name, language in PAGES.items():
