@@ -37,16 +37,20 @@ def patterns(n: int = 3) -> list[str]:
     return ["+".join(str(i + 1) for i in range(n) if row[i]) or "none" for row in rows]
 
 
-def ablation_graphs(arch: str, source: str, n: int = 3) -> dict[str, Graph]:
-    """One all-Through graph of `n` nodes per pattern, the named nodes starting from `source` (paper, Table 1)."""
+def ablation_graphs(arch: str | Sequence[str], source: str, n: int = 3) -> dict[str, Graph]:
+    """One all-Through graph of `n` nodes per pattern, the named nodes starting from `source` (paper, Table 1).
+
+    `arch`: of all nodes, or one for each.
+    """
+    archs = [arch] * n if isinstance(arch, str) else arch
     graphs = {}
     for pattern in patterns(n):
-        chosen = [str(i + 1) in pattern.split("+") for i in range(n)]
-        graphs[pattern] = all_through(*(Node(arch, source if on else "scratch") for on in chosen))
+        chosen = [source if str(i + 1) in pattern.split("+") else "scratch" for i in range(n)]
+        graphs[pattern] = all_through(*map(Node, archs, chosen))
     return graphs
 
 
-def ablation_grid(arch: str, sources: Sequence[str], n: int = 3) -> dict[str, Graph]:
+def ablation_grid(arch: str | Sequence[str], sources: Sequence[str], n: int = 3) -> dict[str, Graph]:
     """All rows of Table 1 for several sources: "none", which they share, and "<source>/<pattern>";
     beside them every start alone, as a graph of one node: "alone" (from scratch) and
     "<source>/alone".
@@ -59,9 +63,11 @@ def ablation_grid(arch: str, sources: Sequence[str], n: int = 3) -> dict[str, Gr
         raise ValueError(
             f"sources {', '.join(sources)} are called {', '.join(names)} in tables: rename a file"
         )
-    grid = {"none": ablation_graphs(arch, "scratch", n)["none"], "alone": independent(Node(arch))}
+    target = arch if isinstance(arch, str) else arch[0]
+    none = ablation_graphs(arch, "scratch", n)["none"]
+    grid = {"none": none, "alone": independent(Node(target))}
     for source in sources:
-        grid |= {f"{source}/alone": independent(Node(arch, source))}
+        grid |= {f"{source}/alone": independent(Node(target, source))}
         grid |= {
             f"{source}/{p}": graph
             for p, graph in ablation_graphs(arch, source, n).items()
