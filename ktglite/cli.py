@@ -218,10 +218,10 @@ def train(
         record = train_graph(chosen, settings, Path(graph).stem)
     rows = []
     for i in sorted(chosen.reaching_target()):
-        accuracies = [record[f"{split}_accuracy"][i] for split in ("val", "test")]
+        accuracies = [f"{record[f'{split}_accuracy'][i]:.2f}" for split in ("val", "test")]
         rows.append((f"node {i + 1}", chosen.nodes[i].arch, chosen.nodes[i].init, *accuracies))
     columns = ["node", "architecture", "start", "validation %", "test %"]
-    _print_table(pd.DataFrame(rows, columns=columns).round(2), f"{chosen}")
+    _print_table(pd.DataFrame(rows, columns=columns), f"{chosen}")
     target = out / "target.safetensors"
     _say_where(target, out / "training.png", out / "record.json")
     _say_next(f"ktglite predict {quote(str(target))} IMAGE_OR_FOLDER ..")
@@ -335,8 +335,12 @@ def claims(
     run = run or find_run(profile)
     summaries = step3.read_summaries(run / "search") if list(run.glob("search/*.json")) else {}
     table = claims_table(table1.read_runs(run), summaries)
-    columns = ["claim", "says", "source", "effect", "low", "high", "n", "verdict", "paper effect"]
-    _print_table(table[columns].round(2), f"{run}: points, 95 % intervals")
+    span = table.apply(lambda row: f"{row.effect:+.2f} [{row.low:+.2f}, {row.high:+.2f}]", axis=1)
+    table = table.assign(points=span).rename(columns={"paper effect": "paper"}).round(2)
+    shown = table[["claim", "source", "points", "n", "verdict", "paper"]]
+    _print_table(shown, f"{run}: effects in points, with 95 % intervals")
+    for claim, words in table.groupby("claim")["says"].first().items():
+        print(f"{claim}: {words}")
 
 
 @command
@@ -418,10 +422,12 @@ def _print_table(frame, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*map(str, frame.columns), title=title, title_justify="left")
-    for row in frame.astype(str).itertuples(index=False):
-        table.add_row(*row)
-    Console().print(table)
+    table = Table(*map(str, frame.columns))
+    for row in frame.itertuples(index=False):
+        table.add_row(*("" if cell != cell else str(cell) for cell in row))  # NaN: nothing
+    console = Console()
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
 
 
 def _say_where(*paths: Path) -> None:

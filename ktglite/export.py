@@ -114,6 +114,7 @@ def _to_optuna(folder: str | Path, path: Path) -> Path:
 
     searches = Path(folder) / "search"
     summaries = read_summaries(searches if searches.is_dir() else folder)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.unlink(missing_ok=True)  # a journal is appended to
     storage = JournalStorage(JournalFileBackend(str(path)))
     for name, summary in summaries.items():

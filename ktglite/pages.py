@@ -84,10 +84,10 @@ def to_html(notebook, stem: str, home: Path, folder: Path) -> str:
     title = headings[0][1] if headings else stem
     page.metadata["title"] = re.sub(r"[*`$]", "", title)
     chapters = [f"- [{text}](#{name})" for name, text in headings[1:]]
-    ways = nbformat.v4.new_markdown_cell(_ways(stem))
     contents = f"**{WORDS[lang][0]}**\n\n" + "\n".join(chapters)
-    page.cells[1:1] = [nbformat.v4.new_markdown_cell(_with_mathml(contents)), ways]
-    page.cells.append(ways)
+    new_cell = nbformat.v4.new_markdown_cell
+    page.cells[1:1] = [new_cell(_with_mathml(contents)), new_cell(_ways(stem))]
+    page.cells.append(new_cell(_ways(stem)))
     exporter = nbconvert.HTMLExporter(
         mathjax_url="", require_js_url="", raw_template=PAGE, language_code=lang
     )

@@ -43,7 +43,7 @@ def find_notebooks(folder: str | Path | None = None) -> Path:
 
 def reproduce(
     profile: str | Path = "quick",
-    only: Iterable[str] = (),
+    only: Iterable[str] | None = None,
     out: str | Path | None = None,
     overrides: Mapping[str, object] | None = None,
     notebooks: str | Path | None = None,
@@ -70,7 +70,7 @@ def reproduce(
             in `out`.
     """
     numbers = [stem[:2] for stem in NOTEBOOKS]
-    if unknown := sorted({*only} - {*numbers}):
+    if unknown := sorted({*(only or ())} - {*numbers}):
         raise ValueError(f"--only {unknown[0]!r}: allowed are {', '.join(numbers)}")
     out = run_folder(profile, out)
     overrides = dict(overrides or {})
@@ -235,8 +235,8 @@ def _position(partial: Path) -> str:
     """Where an interrupted notebook stands."""
     cells = json.loads(partial.read_text(encoding="utf-8"))["cells"]
     states = [cell["metadata"].get("papermill", {}).get("status") for cell in cells]
-    done = states.count("completed")
-    return f"in {partial.name.removesuffix('.partial.ipynb')}, after {done} of {len(cells)} cells"
+    cell = states.count("completed")  # papermill counts the interrupted one, too
+    return f"in {partial.name.removesuffix('.partial.ipynb')}, cell {cell} of {len(cells)}"
 
 
 @contextmanager
