@@ -153,9 +153,9 @@ def search(
     out = Path(settings.out)
     data = settings.load_data()
     settings.store()
+    weights = _each(settings.weights)[0]
+    config = settings.train_config()
     with _kept_in(out), open_pool(settings.jobs, settings.dask) as pool:
-        weights = _first(settings.weights)
-        config = settings.train_config()
         study = step3.search(chosen, data, config, out, weights=weights, pool=pool)
     summary = step3.write_summary(study, out)
     counts = [f"{n} {state.lower()}" for state, n in summary["states"].items() if n]
@@ -168,9 +168,8 @@ def search(
     value = f"{summary['select_on']} accuracy {summary['selection_value']:.2f} %"
     print(f"best graph, {value}: {Graph.from_dict(summary['best']['graph'])}")
     again = f"ktglite train {quote(str(path))} --profile {quote(str(profile))} --seed 1000"
-    sets = "".join(f" --set {quote(pair)}" for pair in set)
-    weights = f" --set {quote(f'weights={weights}')}"
-    _say_next(f"{again}{sets}{weights} --out {quote(str(out / f'best_{condition}'))}")
+    sets = "".join(f" --set {quote(pair)}" for pair in (*set, f"weights={weights}"))
+    _say_next(f"{again}{sets} --out {quote(str(out / f'best_{condition}'))}")
 
 
 @command
@@ -288,7 +287,7 @@ def figures(
     profile: Profile = "quick",
     out: Annotated[Path | None, option("Where they go.", "RUN/figures", "DIR")] = None,
     format: Annotated[str, option("pdf, png, svg, with commas between.")] = "pdf,png",
-    lang: Annotated[str, option("en, or ja: needs `pip install 'ktglite[ja]'`.")] = "en",
+    lang: Annotated[str, option("en or ja.")] = "en",
 ) -> None:
     """Draw the figures of a run again from its records; trains nothing.
 
@@ -296,20 +295,12 @@ def figures(
     """
     from ktglite.figures import draw_all, plot_training, save_figure, use_style
 
-    if lang not in ("en", "ja"):
-        raise ValueError(f"lang is {lang!r}: allowed are en, ja")
     records = run or find_run(profile)
     out = out or (run or run_folder(profile)) / "figures"
     formats = format.replace(" ", "").split(",")
     print(f"from {records}")
     if (records / "table1.json").exists() or list(records.glob("search/*.json")):
-        translate = None
-        if lang == "ja":
-            from ktglite.tools import japanese
-
-            japanese.use_font()
-            translate = japanese.translate_figure
-        _say_where(*draw_all(records, out, formats, lang, translate))
+        _say_where(*draw_all(records, out, formats, lang))
         return
     from ktglite.export import read_folder
     from ktglite.graph import Graph
@@ -392,10 +383,6 @@ def _one_or_each(archs: tuple[str, ...]) -> str | tuple[str, ...]:
 
 def _each(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
-
-
-def _first(value: str | tuple[str, ...]) -> str:
-    return _each(value)[0]
 
 
 def find_run(profile: str) -> Path:

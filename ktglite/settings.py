@@ -7,7 +7,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ktglite.data import Data
@@ -111,7 +110,7 @@ class Settings(TrainConfig):
     photographs: str = "data/reference_runs/cars64"
 
     def __post_init__(self):
-        """Refuse what does not fit together before anything runs, for every notebook."""
+        """Refuse what does not fit together before anything runs."""
         super().__post_init__()
         if min(self.split) <= 0 or abs(sum(self.split) - 1) > 1e-6:
             shares = "it needs three positive shares of train, val and test that sum to 1"
@@ -130,8 +129,6 @@ class Settings(TrainConfig):
             raise ValueError(f"pretrain_{error}") from error
         if self.conditions is None:
             object.__setattr__(self, "conditions", self._possible_conditions())
-        for condition in self.conditions:
-            self.search_config(condition)
 
     @property
     def archs(self) -> tuple[str, ...]:
@@ -259,9 +256,14 @@ def load_settings(
             raise ValueError(f"{where}: {name} is {value!r}: {error}") from error
     _refuse_other_profile(out, values["profile"])
     try:
-        return TypeAdapter(Settings).validate_python(values)
+        settings = TypeAdapter(Settings).validate_python(values)
+        for condition in settings.conditions if notebook == "03" else ():
+            settings.search_config(condition)
     except ValidationError as error:
         raise ValueError(f"{where}: {_explain(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return settings
 
 
 def _read(value: object, kind: type) -> object:
@@ -275,8 +277,8 @@ def _read(value: object, kind: type) -> object:
         return value
     if value in ("null", "none") and NoneType in kinds:
         return None
-    if tuple[str, ...] in kinds and value.startswith("["):
-        return tuple(read_yaml(value, yaml.BaseLoader))  # which leaves texts alone
+    if tuple[str, ...] in kinds and value[:1] + value[-1:] == "[]":
+        return tuple(part.strip(" '\"") for part in value[1:-1].split(","))
     if str in kinds:
         return value
     if tuple[str, ...] in kinds:

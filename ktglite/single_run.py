@@ -102,9 +102,10 @@ def train_graph(graph: Graph, settings: Settings, label: str) -> dict:
     store = settings.store()
     store = replace(store, keep="all" if store.keep == "all" else "target", ready=())
     data = settings.load_data()
-    weights = settings.weights if isinstance(settings.weights, str) else settings.weights[0]
-    config = settings.train_config()
-    record = run(_ShownRun(graph, data, config, settings.first_seed, weights, label), store)
+    folders = (settings.weights,) if isinstance(settings.weights, str) else settings.weights
+    seed = settings.first_seed
+    weights = folders[seed % len(folders)]
+    record = run(_ShownRun(graph, data, settings.train_config(), seed, weights, label), store)
     out = Path(settings.out)
     kept = networks.kept_files(Path(store.folder) / f"{record['key']}.json", [0], "target")
     with atomic_write(out / "target.safetensors") as file:

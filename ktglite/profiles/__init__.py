@@ -57,10 +57,10 @@ def load_profile(name: str | Path) -> dict[str, dict | None]:
     return sections
 
 
-def read_yaml(text: str | bytes, loader: type = yaml.SafeLoader) -> object:
+def read_yaml(text: str | bytes) -> object:
     """YAML as values, read safely. Raises ValueError for what is none, and for code in it."""
     try:
-        return yaml.load(text, loader)
+        return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not readable YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
