@@ -210,7 +210,7 @@ def test_killed_twice_it_writes_the_same_tables(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "ktglite.tools.commands",
+        "ktglite",
         "ablation",
         "--profile",
         str(tmp_path / "tiny.yaml"),
