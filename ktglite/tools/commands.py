@@ -81,17 +81,10 @@ def figures(
     install 'ktglite[ja]'`).
     """
     from ktglite.figures import draw_all
-    from ktglite.tools import japanese
 
-    if lang not in ("en", "ja"):
-        raise ValueError(f"lang is {lang!r}: allowed are en, ja")
     records = records or find_records(profile)
     print(f"from {records}")
-    translate = None
-    if lang == "ja":
-        japanese.use_font()
-        translate = japanese.translate_figure
-    for path in draw_all(records, out, format.replace(" ", "").split(","), lang, translate):
+    for path in draw_all(records, out, format.replace(" ", "").split(","), lang):
         print(path)
 
 
