@@ -88,7 +88,7 @@ def reproduction(out: Path) -> None:
 
 
 def fractal_bank(out: Path) -> None:
-    fractaldb.bank(128, 200_000, fractaldb.categories(24), out / "cache", progress=False)
+    fractaldb.bank(128, 200_000, fractaldb.categories(24), out / "cache")
 
 
 def data_cache(out: Path) -> None:
@@ -211,11 +211,11 @@ class Workload:
 
 EPOCH = (trainer, "learning_rate")
 WORKLOADS = {
-    "pre-training": Workload(pretraining, None, (pretrain, "_learning_rate"), "epochs", 5),
+    "pre-training": Workload(pretraining, None, EPOCH, "epochs", 5),
     "ablation run": Workload(ablation_run, with_weights, EPOCH, "epochs", 5, workers=2),
     "search": Workload(search_run, None, EPOCH, "epochs", 5),
     "ktglite reproduce": Workload(reproduction, with_weights, EPOCH, "epochs", 3, workers=2),
-    "FractalDB bank": Workload(fractal_bank, None, (fractaldb, "_coverages"), "categories", 5),
+    "FractalDB bank": Workload(fractal_bank, None, (fractaldb, "_reach_all"), "categories", 5),
     "shared store": Workload(shared_store, None, EPOCH, "epochs", 0),
     "data cache": Workload(data_cache, with_images, (datasets, "read_image"), "images", 5),
 }

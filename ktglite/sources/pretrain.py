@@ -123,19 +123,17 @@ def pretrain(
     """
     path = _weights_path(config, out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts = {}
-    with store.held(FileLock(f"{path}.lock")) if _rank() == 0 else nullcontext():
-        if _rank() == 0:  # it decides for all: another job may finish between two looks
-            facts = _facts(config, cache)
-            facts["done"] = _is_done(path, facts)
-        facts = _gather(facts)[0]
+    first = _rank() == 0  # which decides for all: another job may finish between two looks
+    with FileLock(f"{path}.lock") if first else nullcontext():
+        found = (_facts(config, cache), _is_done(path, config, cache)) if first else None
+        facts, done = _gather(found)[0]
         checkpoint = store.Checkpoint(path.with_suffix(".ckpt"), facts["key"])
-        if not facts.pop("done"):
+        if not done:
             model, classes, curve = _train(config, cache, checkpoint)
-            if _rank() == 0:
+            if first:
                 facts |= {"classes": len(classes), "curve": curve}
                 _write(path, config, model, classes, facts)
-        if _rank() == 0:
+        if first:
             checkpoint.drop()
     return _gather(path)[0]  # when the first has written
 
@@ -158,11 +156,12 @@ def find_ready(
     """
     path = store.from_checkout(_weights_path(config, ready))
     card = _finished(path)
-    if card is None or card.get("images_hash") != _images_hash(config, cache):
+    if card is None:
         return None
     found = RETIRED | dataclasses.asdict(PretrainConfig()) | card["settings"]
     wanted = RETIRED | _settings(config)
-    return path if all(found[name] == value for name, value in wanted.items()) else None
+    same = all(found[name] == value for name, value in wanted.items())
+    return path if same and card.get("images_hash") == _images_hash(config, cache) else None
 
 
 def adopt(
@@ -173,15 +172,15 @@ def adopt(
     The card is given the key of today's code, so that `pretrain` takes them for done.
     """
     target = _weights_path(config, out)
-    facts = _facts(config, cache)
-    if not _is_done(target, facts):
-        path = find_ready(config, ready, cache)
-        if path is None:
-            return False
-        with store.atomic_write(target) as file:
-            file.write(path.read_bytes())
-        card = read_card(path) | facts | {"adopted": True}
-        store.write_json(target.with_suffix(".json"), card)
+    if _is_done(target, config, cache):
+        return True
+    path = find_ready(config, ready, cache)
+    if path is None:
+        return False
+    with store.atomic_write(target) as file:
+        file.write(path.read_bytes())
+    card = read_card(path) | _facts(config, cache) | {"adopted": True}
+    store.write_json(target.with_suffix(".json"), card)
     return True
 
 
@@ -210,9 +209,9 @@ def _finished(path: Path) -> dict | None:
     return card if card["sha256"] == file_hash(path) else None
 
 
-def _is_done(path: Path, facts: dict) -> bool:
+def _is_done(path: Path, config: PretrainConfig, cache: str | Path) -> bool:
     card = _finished(path)
-    return card is not None and card["key"] == facts["key"]
+    return card is not None and card["key"] == _facts(config, cache)["key"]
 
 
 def _facts(config: PretrainConfig, cache: str | Path) -> dict:
@@ -452,7 +451,7 @@ def _train_epoch(
             view = _view_of(images.to(device), config, views)
             rows.append(torch.stack(step(view, labels.to(device))))
     rows = torch.stack(rows).cpu().double()
-    _check_finite(model, rows[:, 0], f"{config.source}, epoch {epoch}")
+    _check_finite(model, rows[:, 0], config.source, epoch)
     loss, right = (sum(_gather(rows.sum(0))) / order.size).tolist()
     seconds = time.perf_counter() - started
     return {
@@ -502,14 +501,16 @@ def _step(
     return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
 
-def _check_finite(net: nn.Module, losses: Tensor, what: str) -> None:
+def _check_finite(net: nn.Module, losses: Tensor, source: str, epoch: int) -> None:
     """Raise FloatingPointError where a loss, or a weight after the last step, is not finite."""
-    for k in (~losses.isfinite()).nonzero()[:1].flatten().tolist():
-        found = f"the loss is {losses[k].item()} in iteration {k + 1}"
-        raise FloatingPointError(f"pre-training on {what}: {found}; lower lr")
+    bad = (~losses.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        found = f"the loss is {losses[bad[0]].item()} in epoch {epoch}, iteration {bad[0] + 1}"
+        raise FloatingPointError(f"pre-training on {source}: {found}; lower lr")
     for name, value in net.state_dict().items():
         if not value.isfinite().all():
-            raise FloatingPointError(f"pre-training on {what}: {name} is not finite; lower lr")
+            found = f"{name} is not finite after epoch {epoch}"
+            raise FloatingPointError(f"pre-training on {source}: {found}; lower lr")
 
 
 @torch.no_grad()
