@@ -84,8 +84,10 @@ def reproduce(
     overrides = parse_overrides(set) | ({"dask": dask} if dask else {})
     with _kept_in(run_folder(profile, out)):
         done = execute(profile, only, out, overrides, notebooks, force)
-    for path in done.values():
-        print(path.with_suffix(".html"))
+    tables = run_folder(profile, out) / "tables"
+    if (tables / "table1.md").exists():
+        print((tables / "table1.md").read_text(encoding="utf-8"))
+    _say_where(*sorted(tables.glob("*")), *(path.with_suffix(".html") for path in done.values()))
 
 
 @command
@@ -400,8 +402,9 @@ def _kept_in(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        finished = len(list((out / "runs").glob("*.json")))
-        stop.add_note(f"{finished} finished trainings are kept in {out / 'runs'}")
+        store = out / "runs"
+        finished, begun = (len(list(store.glob(f"*.{kind}"))) for kind in ("json", "ckpt"))
+        stop.add_note(f"{finished} finished and {begun} begun trainings are kept in {store}")
         raise
 
 
@@ -441,8 +444,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `ktglite`. Errors that name their cause end with it and code 1;
     KTGLITE_DEBUG=1 shows where they were raised."""
     signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal that has no ±
+    for stream in (sys.stdout, sys.stderr):  # files are UTF-8; a terminal may have no ±
+        encoding = stream.encoding if stream.isatty() else "utf-8"
+        stream.reconfigure(encoding=encoding, errors="replace")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("ktglite").setLevel(logging.INFO)
     try:

@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -194,13 +193,14 @@ def _execute(notebook: Path, executed: Path, values: dict) -> None:
     started = time.perf_counter()
     print(f"{notebook.stem}:", flush=True)
     try:
-        with _kernel() as kernel:
+        with _environment(**KERNEL):
             papermill.execute_notebook(
                 str(notebook),
                 str(partial),
                 parameters=values,
                 kernel_name="python3",
-                km=kernel,
+                kernel_manager_class=_kernel_manager(),
+                shutdown_kernel="immediate",
                 iopub_timeout=600,
                 stderr_file=sys.stderr,
                 extra_arguments=["--IPKernelApp.log_level=40"],  # its warnings are about itself
@@ -239,36 +239,31 @@ def _position(partial: Path) -> str:
     return f"in {partial.name.removesuffix('.partial.ipynb')}, cell {cell} of {len(cells)}"
 
 
-@contextmanager
-def _kernel() -> Iterator[object]:
-    """A kernel of this very Python, whatever kernels are installed; it ends with the block."""
+def _kernel_manager() -> type:
+    """Starts kernels of this very Python, whatever is installed under the name python3."""
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-    from jupyter_core.utils import run_sync
+    from traitlets import default
 
     class ThisPython(KernelSpecManager):
         def get_kernel_spec(self, kernel_name):
             command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
             return KernelSpec(argv=command, display_name="Python 3", language="python")
 
-    before = dict(os.environ)
-    os.environ |= KERNEL
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ThisPython())
-    try:
-        yield manager
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        if manager.has_kernel:
-            with _uninterrupted():
-                run_sync(manager.shutdown_kernel)(now=True)
+    class Manager(AsyncKernelManager):
+        @default("kernel_spec_manager")
+        def _this_python(self):
+            return ThisPython()
+
+    return Manager
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C must not leave a kernel behind."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _environment(**variables: str) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ |= variables
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        os.environ.clear()
+        os.environ.update(before)

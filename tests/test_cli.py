@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 
@@ -154,6 +155,21 @@ def test_graphs_by_name_and_from_files(tmp_path):
         read_graph(str(tmp_path / "none.json"), ())
 
 
+def test_a_search_ends_with_its_best_graph_and_the_command_that_trains_it(tmp_path, capsys):
+    out = tmp_path / "a search"
+    pairs = [f"cache={tmp_path}", "image_size=16", "limit=60", "epochs=1", "03.trials=2"]
+    sets = [text for pair in pairs for text in ("--set", pair)]
+    main(["search", "none", "--profile", "smoke", "--out", str(out), "--jobs", "1", *sets])
+    lines = capsys.readouterr().out.splitlines()
+    assert "none: 2 complete" in lines
+    assert str(out / "search/none.json") in lines
+    (following,) = (line for line in lines if line.startswith("next: ktglite "))
+    main(shlex.split(following)[2:])
+    best = json.loads((out / "search/none.json").read_text())["best"]["graph"]
+    record = read_record(out / "best_none/record.json", 1)
+    assert (record["graph"], record["seed"]) == (best, 1000)
+
+
 # ---- what a run left
 
 
@@ -291,13 +307,16 @@ def test_a_signal_says_where_a_run_stands_and_how_to_resume(
     main([])
     assert codes == [code]
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("ktglite: stopped; 1 finished trainings are kept in")
+    assert last.startswith("ktglite: stopped; 1 finished and 0 begun trainings are kept in")
     assert last.endswith("the same command resumes")
 
 
-def test_a_terminal_without_the_letters_is_no_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_letters_that_a_locale_lacks_are_no_error(tmp_path, monkeypatch, is_terminal):
     with open(tmp_path / "log", "w", encoding="iso-8859-1") as stream:
+        stream.isatty = lambda: is_terminal
         monkeypatch.setattr("sys.stdout", stream)
-        monkeypatch.setattr(cli, "_run", lambda arguments: print("mean ± std ✓ 赤"))
+        monkeypatch.setattr(cli, "_run", lambda arguments: print("mean ± std 赤"))
         main([])
-    assert (tmp_path / "log").read_text(encoding="iso-8859-1") == "mean ± std ? ?\n"
+    expected = "mean ± std ?\n".encode("iso-8859-1") if is_terminal else "mean ± std 赤\n".encode()
+    assert (tmp_path / "log").read_bytes() == expected
