@@ -134,9 +134,9 @@ def _held(lock: FileLock) -> AbstractContextManager[FileLock]:
         return lock.acquire()
 
 
-def write_json(path: str | Path, value: object) -> None:
+def write_json(path: str | Path, value: object, indent: int | None = 1) -> None:
     """Write JSON so that the file is either the old one or the whole new one, never a part."""
-    text = json.dumps(value, indent=1, allow_nan=False)
+    text = json.dumps(value, indent=indent, allow_nan=False)
     with atomic_write(path) as file:
         file.write(text.encode())
 
@@ -150,10 +150,10 @@ def _content_hash(record: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_record(path: str | Path, record: dict, schema: int) -> None:
+def write_record(path: str | Path, record: dict, schema: int, indent: int | None = 1) -> None:
     """Write a JSON record with its schema number and the hash of its content."""
     record = {"schema": schema, **record}
-    write_json(path, record | {"sha256": _content_hash(record)})
+    write_json(path, record | {"sha256": _content_hash(record)}, indent)
 
 
 def read_record(path: str | Path, schema: int) -> dict:

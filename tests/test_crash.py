@@ -108,7 +108,7 @@ def full_disk(size: int):
 
 
 def bank(out):
-    return fractaldb.bank(64, 2000, fractaldb.categories(3), out / "cache", progress=False)
+    return fractaldb.bank(64, 2000, fractaldb.categories(3), out / "cache")
 
 
 def cache(out):

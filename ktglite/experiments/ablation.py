@@ -45,16 +45,22 @@ def patterns(n: int = 3) -> list[str]:
     return ["+".join(str(i + 1) for i in range(n) if row[i]) or "none" for row in rows]
 
 
-def ablation_graphs(arch: str, source: str, n: int = 3) -> dict[str, Graph]:
-    """An all-Through graph of `n` nodes per pattern, the named nodes starting from `source`."""
+def ablation_graphs(arch: str | Sequence[str], source: str, n: int = 3) -> dict[str, Graph]:
+    """An all-Through graph of `n` nodes per pattern, the named nodes starting from `source`.
+
+    `arch`: of all nodes, or one for each.
+    """
+    archs = [arch] * n if isinstance(arch, str) else arch
     graphs = {}
     for pattern in patterns(n):
-        chosen = [str(i + 1) in pattern.split("+") for i in range(n)]
-        graphs[pattern] = all_through(*(Node(arch, source if on else "scratch") for on in chosen))
+        chosen = [source if str(i + 1) in pattern.split("+") else "scratch" for i in range(n)]
+        graphs[pattern] = all_through(*map(Node, archs, chosen))
     return graphs
 
 
-def ablation_grid(arch: str, sources: Sequence[str], n: int = 3) -> dict[str, Graph]:
+def ablation_grid(
+    arch: str | Sequence[str], sources: Sequence[str], n: int = 3
+) -> dict[str, Graph]:
     """All rows of Table 1 by label: "none", which the sources share, and "<source>/<pattern>".
 
     Beside them every start alone, as a graph of one node: "alone" (from scratch) and
@@ -70,9 +76,11 @@ def ablation_grid(arch: str, sources: Sequence[str], n: int = 3) -> dict[str, Gr
     if len(set(names)) < len(names):
         called = f"sources {', '.join(sources)} are called {', '.join(names)} in tables"
         raise ValueError(f"{called}: rename a file")
-    grid = {"none": ablation_graphs(arch, "scratch", n)["none"], "alone": independent(Node(arch))}
+    target = arch if isinstance(arch, str) else arch[0]
+    none = ablation_graphs(arch, "scratch", n)["none"]
+    grid = {"none": none, "alone": independent(Node(target))}
     for source in sources:
-        grid[f"{source}/alone"] = independent(Node(arch, source))
+        grid[f"{source}/alone"] = independent(Node(target, source))
         rows = ablation_graphs(arch, source, n)
         grid |= {f"{source}/{pattern}": rows[pattern] for pattern in patterns(n)[1:]}
     return grid

@@ -478,6 +478,7 @@ def gate_effects(summary: Mapping) -> pd.DataFrame:
         columns[f"label edge: {gate}"] = [row[0] == gate for row in gates]
         columns[f"edge from an auxiliary: {gate}"] = [row[1:].count(gate) for row in gates]
     table = pd.DataFrame(columns, dtype=float)
+    table = table.loc[:, table.any()]  # of canonical graphs no label edge is Correct
     values = np.array([trial["value"] for trial in done])
     free = len(table) - len(table.columns)
     if free < 1 or np.linalg.matrix_rank(table) < len(table.columns):

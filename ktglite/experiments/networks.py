@@ -103,6 +103,7 @@ def card_of(record: Mapping, data: Data, node: int) -> dict:
         "classes": list(data.classes),
         "size": data.size,
         "fit": (data.spec or {}).get("fit", "squash"),
+        "dataset": {k: v for k, v in (data.spec or {}).items() if k not in ("cache", "raw")},
     }
 
 

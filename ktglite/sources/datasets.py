@@ -32,7 +32,8 @@ __all__ = ["load_data"]
 
 log = logging.getLogger(__name__)
 
-SCHEMA, IMAGES = 1, "images.bin"  # of cached images
+SCHEMA = 1  # of cached images
+IMAGES = "images.bin"
 SYNTHCARS_IMAGES = 12_554  # as many as the paper's car set
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
@@ -127,7 +128,9 @@ def load_data(
 def _decoded(spec: dict) -> tuple[Path, np.ndarray, dict]:
     """The cached folder, images, uint8 (n, 3, S, S), and facts about them."""
     name, size, fit = spec["name_or_folder"], spec["size"], spec["fit"]
-    stem, key, found = name, [name, size, fit, store.code_hash(__name__)], []
+    stem = name
+    key = [name, size, fit, store.code_hash(__name__)]
+    found = []
     if name == "synthcars":
         least = 3 * len(synthcars.class_names())
         count = SYNTHCARS_IMAGES if spec["limit"] is None else max(spec["limit"], least)
@@ -136,12 +139,14 @@ def _decoded(spec: dict) -> tuple[Path, np.ndarray, dict]:
     elif name in TORCHVISION:
         make = partial(_torchvision, name, size, fit, spec["raw"])
     elif name.startswith("hf:"):
-        stem, make = "hf", partial(_hugging_face, name, size, fit)
+        stem = "hf"
+        make = partial(_hugging_face, name, size, fit)
         saved = Path(_hub_name(name)[0])
         key += [(str(p), *size_and_time(p)) for p in sorted(saved.rglob("*")) if saved.is_dir()]
     elif os.path.isdir(name):
         found = _find_images(Path(name))
-        stem, make = "folder", partial(_folder, found, size, fit, spec["skip_unreadable"])
+        stem = "folder"
+        make = partial(_folder, found, size, fit, spec["skip_unreadable"])
         key += [os.path.realpath(name), spec["skip_unreadable"]]
         key += [(str(path), *size_and_time(path), *where) for path, *where in found]
     else:
@@ -155,7 +160,8 @@ def _decoded(spec: dict) -> tuple[Path, np.ndarray, dict]:
 
 def _split(spec: dict, folder: Path, images: np.ndarray, facts: dict) -> Data:
     """Decoded images in their splits. Raises ValueError where they are not as they were written."""
-    name, classes = spec["name_or_folder"], facts["classes"]
+    name = spec["name_or_folder"]
+    classes = facts["classes"]
     labels, given = np.array(facts["labels"], np.int64), np.array(facts["given"], np.int8)
     if (given == 1).any() and not (given == 2).any():
         given[given == 1] = 2
@@ -510,7 +516,8 @@ def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
         where = Path(where)
         above = where.relative_to(root).parts
         for path in [where / name for name in folders]:
-            hidden, real = path.name.startswith("."), path.resolve()
+            hidden = path.name.startswith(".")
+            real = path.resolve()
             system = path.name.casefold() in SYSTEM_FOLDERS and any(path.iterdir())
             if hidden or system or real in around[where]:
                 folders.remove(path.name)
@@ -519,7 +526,8 @@ def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
                 inner.append((*above, path.name))
                 around[path] = around[where] | {real}
         for name in (name for name in files if not name.startswith(".")):
-            path, suffix = os.path.join(where, name), os.path.splitext(name)[1].lower()
+            path = os.path.join(where, name)
+            suffix = os.path.splitext(name)[1].lower()
             if not os.path.isfile(path):
                 if not os.path.islink(path):  # a pipe or a device
                     continue
@@ -586,7 +594,8 @@ def read_image(path: str | Path, size: int, fit: str | Fit = "squash") -> np.nda
     Raises ValueError naming the file, and the way out, when it cannot be read.
     """
     path = Path(path)
-    suffix, way = path.suffix.lower(), "replace it"
+    suffix = path.suffix.lower()
+    way = "replace it"
     if suffix in NO_READER:
         way = "pip install pillow-heif" if suffix in HEIF else "convert it to JPEG or PNG"
     try:
