@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import workloads
@@ -29,76 +30,69 @@ KILLS = {  # of each workload, by how long one takes
     "ktglite reproduce": 4,
 }
 SUITES = {
-    "disk full, read-only, NaN, two processes, damaged files": (
-        "test_crash.py",
-        ["-k", "not killed"],
-    ),
-    "image files": ("test_images.py", []),
-    "fuzzed readers": ("test_fuzz.py", []),
-    "properties": ("test_properties.py", []),
+    "disk full, read-only, NaN, two processes, damaged files": "test_crash.py",
+    "image files": "test_images.py",
+    "fuzzed readers": "test_fuzz.py",
+    "properties": "test_properties.py",
 }
 
 
-def crashes(name: str, kills: int, seed: int, scratch: Path) -> tuple:
-    """A row of the table: commands until `kills` were dealt, and what was wrong after them."""
-    rng, workload = random.Random(f"{seed} {name}"), WORKLOADS[name]
+@dataclass
+class Row:
+    """Of the table: what was tried and survived, what a kill cost, and all that was wrong."""
+
+    name: str
+    tried: int = 0
+    survived: int = 0
+    lost: str = "–"
+    wrong: list[str] = field(default_factory=list)
+
+
+def crashes(name: str, kills: int, seed: int, scratch: Path) -> Row:
+    """Commands until `kills` were dealt."""
+    rng = random.Random(f"{seed} {name}")
+    workload = WORKLOADS[name]
     undisturbed = workloads.uninterrupted(name, scratch / name / "whole")
-    number = dealt = survived = lost = 0
-    wrong = []
-    while dealt < kills:
+    row = Row(f"SIGKILL, {name}")
+    lost = number = 0
+    while row.tried < kills:
         number += 1
-        wanted = min(workload.kills, kills - dealt)
+        wanted = min(workload.kills, kills - row.tried)
         seen = workloads.crash(name, scratch / name / str(number), undisturbed, wanted, rng)
-        if workload.unit == "epochs" and seen.lost > seen.kills * workload.workers:
-            seen.wrong.append(
-                f"{seen.lost} epochs lost in {seen.kills} kills of {workload.workers} process(es)"
-            )
-        dealt, lost = dealt + seen.kills, lost + seen.lost
-        survived += 0 if seen.wrong else seen.kills
-        wrong += [f"{name} {number}, {line}" for line in seen.wrong]
-        print(f"{name}: {dealt} of {kills} kills, {len(wrong)} wrong", file=sys.stderr, flush=True)
-    return (
-        f"SIGKILL, {name}",
-        dealt,
-        survived,
-        f"{lost / dealt:.1f} of {undisturbed[2]} {workload.unit}",
-        wrong,
-    )
+        most = seen.kills * workload.workers
+        if workload.unit == "epochs" and seen.lost > most:
+            seen.wrong.append(f"{seen.lost} epochs lost in {seen.kills} kills: at most {most}")
+        row.tried += seen.kills
+        row.survived += 0 if seen.wrong else seen.kills
+        row.wrong += [f"{name} {number}, {line}" for line in seen.wrong]
+        lost += seen.lost
+        told = f"{name}: {row.tried} of {kills} kills, {len(row.wrong)} wrong"
+        print(told, file=sys.stderr, flush=True)
+    row.lost = f"{lost / row.tried:.1f} of {undisturbed[2]} {workload.unit}"
+    return row
 
 
-def suite(name: str, profile: str) -> tuple:
-    """A row of the table: a test file, its hypothesis examples counted one by one and its other tests as one each."""
-    file, options = SUITES[name]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--hypothesis-show-statistics",
-        str(TESTS / file),
-        *options,
-    ]
+def suite(name: str, profile: str) -> Row:
+    """A test file: hypothesis' examples are counted one by one, other tests as one each."""
+    command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-show-statistics"]
+    command += [str(TESTS / SUITES[name]), "-k", "not killed"]
     environment = {**os.environ, "HYPOTHESIS_PROFILE": profile}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    text = done.stdout
-    examples = [
-        int(n) for n in re.findall(r"- (\d+) passing,? ", text)
-    ]  # "25 passing, 0 failing, and 2 invalid"
-    bad = [int(n) for n in re.findall(r" (\d+) failing,? ", text)]
-    plain, failed = (
-        sum(map(int, re.findall(rf"(\d+) {word}", text.splitlines()[-1])))
-        for word in ("passed", "failed")
-    )
-    tried = (
-        sum(examples)
-        + sum(bad)
-        + max(plain + failed - len(set(re.findall(r"^\S+::\S+:$", text, re.M))), 0)
-    )
-    print(text.splitlines()[-1], file=sys.stderr, flush=True)
-    wrong = re.findall(r"^(?:FAILED|ERROR) .*", text, re.M) or [f"{file}: {text[-300:]}"] * bool(
-        done.returncode
-    )
-    return name, tried, tried - sum(bad) - failed, "–", wrong
+    last = done.stdout.splitlines()[-1]
+    print(f"{name}: {last}", file=sys.stderr, flush=True)
+
+    def count(pattern: str, text: str) -> int:
+        return sum(int(number) for number in re.findall(pattern, text))
+
+    # "25 passing, 0 failing, and 2 invalid examples" below a line with the test's name
+    passing, failing = (count(rf" (\d+) {word},? ", done.stdout) for word in ("passing", "failing"))
+    passed, failed = (count(rf"(\d+) {word}", last) for word in ("passed", "failed"))
+    with_examples = len(set(re.findall(r"^\S+::\S+:$", done.stdout, re.M)))
+    tried = passing + failing + max(passed + failed - with_examples, 0)
+    wrong = re.findall(r"^(?:FAILED|ERROR) .*", done.stdout, re.M)
+    if done.returncode and not wrong:
+        wrong = [f"{SUITES[name]}: {done.stdout[-300:]}"]
+    return Row(name, tried, tried - failing - failed, wrong=wrong)
 
 
 def main() -> None:
@@ -107,33 +101,26 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the kills")
     parser.add_argument("--profile", default="soak", help="of hypothesis: fast or soak")
     parser.add_argument("--only", nargs="*", default=[*KILLS, *SUITES], choices=[*KILLS, *SUITES])
-    arguments = parser.parse_args()
-    rows, started = [], time.monotonic()
+    given = parser.parse_args()
+    started = time.monotonic()
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in filter(KILLS.get, arguments.only):
-            rows.append(
-                crashes(
-                    name,
-                    max(1, round(KILLS[name] * arguments.share)),
-                    arguments.seed,
-                    Path(scratch),
-                )
-            )
-    rows += [suite(name, arguments.profile) for name in filter(SUITES.get, arguments.only)]
-    print(
-        "| fault or bad input | tried | survived | work lost per kill | wrong answers |\n|---|---|---|---|---|"
-    )
-    for name, tried, survived, lost, wrong in rows:
-        print(f"| {name} | {tried:,} | {survived:,} | {lost} | {len(wrong)} |")
-    kills = sum(row[1] for row in rows if row[0].startswith("SIGKILL"))
-    wrong = [line for row in rows for line in row[4]]
-    print(
-        f"| all, {kills} kills among them | {sum(row[1] for row in rows):,} | {sum(row[2] for row in rows):,} "
-        f"| | {len(wrong)} |"
-    )
-    print(f"\nSeed {arguments.seed}, {(time.monotonic() - started) / 60:.0f} min.")
-    for line in wrong:
-        print(line)
+        for name in filter(KILLS.get, given.only):
+            kills = max(1, round(KILLS[name] * given.share))
+            rows.append(crashes(name, kills, given.seed, Path(scratch)))
+    rows += [suite(name, given.profile) for name in filter(SUITES.get, given.only)]
+    kills = sum(row.tried for row in rows if row.name.startswith("SIGKILL"))
+    wrong = [line for row in rows for line in row.wrong]
+    tried = sum(row.tried for row in rows)
+    survived = sum(row.survived for row in rows)
+    rows.append(Row(f"all, {kills} kills among them", tried, survived, "", wrong))
+    print("| fault or bad input | tried | survived | work lost per kill | wrong answers |")
+    print("|---|---|---|---|---|")
+    for row in rows:
+        counts = f"{row.tried:,} | {row.survived:,} | {row.lost} | {len(row.wrong)}"
+        print(f"| {row.name} | {counts} |")
+    print(f"\nSeed {given.seed}, {(time.monotonic() - started) / 60:.0f} min.")
+    print(*wrong, sep="\n")
     sys.exit(bool(wrong))
 
 
