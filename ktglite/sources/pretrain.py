@@ -238,11 +238,11 @@ def _modules(config: PretrainConfig) -> list[str]:
         return [*modules, "ktglite.sources.datasets"]
     drawing = SOURCES[config.source].open.partition(":")[0]
     package = drawing.partition(".")[0]
-    if package != "ktglite":
-        modules.append("ktglite.sources.fractaldb")  # what plug-ins draw with
-        places = getattr(import_module(package), "__path__", ())
-        modules += sorted(part.name for part in pkgutil.walk_packages(places, f"{package}."))
-    return [*modules, drawing]
+    if package == "ktglite":
+        return [*modules, drawing]
+    places = getattr(import_module(package), "__path__", ())
+    parts = sorted(part.name for part in pkgutil.walk_packages(places, f"{package}."))
+    return [*modules, "ktglite.sources.fractaldb", package, *parts]  # `mix` is for plug-ins, too
 
 
 def _images_hash(config: PretrainConfig, cache: str | Path) -> str | None:
@@ -328,7 +328,8 @@ class ImageFiles:
         found = image_files(folder)
         self.files = [path for path, _ in found]
         self.classes = tuple(sorted({name for _, name in found}))
-        self.labels = np.array([self.classes.index(name) for _, name in found])
+        number = {name: i for i, name in enumerate(self.classes)}
+        self.labels = np.array([number[name] for _, name in found])
         self.size = size
         self.crop = crop
         self.pool = ThreadPoolExecutor(cores())  # PIL lets other threads run while it decodes
