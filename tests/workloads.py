@@ -22,14 +22,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ktglite import Node, TrainConfig, all_through, models, pool, trainer
+from ktglite import Node, TrainConfig, all_through, cli, models, pool, trainer
 from ktglite.experiments import runs, search
 from ktglite.experiments.space import SearchConfig
 from ktglite.pool import open_pool
 from ktglite.sources import datasets, fractaldb, pretrain
 from ktglite.sources.datasets import load_data
 from ktglite.store import read_record
-from ktglite.tools import commands
 
 ARCH = "resnet18_w8"
 FEW = [
@@ -108,7 +107,7 @@ def shared_store(out: Path) -> None:
 
 def command(*arguments: object) -> None:
     sys.argv = ["ktglite", *map(str, arguments)]
-    commands.main()
+    cli.main()
 
 
 def settings(out: Path, *pairs: str) -> list[str]:

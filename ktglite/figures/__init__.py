@@ -1,111 +1,99 @@
 """Every figure: drawings of graphs, results, and all of them at once from the records of a run."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from ktglite.experiments import ablation, claims
-from ktglite.figures.captions import caption
-from ktglite.figures.graphs import (
-    condition_label,
-    draw_graph,
-    draw_method,
-    gate_legend,
-    init_legend,
-    plot_best_graphs,
-    plot_gate_curves,
-)  # fmt: skip
-from ktglite.figures.results import (
-    plot_early_rungs,
-    plot_filters,
-    plot_forest,
-    plot_images,
-    plot_learning_curves,
-    plot_luck,
-    plot_main_effects,
-    plot_optimism,
-    plot_pretraining,
-    plot_pruners,
-    plot_searches,
-    plot_sources,
-    plot_table1,
-    plot_training,
-)  # fmt: skip
-from ktglite.figures.style import COLUMN, PAGE, TARGET_RED, describe_records, save_figure, use_style
+from ktglite.figures import captions, graphs, pictures, results, searches, style
+from ktglite.figures.captions import *  # noqa: F403
+from ktglite.figures.graphs import *  # noqa: F403
+from ktglite.figures.japanese import translate
+from ktglite.figures.pictures import *  # noqa: F403
+from ktglite.figures.results import *  # noqa: F403
+from ktglite.figures.searches import *  # noqa: F403
+from ktglite.figures.style import *  # noqa: F403
 from ktglite.store import from_checkout
 
-__all__ = [
-    "COLUMN", "PAGE", "TARGET_RED", "caption", "condition_label", "describe_records", "draw_all", "draw_graph",
-    "draw_method", "gate_legend", "init_legend", "plot_best_graphs", "plot_early_rungs", "plot_filters", "plot_forest",
-    "plot_gate_curves", "plot_images", "plot_learning_curves", "plot_luck", "plot_main_effects", "plot_optimism",
-    "plot_pretraining", "plot_pruners", "plot_searches", "plot_sources", "plot_table1", "plot_training", "save_figure",
-    "use_style",
-]  # fmt: skip
+__all__ = ["draw_all", "translate"]
+__all__ += captions.__all__
+__all__ += graphs.__all__
+__all__ += pictures.__all__
+__all__ += results.__all__
+__all__ += searches.__all__
+__all__ += style.__all__
 
 
 def draw_all(
-    records: str | Path, folder: str | Path, formats: Sequence[str] = ("pdf", "png"), lang: str = "en",
-    translate: Callable | None = None, width: str = "page",
-) -> list[Path]:  # fmt: skip
-    """Every figure that the records of a run give, written to `folder` with captions. Trains
-    nothing.
+    records: str | Path, out: str | Path, formats: Sequence[str] = ("pdf", "png"), lang: str = "en"
+) -> list[Path]:
+    """Every figure that the records of a run give, and captions.md beside them. Trains nothing.
 
-    `lang`: of the captions, "en" or "ja".  `translate`: a function that changes a figure's words.
-    Raises FileNotFoundError when `records` has neither `table1.json` nor a search, ValueError for
-    another format.
+    Args:
+        records: folder of a run, with `table1.json` or searches in `search/`.
+        out: where the figures go.
+        formats: of pdf, png, svg.
+        lang: of all words, "en" or "ja".
+
+    Raises:
+        FileNotFoundError: when `records` has neither `table1.json` nor a search.
+        ValueError: for another format or language.
     """
     records = Path(records)
-    figures = {"figure1_method": draw_method, "gates": plot_gate_curves}
     runs = ablation.read_runs(records) if (records / "table1.json").exists() else []
     summaries = _summaries(records / "search")
-    recorded = (
-        _summaries(from_checkout(f"data/reference_runs/{records.name}_searches")) or summaries
-    )  # whole searches
-    if translate is None:
-        use_style()  # a translation has set a font of its own
-    cars = from_checkout("data/reference_runs/cars64")
-    photographs = (
-        {"photographs": (ablation.read_runs(cars), {})}
-        if cars.exists() and cars.name != records.name
-        else {}
-    )
-    if runs:
-        figures |= {
-            "forest": lambda: plot_forest(
-                claims.forest({"this run": (runs, summaries)} | photographs)
-            ),
-            "table1": lambda: plot_table1(runs),
-            "learning_curves": lambda: plot_learning_curves(runs),
-            "main_effects": lambda: plot_main_effects(runs),
-        }
-    if summaries:
-        figures |= {
-            "figure2_best_graphs": lambda: plot_best_graphs(summaries),
-            "search_curves": lambda: plot_searches(
-                recorded, summaries if recorded is not summaries else None
-            ),
-            "search_optimism": lambda: plot_optimism(summaries),
-        }
-    if len(figures) == 2:
+    if not runs and not summaries:
         raise FileNotFoundError(
             f"{records} has no table1.json and no search/*.json: give the folder of a run"
         )
-    note = ", ".join(
-        filter(None, [f"records {records.name}", describe_records([*runs, *summaries.values()])])
-    )
-    paths = []
-    for name, draw in figures.items():
-        figure = draw() if translate is None else translate(draw())
-        shown = recorded if name == "search_curves" else summaries
-        paths += save_figure(
-            figure, folder, name, formats, note, caption(name, runs, shown, lang), width
-        )
-        plt.close(figure)
+    recorded = _summaries(from_checkout(f"data/reference_runs/{records.name}_searches"))
+    drawn = {"figure1_method": graphs.draw_method, "gates": graphs.plot_gate_curves}
+    tables = _tables(runs, summaries, records.name) if runs else {}
+    if runs:
+        first = ablation.sources_of(runs)[0]
+        drawn["claim_card"] = partial(graphs.plot_claim_card, first, ablation.count_nodes(runs))
+        drawn |= {name: partial(getattr(results, f"plot_{name}"), tables[name]) for name in tables}
+        for name in ("table1", "learning_curves", "main_effects"):
+            drawn[name] = partial(getattr(results, f"plot_{name}"), runs)
+    if summaries:
+        drawn["figure2_best_graphs"] = partial(graphs.plot_best_graphs, summaries)
+        whole = (recorded, summaries) if recorded else (summaries,)
+        drawn["search_curves"] = partial(searches.plot_searches, *whole)
+    note = f"records {records.name}, {style.describe_records([*runs, *summaries.values()])}"
+    paths, told = [], []
+    with plt.rc_context():
+        style.use_style(lang)
+        for name, draw in drawn.items():
+            shown = recorded or summaries if name == "search_curves" else summaries
+            found = runs, shown, lang, tables.get(name)
+            text = captions.caption(name, *found)
+            told.append(f"![{captions.alt_text(name, *found)}]({name}.png)\n\n`{name}`. {text}\n")
+            figure = draw()
+            paths += style.save_figure(figure, out, name, formats, note.removesuffix(", "), text)
+            plt.close(figure)
+    paths.append(Path(out) / "captions.md")
+    paths[-1].write_text("\n".join(told), encoding="utf-8")
     return paths
+
+
+def _tables(runs: list[dict], summaries: dict, name: str) -> dict[str, pd.DataFrame]:
+    """What the figures draw that stand these records beside photographs."""
+    sets = {"this run": (runs, summaries)}
+    cars = from_checkout("data/reference_runs/cars64")
+    if cars.exists() and name != "cars64":
+        sets["photographs"] = ablation.read_runs(cars), {}
+    known = pd.concat([results.knowledge_table(found, of) for of, (found, _) in sets.items()])
+    tables = {"forest": claims.forest(sets), "gain_against_knowledge": known}
+    return {name: table for name, table in tables.items() if len(table)}
 
 
 def _summaries(folder: Path) -> dict:
     """The summaries of searches in a folder, by condition."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*.json"))
+    }

@@ -1,88 +1,194 @@
-"""Captions and alternative texts of the figures, from the records, in English and Japanese."""
+"""Captions and alternative texts: what a figure shows, and what is seen in it, from its numbers."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["caption"]
+import numpy as np
+import pandas as pd
 
-# Per figure: the caption in English and in Japanese; {n}, {data} and {graphs} are filled in from
-# the records.
-CAPTIONS = {
-    "figure1_method": (
-        "The method. Step 1 trains single models, Step 2 puts their weights on the nodes, Step 3 searches the graph.",
-        "手法。Step 1 で単体モデルを事前学習し，Step 2 でノードを初期化し，Step 3 でグラフを探索する。",
-    ),
-    "gates": (
-        "The four gates: output against training progress, and against the share of a batch the source knows.",
-        "4つのゲート関数。学習の進行に対する出力と，送り手がバッチのうち正解した割合に対する出力。",
-    ),
-    "forest": (
-        "Primary contrasts of the claims C0-C5 in points, with 95 % intervals and n, each panel on its own scale: this "
-        "run ({data}), photographs (Stanford Cars, 64 px), and the paper's own numbers by the same rule. Blue: "
-        "supported, orange: contradicted, grey: not resolved, hollow: one run, without an interval.",
-        "主張 C0-C5 の主対比 (ポイント)，95 % 信頼区間と n。目盛りはパネルごと。本実験 ({data})，"
-        "写真 (Stanford Cars，64 px)，同じ規則を適用した論文の値。"
-        "青: 支持，橙: 反証，灰: 判定できない，白抜き: 1試行のみで区間なし。",
-    ),
-    "table1": (
-        "Accuracy of node 1 by pattern of pre-trained nodes ({data}, n = {n}): runs, means and 95 % intervals, "
-        "beside the paper's means and standard deviations.",
-        "事前学習ノードの組合せごとの対象ノードの精度 ({data}，n = {n})。各試行，平均と 95 % 信頼区間。"
-        "隣は論文の平均と標準偏差。",
-    ),
-    "learning_curves": (
-        "Validation accuracy of node 1 by epoch ({data}): mean and range over {n} seeds.",
-        "エポックごとの対象ノードの検証精度 ({data})。{n}個のシードの平均と範囲。",
-    ),
-    "main_effects": (
-        "Effect of pre-training one node on node 1, averaged over the states of the others ({data}, n = {n}), "
-        "with 95 % intervals.",
-        "各ノードの事前学習が対象ノードに与える効果 (他のノードの状態について平均，{data}，n = {n}) と 95 % 信頼区間。",
-    ),
-    "figure2_best_graphs": (
-        "The best of {graphs} graphs of each condition, trained again with fresh seeds; the target is circled in red.",
-        "各条件の{graphs}個のグラフのうち最良のもの (新しいシードで再学習)。対象ノードは赤い円で囲む。",
-    ),
-    "search_curves": (
-        "Every searched graph ({graphs} a condition): accuracy of node 1 by epoch, coloured by node 1's start. "
-        "Thick: also trained by the live search.",
-        "探索した全グラフ (各条件{graphs}個) の，エポックごとの対象ノードの精度。色は対象ノードの初期値。"
-        "太線は，本実験の探索でも学習したグラフ。",
-    ),
-    "synthcars": (
-        "The embedded task: one image of each of its twenty models of cars, drawn by formula.",
-        "組み込みの課題。数式で描かれた20車種の画像を1枚ずつ。",
-    ),
-    "fractaldb": (
-        "FractalDB-1k: one image each of sixteen of its thousand categories, drawn twice as bright as they are.",
-        "FractalDB-1k。1,000カテゴリのうち16カテゴリの画像を1枚ずつ (明るさは2倍)。",
-    ),
-    "sources": (
-        "What each formula adds to a network alone, over random numbers: gain in points, paired by seed, with 95 % "
-        "intervals, on drawn cars and on photographs. Five million views each.",
-        "各数式の事前学習が，乱数の初期値に対して単独のネットワークに加える利得 (ポイント，シードで対)，95 % 信頼区間。"
-        "描いた車と写真。それぞれ500万画像。",
-    ),
-    "search_optimism": (
-        "Optimism: the best value of each search less that of the same graph with fresh seeds, in points, on the split "
-        "of the selection; every seed, mean and 95 % interval. Intervals far wider than the runs scatter are cut.",
-        "楽観: 各探索の最良値から，同じグラフを新しいシードで学習した値を引いた差 (ポイント，選択に用いた分割)。"
-        "各シード，平均と 95 % 信頼区間。試行のばらつきよりずっと広い区間は枠で切る。",
-    ),
-}
+from ktglite.experiments import ablation, claims
+from ktglite.figures import graphs, results
+from ktglite.figures.japanese import translate, words
+from ktglite.figures.style import mark_of
+from ktglite.models import title
+
+__all__ = ["alt_text", "caption"]
 
 
 def caption(
-    name: str, records: Sequence[Mapping], summaries: Mapping[str, Mapping], lang: str = "en"
-) -> str:
-    """The caption of a figure of `draw_all`, with the numbers of these records; empty for an unknown figure."""
-    texts = CAPTIONS.get(name, ("", ""))
-    counts = sorted(set(Counter(record["label"] for record in records).values()))
-    seeds = (
-        f"{counts[0]}–{counts[-1]}"
-        if len(counts) > 1
-        else len({record["seed"] for record in records})
-    )
-    graphs = "/".join(sorted({str(len(summary["trials"])) for summary in summaries.values()}))
-    data = sorted({r["data"]["name"] for r in (*records, *summaries.values()) if "data" in r})
-    return texts[lang == "ja"].format(n=seeds, data=", ".join(data), graphs=graphs)
+    name: str, records: Sequence[Mapping] = (), summaries: Mapping[str, Mapping] | None = None,
+    lang: str = "en", table: pd.DataFrame | Sequence[Mapping] | None = None, alt: bool = False,
+) -> str:  # fmt: skip
+    """What a figure shows and what is seen in it; "" for a figure that is not in words.yaml.
+
+    Args:
+        name: of the figure, as in words.yaml: that of its function without "plot_", or its file's.
+        records: runs of Table 1, or of `plot_seed_pairs`.
+        summaries: of searches, by condition.
+        lang: "en" or "ja".
+        table: what the figure was drawn from, where that is neither records nor summaries.
+        alt: whether the text stands for the figure (`alt_text`), instead of below it.
+    """
+    if name not in words()["figures"]:
+        return ""
+    texts = words()["figures"][name]
+    facts = SEEN[name](records, summaries or {}, table) if name in SEEN else [{}]
+    if lang == "ja":
+        facts = [
+            {
+                key: translate(value) if isinstance(value, str) else value
+                for key, value in one.items()
+            }
+            for one in facts
+        ]
+    first = texts["kind" if alt else "drawn"][lang].format(**_counts(records, summaries or {}))
+    seen = [texts["seen"][lang].format(**one) for one in facts]
+    return (" " if lang == "en" else "").join([first, *seen])
+
+
+def alt_text(name: str, *found, **more) -> str:
+    """What is seen in a figure, for those who cannot see it; arguments as of `caption`."""
+    return caption(name, *found, **more, alt=True)
+
+
+def _counts(records: Sequence[Mapping], summaries: Mapping[str, Mapping]) -> dict[str, str]:
+    """Seeds of a row, data sets, and graphs of a search."""
+    seeds = sorted(set(Counter(record["label"] for record in records).values()))
+    data = {r["data"]["name"] for r in (*records, *summaries.values()) if "data" in r}
+    sizes = sorted({len(summary["trials"]) for summary in summaries.values()})
+    ends = dict.fromkeys(str(n) for n in (*seeds[:1], *seeds[-1:]))
+    return {
+        "n": "–".join(ends),
+        "data": ", ".join(sorted(data)),
+        "graphs": "/".join(map(str, sizes)),
+    }
+
+
+# ---- what is seen: a dictionary per panel or series, for `seen` of words.yaml
+
+
+def _forest(records, summaries, table: pd.DataFrame | None) -> list[dict]:
+    if table is None:
+        table = claims.forest({"this run": (records, summaries)})
+    facts = []
+    for name, part in table[table.effect.notna()].groupby("set", sort=False):
+        found: dict[str, list[str]] = {"supported": [], "contradicted": [], "": []}
+        for row in part.itertuples():
+            mark = mark_of(row)
+            found[mark if mark in found else ""].append(results.claim_row(row.claim, row.source))
+        told = {mark: "; ".join(rows) or "none" for mark, rows in found.items() if mark}
+        facts.append({"set": name, "open": len(found[""]), "all": len(part), **told})
+    return facts
+
+
+def _table1(records, summaries, table) -> list[dict]:
+    facts = []
+    for source in ablation.sources_of(records):
+        means = ablation.tidy(records, [source]).groupby("pattern").accuracy.mean()
+        low = {"low": means.min(), "low_at": means.idxmin()}
+        facts.append(
+            {"source": title(source), **low, "high": means.max(), "high_at": means.idxmax()}
+        )
+    return facts
+
+
+def _learning_curves(records, summaries, table) -> list[dict]:
+    names = ablation.patterns(ablation.count_nodes(records))
+    halves = {"scratch": names[: len(names) // 2], "trained": names[len(names) // 2 :]}
+    facts = []
+    for source in ablation.sources_of(records):
+        fact = {"source": title(source)}
+        for key, half in halves.items():
+            fact[key] = results.neighbours_add(results.curve_table(records, source, half), half)
+        facts.append(fact)
+    return facts
+
+
+def _main_effects(records, summaries, table) -> list[dict]:
+    found = claims.exploratory(records)
+    found = found[found.contrast.str.startswith("main effect") & found.effect.notna()]
+    facts = []
+    for (origin, source), part in found.groupby(["from", "source"], sort=False):
+        name = ablation.stands_for(source) if origin == "paper" else source
+        effects = [f"node {row.contrast[-1]} {row.effect:+.1f}" for row in part.itertuples()]
+        facts.append({"origin": origin, "source": name, "effects": ", ".join(effects)})
+    return facts
+
+
+def _knowledge(records, summaries, table: pd.DataFrame) -> list[dict]:
+    facts = []
+    for data, part in table.groupby("data", sort=False):
+        fact = {"data": data}
+        for key, rows in (("more", part.knowledge > 0), ("less", part.knowledge <= 0)):
+            fact[key] = rows.sum()
+            fact[f"{key}_up"] = (rows & (part.low > 0)).sum()
+            fact[f"{key}_down"] = (rows & (part.high < 0)).sum()
+        facts.append(fact)
+    return facts
+
+
+def _pairs(records, summaries, table) -> list[dict]:
+    return results.pair_gains(records).to_dict("records")
+
+
+def _best_graphs(records, summaries, table) -> list[dict]:
+    facts = []
+    for name, arm in graphs.winners(summaries).items():
+        own = graphs.reevaluated(summaries[name], "independent")
+        fact = {"mean": arm.mean, "alone": np.mean(own["test_accuracy"]) if own else np.nan}
+        facts.append({"condition": graphs.condition_label(name, summaries), **fact})
+    return facts
+
+
+def _search_curves(records, summaries, table) -> list[dict]:
+    facts = []
+    for name in graphs.in_order(summaries):
+        done = [trial for trial in summaries[name]["trials"] if trial["state"] == "COMPLETE"]
+        for best in sorted(done, key=lambda trial: -trial["value"])[:1]:
+            fact = {"best": best["value"], "start": title(best["graph"]["nodes"][0]["init"])}
+            facts.append({"condition": graphs.condition_label(name, summaries), **fact})
+    return facts
+
+
+def _ends(series: str, x: str, y: str) -> Callable[..., list[dict]]:
+    """Of lines: the first and the last point of each, on the x axis."""
+
+    def find(records, summaries, table: pd.DataFrame) -> list[dict]:
+        facts = []
+        for name, part in table.sort_values(x, kind="stable").groupby(series, sort=False):
+            fact = {"series": title(name), "first": part[y].iloc[0], "last": part[y].iloc[-1]}
+            facts.append(fact | {"first_at": part[x].iloc[0], "last_at": part[x].iloc[-1]})
+        return facts
+
+    return find
+
+
+def _reproduction(records, summaries, table: pd.DataFrame) -> list[dict]:
+    outside = table.row[~table.inside.astype(bool)]
+    fact = {"inside": len(table) - len(outside), "all": len(table)}
+    return [fact | {"outside": ", ".join(outside) or "none"}]
+
+
+def _sources(records, summaries, table: Sequence[Mapping]) -> list[dict]:
+    facts = []
+    for data, part in results.start_gains(table).groupby("data", sort=False):
+        gains = [f"{row.source} {row.effect:+.1f}" for row in part.itertuples()]
+        facts.append({"data": data, "gains": ", ".join(gains)})
+    return facts
+
+
+SEEN = {
+    "forest": _forest,
+    "table1": _table1,
+    "learning_curves": _learning_curves,
+    "main_effects": _main_effects,
+    "gain_against_knowledge": _knowledge,
+    "convergence": _ends("start", "train_accuracy", "effect"),
+    "seed_pairs": _pairs,
+    "figure2_best_graphs": _best_graphs,
+    "search_curves": _search_curves,
+    "best_of": _ends("measure", "n", "accuracy"),
+    "regret": _ends("rule", "epochs", "regret"),
+    "reproduction": _reproduction,
+    "sources": _sources,
+}

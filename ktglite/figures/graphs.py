@@ -1,7 +1,9 @@
-"""Drawings of graphs: the method (Figure 1), the best graphs (Figure 2), any graph, and the gates as functions."""
+"""Drawings of graphs: the method (Figure 1), the best graphs (Figure 2), any graph, the claims as
+differences of graphs, and the gates as functions."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,308 +13,243 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
 
-from ktglite.experiments import claims, stats
-from ktglite.figures.style import BLACK, BLUE, COLUMN, GREEN, PAGE, PINK, RED, TARGET_RED
+from ktglite.experiments import ablation, claims, stats
+from ktglite.figures import style
+from ktglite.figures.style import BLACK, GREY, TARGET_RED, in_language, source_fill
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node
-from ktglite.models import NARROW, SOURCES, title
+from ktglite.models import NARROW, SOURCES
 
-__all__ = ["draw_graph", "draw_method", "plot_best_graphs", "plot_gate_curves"]
+__all__ = ["condition_label", "draw_graph", "draw_method", "gate_legend", "init_legend"]
+__all__ += ["plot_best_graphs", "plot_claim_card", "plot_gate_curves"]
 
-GATE_STYLES = {
-    "through": (BLUE, "-", "T"),
-    "linear": (GREEN, "--", "L"),
-    "correct": (RED, "-.", "C"),
-    "cutoff": ("#999999", (0, (1, 3)), "×"),
-}
 CONDITIONS = ("none", "imagenet1k", "fractaldb1k", "mixed")  # (a) to (d)
+CENTRED = {"ha": "center", "va": "center"}
+RIM = {"ec": "#444444", "lw": 1}
 
 
-def _colour(init: str) -> str:
-    return SOURCES[init].colour if init in SOURCES else "#DDD0EA"
+@dataclass(frozen=True)
+class Layout:
+    """Where nodes are drawn: (n, 2) each, in units of the circle that holds them.
+
+    `outward`: unit vectors to where label edges begin.  `font`: points, for six letters in a node.
+    """
+
+    centres: np.ndarray
+    outward: np.ndarray
+    radius: float
+    font: float = 9.0
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Where label edges begin."""
+        return self.centres + self.outward * (self.radius + 0.56)
 
 
 def node_name(node: Node) -> str:
-    """The paper's short names: RN18, PIRN18 (ImageNet-1k), PFRN18 (FractalDB-1k); legends tell narrow ones."""
+    """The paper's short names: RN18, PIRN18 (ImageNet-1k), PFRN18; legends tell narrow ones."""
     arch = node.arch.split("_")[0].replace("resnet", "RN")
     return (SOURCES[node.init].short if node.init in SOURCES else "P") + arch
 
 
+@in_language
 def draw_graph(
-    graph: Graph,
-    ax: Axes | None = None,
-    title: str = "",
-    accuracy: float | None = None,
-    legend: bool = False,
-    show_cutoff: bool = False,
-) -> Axes:
-    """A graph with its target circled in red, and an arrow for every open edge: T Through, L
-    Linear, C Correct.
+    graph: Graph, ax: Axes | None = None, title: str = "", accuracy: float | None = None,
+    legend: bool = False, show_cutoff: bool = False,
+) -> Axes:  # fmt: skip
+    """A graph with its target circled in red, and an arrow with its gate's letter per open edge.
 
-    Cut edges are absent, or faint with `show_cutoff`; a node that cannot influence the target is
-    dimmed; small grey numbers count the nodes. `accuracy` (%) is written at node 1. Readable up to
-    six nodes.
+    The colour of a node is its start; one that cannot influence the target is dimmed. Readable up
+    to six nodes.
+
+    Args:
+        graph: what is drawn.
+        ax: where (default: a figure of its own).
+        title: above it.
+        accuracy: in percent, written at node 1.
+        legend: whether gates and starts are explained below.
+        show_cutoff: whether cut edges are faint instead of absent.
     """
     if ax is None:
-        _, ax = plt.subplots(figsize=(COLUMN, COLUMN), layout="constrained")
-    n = graph.size
-    radius = 0.36 if n < 4 else 0.45 * math.sin(math.pi / n)
-    angles = math.pi / 2 - 2 * math.pi * np.arange(n) / n
-    outward = np.array([np.cos(angles), np.sin(angles)]).T
-    centres = outward * (n > 1)
-    labels = centres + outward * (radius + 0.56)
-    reach = np.array(
-        [
-            *labels,
-            *(centres - radius),
-            *(centres + radius),
-            *([(-1.1, -0.6), (1.1, 0)] if n == 1 else []),
-        ]
-    )
-    margin = np.array([0.22, 0.08])  # for the word "label"
-    low, high = reach.min(0) - margin, reach.max(0) + margin
-    font = _font_size(ax, radius / (high - low).max())
+        _, ax = plt.subplots(figsize=(style.COLUMN, style.COLUMN), layout="constrained")
     ax.set_title(title)
     ax.axis("off")
-    ax.set(
-        xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", anchor="N"
-    )  # N: titles stay on one line
-
-    _draw_nodes(ax, graph, centres, labels, outward, radius, font, accuracy, show_cutoff)
+    layout = _lay_out(ax, graph.size)
+    heard = graph.reaching_target()
+    circles = [_draw_node(ax, graph, layout, i, accuracy) for i in range(graph.size)]
+    for t, row in enumerate(graph.gates):
+        for s, gate in enumerate(row):
+            if gate != "cutoff" or show_cutoff:
+                alpha = 0.35 if gate == "cutoff" or t not in heard else 1
+                _draw_edge(ax, layout, circles, (s, t), gate, alpha)
     if legend:
         handles = gate_legend(show_cutoff) + init_legend([graph])
-        ax.legend(
-            handles=handles,
-            fontsize=7,
-            loc="upper center",
-            bbox_to_anchor=(0.5, 0),
-            ncols=2,
-            frameon=False,
-        )
+        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
     return ax
 
 
-def _draw_nodes(
-    ax: Axes,
-    graph: Graph,
-    centres,
-    labels,
-    outward,
-    radius: float,
-    font: float,
-    accuracy: float | None,
-    show_cutoff: bool,
-) -> None:
-    """Circles with names, then the edges between them; a node that cannot influence the target is dimmed."""
-    circles, heard = [], graph.reaching_target()
-    for i, node in enumerate(graph.nodes):
-        rim = dict(ec=TARGET_RED, lw=0.32 * font) if i == 0 else dict(ec="#444444", lw=1)
-        shape = Circle(centres[i], radius, fc=_colour(node.init), zorder=3, **rim)
-        circles.append(ax.add_patch(shape))
-        shape.set_alpha(1 if i in heard else 0.35)
-        text = node_name(node) + (f"\n{accuracy:.1f} %" if i == 0 and accuracy is not None else "")
-        lines = text.split("\n")
-        small = min(1, 6 / max(map(len, lines))) * (
-            1 if len(lines) == 1 else 0.85
-        )  # two lines reach nearer to the rim
-        ax.text(*centres[i], text, ha="center", va="center", fontsize=font * small, zorder=5)
-        aside = centres[i] + (radius + 0.13) * np.array(
-            [outward[i] @ [c, d] for c, d in ((0.77, 0.64), (-0.64, 0.77))]
-        )
-        ax.text(
-            *aside, i + 1, ha="center", va="center", fontsize=min(8, 0.9 * font), color="#777777"
-        )
-    for t in range(graph.size):
-        _draw_edges(ax, graph, t, circles, centres, labels, font, show_cutoff)
-
-
-def _draw_edges(
-    ax: Axes, graph: Graph, t: int, circles: list, centres, labels, font: float, show_cutoff: bool
-) -> None:
-    """The edges into node `t`, and the word "label" where its label edge is drawn."""
-    heard, n, row = graph.reaching_target(), graph.size, graph.gates[t]
-    for s, gate in enumerate(row):
-        if gate != "cutoff" or show_cutoff:
-            alpha = 0.35 if gate == "cutoff" or t not in heard else 1
-            ends = (None if s == t else circles[s], circles[t])
-            _draw_edge(
-                ax, labels[t] if s == t else centres[s], centres[t], ends, gate, alpha, font, n
-            )
-    if row[t] != "cutoff" or show_cutoff:
-        mark = dict(
-            fontsize=min(8, font), color="#555555", bbox=dict(fc="white", ec="none", pad=1.5)
-        )
-        ax.text(*labels[t], "label", ha="center", va="center", **mark)
-
-
-def _font_size(ax: Axes, share: float) -> float:
-    """A size for six characters in a circle whose radius is this share of the panel; never above 9 points."""
-    figure, spec = ax.get_figure(root=True), ax.get_subplotspec()
+def _lay_out(ax: Axes, n: int) -> Layout:
+    """Nodes on a circle, the target on top; two side by side. Sets the limits of the axes."""
+    angles = math.pi / 2 - 2 * math.pi * np.arange(n) / n
+    outward = np.array([np.cos(angles), np.sin(angles)]).T
+    radius = 0.36 if n < 4 else 0.45 * math.sin(math.pi / n)
+    layout = Layout(outward * (n > 1), outward, radius)
+    if n == 2:
+        layout = Layout(np.array([[-0.87, 0], [0.87, 0]]), np.array([[0, 1], [0, 1]]), radius)
+    reach = np.concatenate([layout.centres - radius, layout.centres + radius, layout.labels])
+    low, high = reach.min(0), reach.max(0)
+    # a graph of fewer nodes is drawn no larger than one of three, so that panels can be compared
+    room = np.maximum(high - low + [0.44, 0.16], [3.77, 2.6])
+    low = (low + high - room) / 2
+    ax.set(xlim=(low[0], low[0] + room[0]), ylim=(low[1], low[1] + room[1]), aspect="equal")
+    ax.set_anchor("N")  # titles stay on one line
+    figure = ax.get_figure(root=True)
+    spec = ax.get_subplotspec()
     rows, columns = spec.get_gridspec().get_geometry() if spec else (1, 1)
-    side = min(
-        figure.get_figwidth() / columns, 0.85 * figure.get_figheight() / rows
-    )  # 0.85: there may be a title
-    return min(9, 72 * side * 2 * share / 4.8)
+    height = 0.85 * figure.get_figheight() / rows  # there may be a title
+    inches = min(figure.get_figwidth() / columns, height) * 2 * radius / room.max()
+    return replace(layout, font=min(9, 72 * inches / 4.8))
+
+
+def _draw_node(
+    ax: Axes, graph: Graph, layout: Layout, i: int, accuracy: float | None
+) -> Circle:  # fmt: skip
+    """A circle with a node's name, and its number beside it."""
+    centre = layout.centres[i]
+    outward = layout.outward[i]
+    rim = RIM if i else {"ec": TARGET_RED, "lw": 0.32 * layout.font}
+    circle = Circle(centre, layout.radius, fc=source_fill(graph.nodes[i].init), zorder=3, **rim)
+    circle.set_alpha(1 if i in graph.reaching_target() else 0.35)
+    ax.add_patch(circle)
+    lines = [node_name(graph.nodes[i])] + ([] if i or accuracy is None else [f"{accuracy:.1f} %"])
+    # two lines reach nearer to the rim
+    size = layout.font * min(1, 6 / max(map(len, lines))) * (1 if len(lines) == 1 else 0.85)
+    ax.text(*centre, "\n".join(lines), fontsize=size, zorder=5, **CENTRED)
+    aside = (layout.radius + 0.13) * np.array([outward @ [0.77, 0.64], outward @ [-0.64, 0.77]])
+    size = min(8, 0.9 * layout.font)
+    ax.text(*(centre + aside), i + 1, fontsize=size, color=GREY, **CENTRED)
+    return circle
 
 
 def _draw_edge(
-    ax: Axes, start, end, ends: tuple, gate: str, alpha: float, font: float, n: int
-) -> None:
-    """One arrow in the style of its gate, with the gate's letter: on a curve, or beside a short
-    label edge.
-
-    `ends` are the circles that it leaves and meets, None for a label.
-    """
-    colour, line, letter = _gate_style(gate)
-    of_label, (dx, dy) = ends[0] is None, end - start
-    bend = 0 if of_label else 0.16  # both directions are seen
-    shape = dict(posA=start, posB=end, patchA=ends[0], patchB=ends[1], shrinkA=0, alpha=alpha)
-    shape |= dict(connectionstyle=f"arc3,rad={bend}", zorder=2)
+    ax: Axes, layout: Layout, circles: list[Circle], ends: tuple[int, int], gate: str, alpha: float
+) -> None:  # fmt: skip
+    """The edge from node s to node t, `ends`, in the style of its gate; s = t is the label edge."""
+    s, t = ends
+    start = layout.labels[t] if s == t else layout.centres[s]
+    end = layout.centres[t]
+    colour, line, letter = style.gate_style(gate)
+    bend = 0 if s == t else 0.16  # both directions are seen
+    shape = {"patchA": None if s == t else circles[s], "patchB": circles[t], "ec": colour}
+    shape |= {"connectionstyle": f"arc3,rad={bend}", "shrinkA": 0, "alpha": alpha, "zorder": 2}
     # line and head apart: dashes would fray the head
-    ax.add_artist(
-        FancyArrowPatch(
-            **shape, arrowstyle="-", ls=line, lw=1.6 if n < 5 else 1.1, ec=colour, shrinkB=4
-        )
-    )
-    head = dict(arrowstyle="-|>", mutation_scale=1.4 * font, shrinkB=1)
-    ax.add_artist(FancyArrowPatch(**shape, **head, fc=colour, ec=colour, lw=0))
-    words = dict(
-        color=colour, fontsize=0.95 * font, fontweight="bold", alpha=alpha, ha="center", va="center"
-    )
-    if of_label:
-        aside = 0.85 * font * np.array([-dy, dx]) / math.hypot(dx, dy)
-        ax.annotate(
-            letter, start + 0.35 * (end - start), aside, textcoords="offset points", **words
-        )
+    line = {"arrowstyle": "-", "ls": line, "lw": 1.6 if len(circles) < 5 else 1.1, "shrinkB": 4}
+    head = {"arrowstyle": "-|>", "fc": colour, "lw": 0, "shrinkB": 1}
+    for part in (line, head):
+        patch = FancyArrowPatch(start, end, mutation_scale=1.4 * layout.font, **shape, **part)
+        ax.add_artist(patch)
+    words = {"fontweight": "bold", "fontsize": 0.95 * layout.font, "color": colour, "alpha": alpha}
+    if s == t:
+        dx, dy = -layout.outward[t]
+        place = {"xytext": 0.85 * layout.font * np.array([-dy, dx]), "textcoords": "offset points"}
+        ax.annotate(letter, start + 0.35 * (end - start), **place, **words, **CENTRED)
+        box = {"fc": "white", "ec": "none", "pad": 1.5}
+        size = min(8, layout.font)
+        ax.text(*start, "label", fontsize=size, color="#555555", bbox=box, **CENTRED)
     else:
-        hidden = ends[0].radius / math.hypot(dx, dy)
-        t = hidden + (0.45 if n < 4 else 0.3) * (
-            1 - 2 * hidden
-        )  # off the middle, where edges cross, and off the head
-        middle = (start + end) / 2 + bend * np.array([dy, -dx])  # the control point of "arc3"
-        where = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
-        ax.text(
-            *where,
-            letter,
-            zorder=4,
-            bbox=dict(boxstyle="circle,pad=0.08", fc="white", ec="none"),
-            **words,
-        )
+        where = _on_arc(start, end, layout.radius, bend, 0.45 if len(circles) < 4 else 0.3)
+        box = {"boxstyle": "circle,pad=0.08", "fc": "white", "ec": "none"}
+        ax.text(*where, letter, zorder=4, bbox=box, **words, **CENTRED)
 
 
-def _gate_style(gate: str) -> tuple[str, str, str]:
-    """Colour, line and letter of a gate; a gate added later gets a style of its own too."""
-    return GATE_STYLES.get(gate, (PINK, "-.", gate[0].upper()))
+def _on_arc(start, end, radius: float, bend: float, share: float) -> np.ndarray:
+    """A place on the curve "arc3" at this share of what is seen of it: off the middle, where edges
+    cross, and off the head."""
+    dx, dy = end - start
+    hidden = radius / math.hypot(dx, dy)
+    t = hidden + share * (1 - 2 * hidden)
+    control = (start + end) / 2 + bend * np.array([dy, -dx])
+    return (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
 
 
 def gate_legend(cutoff: bool = False) -> list[Line2D]:
     """Legend entries of the gates that are drawn; Cutoff only where asked for."""
-    shown = [gate for gate in GATES if gate != "cutoff" or cutoff]
-    styles = {gate: _gate_style(gate) for gate in shown}
-    return [
-        Line2D([], [], color=c, ls=line, lw=1.6, label=f"{letter}: {gate}")
-        for gate, (c, line, letter) in styles.items()
-    ]
+    handles = []
+    for gate in GATES:
+        colour, line, letter = style.gate_style(gate)
+        handles.append(Line2D([], [], color=colour, ls=line, lw=1.6, label=f"{letter}: {gate}"))
+    return [handle for handle in handles if cutoff or not handle.get_label().endswith("cutoff")]
 
 
 def init_legend(graphs: Sequence[Graph]) -> list:
-    """Legend entries of the initialisations that occur, the stand-in by that word, and of narrow networks."""
+    """Legend entries of the starts that occur, and of narrow networks."""
     nodes = {node.init: node for graph in graphs for node in graph.nodes}
-    order = [init for init in SOURCES if init in nodes] + [
-        init for init in nodes if init not in SOURCES
-    ]
-    entries = [
-        Patch(fc=_colour(i), ec="#444444", label=f"{node_name(nodes[i])}: {title(i)}")
-        for i in order
-    ]
+    entries = []
+    for init in sorted(nodes, key=lambda init: [*SOURCES, init].index(init)):
+        words = f"{node_name(nodes[init])}: {style.source_title(init)}"
+        entries.append(Patch(fc=source_fill(init), ec="#444444", label=words))
     for arch in sorted({node.arch for graph in graphs for node in graph.nodes} & set(NARROW)):
-        entries.append(
-            Line2D([], [], ls="none", label=f"RN18 at 1/{64 // NARROW[arch]} of its width")
-        )
+        words = f"RN18 at 1/{64 // NARROW[arch]} of its width"
+        entries.append(Line2D([], [], ls="none", label=words))
     return entries
 
 
+# ---- the paper's figures
+
+
+@in_language
 def draw_method() -> Figure:
-    """The paper's Figure 1: Step 1 pre-training, Step 2 initialisation, Step 3 the search of the graph."""
-    size = dict(figsize=(PAGE, 2.9), width_ratios=[1, 1, 1.1])
-    figure, axes = plt.subplots(1, 3, **size, layout="constrained")
+    """The paper's Figure 1: Step 1 pre-training, Step 2 initialisation, Step 3 the search."""
     steps = {
         "Step 1:\npre-train single models": "each on a pre-training set",
         "Step 2:\ninitialise the nodes": "a choice for every node",
-        "Step 3:\nsearch the graph": "inits and gates, on the\nfine-tuning set",
+        "Step 3:\nsearch the graph": "starts and gates, on the\nfine-tuning set",
     }
-    for axis, (heading, below) in zip(axes, steps.items(), strict=True):
-        axis.axis("off")
-        axis.set_title(heading, fontsize=9, fontweight="bold")
-        axis.text(
-            0.5,
-            -0.02,
-            below,
-            transform=axis.transAxes,
-            ha="center",
-            va="top",
-            fontsize=7.5,
-            color="#555555",
-        )
-    data = {
-        "imagenet1k": "ImageNet\n-1k",
-        "fractaldb1k": "FractalDB\n-1k",
-        "scratch": "random\nnumbers",
-    }
-    for axis in axes[:2]:
-        axis.set(xlim=(-1.85, 1.8), ylim=(-1.4, 1.4))
-    heights = (1.0, 0.0, -1.0)
-    for i, (y, init) in enumerate(zip(heights, data, strict=True)):
-        name, colour = node_name(Node("resnet18", init)), _colour(init)
-        _arrow(axes[0], (-0.59, y), (0.54, y), "no\ntraining" if init == "scratch" else "train")
-        _box(axes[0], -1.2, y, data[init], "#EEEEEE")
-        _box(axes[0], 1.15, y, name, colour)
-        for other in heights:  # what could have been chosen, faint, below what was
-            _arrow(
-                axes[1],
-                (-0.59, y),
-                (0.53, other),
-                colour=BLACK if y == other else "#C8C8C8",
-                over=y == other,
-            )
-        _box(axes[1], -1.2, y, name, colour)
-        _box(
-            axes[1],
-            1.15,
-            y,
-            f"node {i + 1}" + ("\n(target)" if i == 0 else ""),
-            colour,
-            TARGET_RED if i == 0 else "",
-        )
+    figure, axes = style.panels(steps, 2.9, width_ratios=[1, 1, 1.1])
+    data = {"imagenet1k": "ImageNet\n-1k", "fractaldb1k": "FractalDB\n-1k"}
+    data["scratch"] = "random\nnumbers"
     gates = [
         ["through", "correct", "linear"],
         ["cutoff", "linear", "through"],
         ["through", "cutoff", "through"],
     ]
     draw_graph(Graph([Node("resnet18", init) for init in data], gates), ax=axes[2])
-    axes[2].set_title(heading, fontsize=9, fontweight="bold")
-    figure.legend(
-        handles=gate_legend(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
-    )
+    for axis, (heading, below) in zip(axes, steps.items(), strict=True):
+        axis.axis("off")
+        axis.set_title(heading, fontsize=9, fontweight="bold")
+        under = {"transform": axis.transAxes, "ha": "center", "va": "top", "color": "#555555"}
+        axis.text(0.5, -0.02, below, fontsize=7.5, **under)
+    for axis in axes[:2]:
+        axis.set(xlim=(-1.85, 1.8), ylim=(-1.4, 1.4))
+    heights = 1.0, 0.0, -1.0
+    for i, (y, init) in enumerate(zip(heights, data, strict=True)):
+        name = node_name(Node("resnet18", init))
+        fill = source_fill(init)
+        _box(axes[0], (-1.2, y), data[init], "#EEEEEE")
+        _arrow(axes[0], (-0.59, y), (0.54, y), "no\ntraining" if init == "scratch" else "train")
+        _box(axes[0], (1.15, y), name, fill)
+        _box(axes[1], (-1.2, y), name, fill)
+        for other in heights:  # what could have been chosen, paler and below what was
+            _arrow(axes[1], (-0.59, y), (0.53, other), colour=BLACK if y == other else "#A8A8A8")
+        rim = RIM if i else {"ec": TARGET_RED, "lw": 2.4}
+        _box(axes[1], (1.15, y), f"node {i + 1}" + ("" if i else "\n(target)"), fill, rim)
+    style.legend_below(figure, gate_legend())
     return figure
 
 
-def _box(ax: Axes, x: float, y: float, text: str, face: str, edge: str = "") -> None:
+def _box(ax: Axes, centre: tuple[float, float], text: str, face: str, rim: Mapping = RIM) -> None:
     """A rounded box with a text in it."""
-    shape = FancyBboxPatch(
-        (x - 0.55, y - 0.2), 1.1, 0.4, boxstyle="round,pad=0.06", fc=face, zorder=3
-    )
-    shape.set(edgecolor=edge or "#444444", linewidth=2.4 if edge else 1)
-    ax.add_patch(shape)
-    ax.text(x, y, text, ha="center", va="center", fontsize=8, zorder=4)
+    x, y = centre
+    corner = x - 0.55, y - 0.2
+    shape = {"boxstyle": "round,pad=0.06", "fc": face, "zorder": 3}
+    ax.add_patch(FancyBboxPatch(corner, 1.1, 0.4, **shape, **rim))
+    ax.text(x, y, text, fontsize=8, zorder=4, **CENTRED)
 
 
-def _arrow(
-    ax: Axes, start: tuple, end: tuple, text: str = "", colour: str = BLACK, over: bool = True
-) -> None:
+def _arrow(ax: Axes, start: tuple, end: tuple, text: str = "", colour: str = BLACK) -> None:
     """An arrow with a word over it."""
-    shape = dict(arrowstyle="-|>", color=colour, lw=1.3, shrinkA=0, shrinkB=0)
-    ax.annotate("", end, start, arrowprops=shape, zorder=2 if over else 1)
+    shape = {"arrowstyle": "-|>", "color": colour, "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", end, start, arrowprops=shape, zorder=2 if colour == BLACK else 1)
     ax.text((start[0] + end[0]) / 2, start[1] + 0.1, text, ha="center", fontsize=8)
 
 
@@ -326,72 +263,137 @@ def condition_label(name: str, summaries: Mapping[str, Mapping]) -> str:
     return f"({'abcd'[CONDITIONS.index(name)]}) {claims.condition_title(name, summaries)}"
 
 
-def whose(summary: Mapping) -> str:
-    """Whose accuracy a search maximised."""
-    return "the ensemble" if summary.get("search", {}).get("objective") == "ensemble" else "node 1"
+def reevaluated(summary: Mapping, label: str) -> Mapping | None:
+    """A graph of a search that was trained again, such as "top 1" or "independent"."""
+    return next((entry for entry in summary["reevaluated"] if entry["label"] == label), None)
 
 
+def winners(summaries: Mapping[str, Mapping]) -> dict[str, stats.Arm]:
+    """Test accuracies of the best graph of each condition with new seeds, where there are any."""
+    found = {name: reevaluated(summaries[name], "top 1") for name in in_order(summaries)}
+    return {
+        name: stats.arm(dict(zip(top["seeds"], top["test_accuracy"], strict=True)))
+        for name, top in found.items()
+        if top is not None
+    }
+
+
+@in_language
 def plot_best_graphs(summaries: Mapping[str, Mapping]) -> Figure:
-    """The paper's Figure 2: the best graph of every condition, its accuracy with fresh seeds, and its gain over (a)."""
-    order = in_order(summaries)
-    columns = min(2, len(order))
-    rows = math.ceil(len(order) / columns)
-    size = (PAGE / 2 * columns, 3.4 * rows + 0.8)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    arms, graphs = {}, []
-    for axis in axes.flat:
+    """The paper's Figure 2: the best graph of every condition, its accuracy with new seeds, that of
+    its target alone, and its gain over (a) by the rule of the claims."""
+    titles = {name: condition_label(name, summaries) for name in in_order(summaries)}
+    figure, axes = style.panels(titles.values(), 3.3, columns=2)
+    arms = winners(summaries)
+    graphs = []
+    for axis, (name, text) in zip(axes, titles.items(), strict=True):
         axis.axis("off")
-    for name, axis in zip(order, axes.flat, strict=False):
-        summary, text = summaries[name], condition_label(name, summaries)
-        top = next((entry for entry in summary["reevaluated"] if entry["label"] == "top 1"), None)
-        if summary["best"] is None:
-            axis.set_title(f"{text}\nno trial was completed")
+        best = summaries[name]["best"]
+        if best is None:
+            axis.set_title(f"{text}\nno trial was completed\n\n")
             continue
-        graphs.append(Graph.from_dict(summary["best"]["graph"]))
-        text += " (a single network)" if claims.is_single(summary["best"]["graph"]) else ""
-        if top is not None:
-            arms[name] = stats.arm(dict(zip(top["seeds"], top["test_accuracy"], strict=True)))
-            text += f"\n{arms[name].mean:.2f} ± {arms[name].std:.2f} % (n = {arms[name].n})"
-            if name != "none" and "none" in arms:
-                gain = stats.pair(arms[name].by_seed, arms["none"].by_seed)
-                text += (
-                    f"\nover (a): {gain['effect']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
-                )
-        own = top is not None and whose(summary) == "node 1"
-        draw_graph(graphs[-1], axis, accuracy=arms[name].mean if own else None)
-        axis.set_title(text, fontsize=9, linespacing=1.3)
-    handles = [*gate_legend(), *init_legend(graphs)]
-    of = ", ".join(sorted({whose(summary) for summary in summaries.values()}))
-    says = f"{of}, test, fresh seeds: mean ± std; gain with 95 % interval"
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False, fontsize=8,
-        title=says, title_fontsize=8,
-    )  # fmt: skip
+        graphs.append(Graph.from_dict(best["graph"]))
+        draw_graph(graphs[-1], axis, accuracy=arms[name].mean if name in arms else None)
+        text += " (a single network)" if claims.is_single(best["graph"]) else ""
+        axis.set_title("\n".join([text, *_numbers(name, summaries[name], arms)]))
+    says = "node 1, test, new seeds: mean ± standard deviation; gain with 95 % interval"
+    style.legend_below(figure, [*gate_legend(), *init_legend(graphs)], 3, says)
     return figure
 
 
+def _numbers(name: str, summary: Mapping, arms: Mapping[str, stats.Arm]) -> list[str]:
+    """Three lines, some of them empty, so that the titles of all panels are equally high."""
+    lines = ["", "", ""]
+    if name in arms:
+        lines[0] = f"{arms[name].mean:.2f} ± {arms[name].std:.2f} % (n = {arms[name].n})"
+    alone = reevaluated(summary, "independent")
+    if alone is not None:
+        lines[1] = f"target alone: {np.mean(alone['test_accuracy']):.2f} %"
+    if name != "none" and {name, "none"} <= arms.keys():
+        gain = stats.contrast(arms, {name: 1.0, "none": -1.0})
+        lines[2] = f"over (a): {gain['effect']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
+    return lines
+
+
+# ---- claims and gates
+
+
+@in_language
+def plot_claim_card(source: str, n: int = 3) -> Figure:
+    """The claims C0 to C3 as differences: the mean of these graphs minus the mean of those.
+
+    `source`: what pre-trained nodes start from. `n`: nodes of a graph of Table 1.
+    """
+    contrasts = claims.primaries(source, ablation.patterns(n))
+    shown = "C1", "C2", "C3", "C0"
+    figure, axes = style.panels([""] * len(shown), 0.85, columns=1)
+    for axis, claim in zip(axes, shown, strict=True):
+        axis.set_title(f"{claim}: {claims.CLAIMS[claim]}", loc="left")
+        axis.axis("off")
+        axis.set(xlim=(-0.1, 13), ylim=(-0.55, 0.55), aspect="equal", anchor="W")
+        x = 0.0
+        for name, weights in contrasts.items():
+            if name.startswith(claim) and weights:
+                x = _draw_difference(axis, x, weights, source, n) + 1.5
+    fills = {start: source_fill(start) for start in ("scratch", source)}
+    handles = [Patch(fc=fills[s], ec="#444444", label=style.source_title(s)) for s in fills]
+    rim = Patch(fc="none", ec=TARGET_RED, lw=1.8, label="node 1, the target")
+    style.legend_below(figure, [rim, *handles])
+    return figure
+
+
+def _draw_difference(
+    ax: Axes, x: float, weights: Mapping[str, float], source: str, n: int
+) -> float:  # fmt: skip
+    """A contrast of patterns from `x` on: "mean of (these) − mean of (those)"; where it ends."""
+
+    def write(x: float, text: str) -> float:
+        ax.text(x, 0, text, va="center", fontsize=8)
+        return x + 0.145 * len(text)
+
+    sides = [[name for name, w in weights.items() if w * sign > 1e-9] for sign in (1, -1)]
+    scale = sum(weights[name] for name in sides[0])
+    scaled = abs(scale - 1) > 1e-9
+    x = write(x, f"{scale:.2g} × (" if scaled else "")
+    for side, minus in zip(sides, ("", "  −  "), strict=True):
+        x = write(x, minus + ("mean of" if len(side) > 1 else ""))
+        for name in side:
+            pattern = name.replace(f"{source}/alone", "1").split("+")
+            nodes = range(1, 2 if name.endswith("alone") else n + 1)
+            starts = [source if str(node) in pattern else "scratch" for node in nodes]
+            _draw_mini(ax, x + 0.5, starts)
+            x += 1.15
+    return write(x, ")" if scaled else "")
+
+
+def _draw_mini(ax: Axes, x: float, starts: Sequence[str]) -> None:
+    """A graph as a thumbnail: a disc per node, in the colour of its start, all joined."""
+    n = len(starts)
+    angles = math.pi / 2 - 2 * math.pi * np.arange(n) / n
+    places = np.array([np.cos(angles), np.sin(angles)]).T * 0.33 * (n > 1) + [x, -0.05]
+    for i, (place, start) in enumerate(zip(places, starts, strict=True)):
+        for other in places[:i]:
+            ax.plot(*zip(place, other, strict=True), color=GREY, lw=0.8, zorder=1)
+        rim = RIM if i else {"ec": TARGET_RED, "lw": 1.8}
+        ax.add_patch(Circle(place, 0.17, fc=source_fill(start), zorder=2, **rim))
+
+
+@in_language
 def plot_gate_curves() -> Figure:
-    """The gates as functions: of training progress, and of what share of a batch the source answers correctly."""
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.6), sharey=True, layout="constrained")
-    progress, losses = np.linspace(0.02, 1, 50), torch.ones(100)
+    """The gates as functions: of training progress, and of the share that the source knows."""
+    titles = "with half of the batch known to the source", "with half of the training done"
+    figure, (left, right) = style.panels(titles, 2.6, sharey=True)
+    losses = torch.ones(100)
+    known = torch.arange(100)
+    progress = np.linspace(0.02, 1, 50)
     shares = np.linspace(0, 1, 51)
     for name, gate in GATES.items():
-        colour, line, _ = _gate_style(name)
-        half = torch.arange(100) < 50
-        axes[0].plot(
-            progress,
-            [gate(losses, half, p).item() for p in progress],
-            color=colour,
-            ls=line,
-            label=name,
-        )
-        values = [gate(losses, torch.arange(100) < 100 * share, 0.5).item() for share in shares]
-        axes[1].plot(shares, values, color=colour, ls=line, label=name)
-    axes[0].set(
-        xlabel="progress k/K",
-        ylabel="output, every loss 1",
-        title="half of the batch known to the source",
-    )
-    axes[1].set(xlabel="share of the batch known to the source", title="half of the training done")
-    axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        colour, line, _ = style.gate_style(name)
+        values = [gate(losses, known < 50, done).item() for done in progress]
+        left.plot(progress, values, color=colour, ls=line)
+        values = [gate(losses, known < 100 * share, 0.5).item() for share in shares]
+        right.plot(shares, values, color=colour, ls=line, label=name)
+    left.set(xlabel="progress k/K", ylabel="output, every loss 1")
+    right.set(xlabel="share of the batch known to the source")
+    right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -1,701 +1,459 @@
-"""Every figure of results: functions that take records, summaries or tables and return a matplotlib
-Figure or Axes.
+"""Figures of claims, Table 1, and graphs beside their target alone.
 
-Nothing is computed here that a table would need; means, intervals and contrasts come from
-`experiments`.
+Nothing is computed here that a table would need: means, intervals and contrasts come from
+`experiments`, in points and percent.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ktglite.experiments import ablation, claims, stats
-from ktglite.figures.graphs import _gate_style, condition_label, in_order, whose
-from ktglite.figures.style import (
-    BLACK,
-    BLUE,
-    COLUMN,
-    GREEN,
-    ORANGE,
-    PAGE,
-    PINK,
-    RED,
-    SKY,
-    TARGET_RED,
-)
-from ktglite.graph import Graph
+from ktglite.figures import style
+from ktglite.figures.style import BLACK, GREY, PALE, dots, in_language, panels, plain, source_colour
 from ktglite.models import title
 
-__all__ = [
-    "plot_early_rungs", "plot_filters", "plot_forest", "plot_images", "plot_learning_curves", "plot_luck",
-    "plot_main_effects", "plot_optimism", "plot_pretraining", "plot_pruners", "plot_searches",
-    "plot_table1", "plot_training",
-]  # fmt: skip
+__all__ = ["knowledge_table", "plot_confusion", "plot_convergence", "plot_effects", "plot_forest"]
+__all__ += ["plot_gain_against_knowledge", "plot_learning_curves", "plot_main_effects"]
+__all__ += ["plot_reproduction", "plot_seed_pairs", "plot_sources", "plot_table1"]
 
-COLOURS = (BLUE, RED, GREEN, PINK, ORANGE, SKY)
-VERDICT_COLOURS = {"supported": BLUE, "contradicted": RED, "not resolved at this n": "#777777"}
-
-
-# ---- claims and Table 1
+OWN_SCALE = "each panel has its own scale"
+SEED = {"color": GREY, "ls": "none", "marker": "o", "ms": 3.5, "alpha": 0.7}
+BESIDE = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6.5}  # of a dot
+STRIP = {"color": GREY, "size": 3.5, "alpha": 0.7, "jitter": False}  # the same, for seaborn
+PAPER = {"color": BLACK, "ls": "none", "marker": "s", "ms": 3.5, "fillstyle": "none"}
 
 
-_CLAIMS = {
-    "C0": "C0 graph less one alone,",
-    "C1": "C1 node 1,",
-    "C2": "C2 each auxiliary,",
-    "C3": "C3 all nodes,",
-}
+@in_language
+def plot_effects(
+    tables: Mapping[str, pd.DataFrame], at: str, xlabel: str = "points", hue: str | None = None,
+    shared: bool | str = True, order: Sequence[str] = (), columns: int = 4,
+) -> Figure:  # fmt: skip
+    """Effects with 95 % intervals: a panel per table, a row per name, n beside it.
+
+    Args:
+        tables: by the panel's title: `effect`, `low`, `high`, `n` and, where tested, `verdict`.
+        at: the column that names the rows.
+        xlabel: what the effects are.
+        hue: a column of sources: each has its colour, and a line of its own within the row.
+        shared: whether all panels have one scale, or all in a "row".
+        order: of the rows (default: as they come).
+        columns: panels in a row.
+    """
+    whole = pd.concat(tables.values())
+    order = order or list(dict.fromkeys(whole[at]))
+    sources = list(dict.fromkeys(whole[hue])) if hue else []
+    height = 1.3 + (0.26 if hue else 0.19) * len(order)
+    figure, axes = panels(tables, height, columns, sharey=True, sharex=shared)
+    for axis, table in zip(axes, tables.values(), strict=True):
+        for i, source in enumerate(sources):
+            shift = (i - (len(sources) - 1) / 2) * 0.7 / len(sources)
+            dots(axis, table[table[hue] == source], at, order, source_colour(source), shift)
+        if not sources:
+            dots(axis, table, at, order)
+        style.count_rows(axis, table, at, order)
+        axis.set_xlabel(xlabel)
+        axis.tick_params(axis="x", labelbottom=True)
+    handles = [*style.source_legend(sources), *style.mark_legend(whole)]
+    rows = "the rows differ in scale" if len(tables) > columns else ""
+    style.legend_below(figure, handles, 3, {True: "", False: OWN_SCALE, "row": rows}[shared])
+    return figure
 
 
+# ---- claims
+
+
+@in_language
 def plot_forest(frame: pd.DataFrame) -> Figure:
     """The primary contrasts with 95 % intervals, from `claims.forest`: a panel per set of records,
-    a row per claim.
+    a row per claim: C1 to C3, C0, then the searches.
 
-    Blue is supported, orange contradicted, grey not resolved, hollow a single run. A panel that has
-    something else in the row of ImageNet-1k says so in its title; wider intervals end at its edge.
+    A panel that has something else in the row of ImageNet-1k says so in its title; wide intervals
+    end at its edge.
     """
-    frame = frame[frame.effect.notna()].assign(
-        row=lambda known: known.claim + " " + known.source.map(_short)
-    )
-    rows = sorted(
-        frame.row.unique(), key=lambda row: (row.startswith("C0"), row[:2])
-    )  # the paper's claims first
-    sets = list(dict.fromkeys(frame["set"]))
-    size = PAGE, 1.2 + 0.19 * len(rows)
-    figure, axes = plt.subplots(
-        1, len(sets), figsize=size, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis, name in zip(axes[0], sets, strict=True):
-        part = frame[frame["set"] == name]
-        for row in part.itertuples():
-            y, colour = rows.index(row.row), VERDICT_COLOURS.get(row.verdict, BLACK)
-            axis.plot([row.low, row.high], [y, y], color=colour, lw=1.4)
-            axis.plot(
-                row.effect,
-                y,
-                marker="D",
-                ms=4,
-                color=colour,
-                fillstyle="full" if row.n > 1 else "none",
-            )
-            axis.text(
-                1.01,
-                y,
-                f"{row.n:.0f}",
-                transform=axis.get_yaxis_transform(),
-                va="center",
-                fontsize=6.5,
-            )
-        axis.text(
-            1.01, -0.7, "n", transform=axis.get_yaxis_transform(), style="italic", fontsize=6.5
-        )
-        axis.tick_params(axis="y", length=0)
-        low, high = min(0, part.effect.min()), max(0, part.effect.max())
-        room = 0.25 * (high - low) or 1
-        axis.axvline(0, color=BLACK, lw=0.8)
-        axis.set_title(f"{name}\n{_instead(part.source)}", fontsize=7.5)
-        axis.set(xlabel="points", xlim=(low - room, high + room))
-    labels = [
-        _CLAIMS.get(row[:2], row[:2]) + row[2:] if "search" not in row else row for row in rows
-    ]
-    axes[0, 0].set_yticks(range(len(rows)), labels, fontsize=6.5)
-    axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
-    handles = [
-        Line2D([], [], color=c, marker="D", ms=4, label=word) for word, c in VERDICT_COLOURS.items()
-    ]
-    if (frame.n == 1).any():
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color=BLACK,
-                ls="",
-                marker="D",
-                ms=4,
-                fillstyle="none",
-                label="one run, no interval",
-            )
-        )
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7)
+    frame = frame[frame.effect.notna()]
+    names = zip(frame.claim, frame.source, strict=True)
+    frame = frame.assign(row=[claim_row(claim, source) for claim, source in names])
+    frame = frame.sort_values("row", kind="stable", key=lambda rows: rows.map(_claim_order))
+    parts = dict(list(frame.groupby("set", sort=False)))
+    parts = {f"{name}{_instead(parts[name].source)}": parts[name] for name in frame["set"].unique()}
+    figure = plot_effects(parts, "row", shared=False, order=list(dict.fromkeys(frame.row)))
+    for axis, part in zip(figure.axes, parts.values(), strict=True):
+        axis.tick_params(axis="y", length=0, labelsize=6.5)
+        ends = [0, part.effect.min(), part.effect.max()]
+        room = 0.25 * (max(ends) - min(ends)) or 1
+        axis.set_xlim(min(ends) - room, max(ends) + room)
     return figure
 
 
-def _instead(sources: Iterable[str]) -> str:
-    """What these records have where the paper has ImageNet-1k, if it is something else."""
-    names = [
-        what
-        for what in ("stand-in", "quantised weights")
-        if any(what in source for source in sources)
-    ]
-    return f"(ImageNet: {', '.join(names)})" if names else ""
+def _claim_order(row: str) -> str:
+    """C1 to C3, C0, then what is about searches."""
+    return f"{'search' in row}{row[:2] == 'C0'}{row[:2]}"
 
 
-def _short(source: str) -> str:
-    """A source's title in the room of a row; what stands for ImageNet-1k is in the row of ImageNet-1k."""
+def claim_row(claim: str, source: str) -> str:
+    """A row's name; what stands for ImageNet-1k is in the row of ImageNet-1k."""
     words = {
-        "searched: ": "search, ",
-        "ImageNet-1k": "ImageNet",
-        "FractalDB-1k": "FractalDB",
-        " stand-in": "",
+        "C0": "graph − target alone",
+        "C1": "node 1",
+        "C2": "each auxiliary",
+        "C3": "all nodes",
     }
-    words |= {
-        "ImageNet + FractalDB": "mixed",
-        " (quantised weights)": "",
-        "no pre-training": "scratch",
-    }
-    for long, short in words.items():
-        source = source.replace(long, short)
-    return source
+    what = words.get(claim, "search")
+    if source.startswith("searched: ") and claim == "C0":
+        what += " (search)"
+    short = {"searched: ": "", " stand-in": "", " (quantised weights)": "", "-1k": ""}
+    short |= {"ImageNet + FractalDB": "mixed", "no pre-training": "scratch"}
+    for long, word in short.items():
+        source = source.replace(long, word)
+    return f"{claim} {what}, {source}"
 
 
-def _marks(pattern: str, n: int) -> str:
-    """A row's name as in the table: "✓ – ✓"."""
-    return " ".join("✓" if str(i + 1) in pattern.split("+") else "–" for i in range(n))
+def _instead(sources: Sequence[str]) -> str:
+    """What these records have where the paper has ImageNet-1k, if it is something else."""
+    kinds = "stand-in", "quantised weights"
+    names = [kind for kind in kinds if any(kind in source for source in sources)]
+    return f"\n(ImageNet:\n{', '.join(names)})" if names else ""
 
 
-def _forest(ax: Axes, table: pd.DataFrame, order: Sequence[str]) -> None:
-    """A point per run on the line of its `row`, and below it the mean with its 95 % interval."""
-    sns.stripplot(
-        table, x="accuracy", y="row", order=order, ax=ax, color=SKY, size=4, jitter=False, alpha=0.8
-    )
-    found = [stats.summary(table.accuracy[table.row == row]) for row in order]
-    mean, low, high = (np.array([f[key] for f in found]) for key in ("mean", "low", "high"))
-    shape = dict(fmt="D", color=BLUE, ms=3.5, lw=1.3)
-    ax.errorbar(
-        mean, np.arange(len(order)) + 0.25, xerr=np.nan_to_num([mean - low, high - mean]), **shape
-    )
-    ax.set_ylim(len(order) - 0.4, -0.6)
-
-
-def _forest_legend(seeds: str = "one seed") -> list[Line2D]:
-    """Legend entries of `forest`."""
-    point = Line2D([], [], color=SKY, ls="none", marker="o", ms=4, label=seeds)
-    return [point, Line2D([], [], color=BLUE, marker="D", ms=3.5, label="mean, 95 % interval")]
-
-
-def plot_table1(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> Figure:
-    """A point per run, mean and 95 % interval per pattern; the paper's mean ± std beside.
-
-    Every panel has a scale of its own: compare rows, not panels.
-    """
-    sources = list(sources or ablation.sources_of(records))
-    n = ablation.count_nodes(records)
-    order = [_marks(pattern, n) for pattern in ablation.patterns(n)]
-    table = ablation.tidy(records, sources)
-    table["row"] = [_marks(pattern, n) for pattern in table["pattern"]]
-    paper = ablation.paper_arms(sources, n)
-    ratios = [3] * len(sources) + [2] * len({source for source, _ in paper})
-    size = PAGE, max(3.6, 1.2 + 0.3 * len(order))
-    figure, axes = plt.subplots(
-        1,
-        len(ratios),
-        figsize=size,
-        sharey=True,
-        squeeze=False,
-        width_ratios=ratios,
-        layout="constrained",
-    )
-    ours, theirs = axes[0, : len(sources)], axes[0, len(sources) :]
-    for source, axis in zip(sources, ours, strict=True):
-        part = table[table.source == source]
-        _forest(axis, part, order)
-        runs = sorted(set(part.groupby("pattern").size()))
-        seeds = f"{runs[0]} to {runs[-1]}" if len(runs) > 1 else runs[0]
-        axis.set(title=f"{title(source)}\nthis run, n = {seeds}", xlabel="accuracy of node 1 (%)")
-        axis.set_ylabel(f"pre-trained: nodes {' '.join(str(i + 1) for i in range(n))}")
-    published = [source for source in sources if (source, "none") in paper]
-    for source, axis in zip(published, theirs, strict=True):
-        arms = [paper[source, pattern] for pattern in ablation.patterns(n)]
-        axis.errorbar(
-            [a.mean for a in arms],
-            order,
-            xerr=[a.std for a in arms],
-            fmt="s",
-            color=BLACK,
-            ms=3.5,
-            lw=1.3,
-        )
-        name = title(ablation.paper_source(source))
-        axis.set(title=f"paper,\n{name}, n = 3", xlabel="accuracy (%)")
-    handles = _forest_legend()
-    if paper:
-        handles.append(Line2D([], [], color=BLACK, marker="s", ms=3.5, label="paper: mean ± std"))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8
-    )
-    return figure
-
-
-def plot_learning_curves(
+@in_language
+def plot_main_effects(
     records: Sequence[Mapping], sources: Sequence[str] | None = None
-) -> Figure:
-    """Validation accuracy of node 1 after every epoch, mean and range over seeds: four patterns in
-    a panel.
+) -> Figure:  # fmt: skip
+    """What pre-training node 1, 2 or 3 adds on average over the states of the others.
 
-    A row per source; on the left node 1 starts from scratch, on the right pre-trained. Colour and
-    marker tell which auxiliaries are pre-trained; the two panels of a source share their scale.
-    """
-    sources, n = list(sources or ablation.sources_of(records)), ablation.count_nodes(records)
-    half = 2 ** (n - 1)
-    size = PAGE, 0.6 + 1.9 * len(sources)
-    figure, axes = plt.subplots(
-        len(sources), 2, figsize=size, sharey="row", squeeze=False, layout="constrained"
-    )
-    handles = []
-    for line, source in zip(axes, sources, strict=True):
-        for axis, names in zip(
-            line, (ablation.patterns(n)[:half], ablation.patterns(n)[half:]), strict=True
-        ):
-            handles = [
-                _curve(axis, records, source, pattern, i, n) for i, pattern in enumerate(names)
-            ]
-            start = "scratch" if axis is line[0] else "pre-trained"
-            axis.set_title(f"{title(source)}: node 1 {start}", fontsize=8)
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        line[0].set_ylabel("validation (%)")
-    for axis in axes[-1]:
-        axis.set_xlabel("epoch")
-    others = " ".join(str(i + 1) for i in range(1, n))
-    head = Line2D([], [], ls="none", label=f"pre-trained nodes {others}:")
-    figure.legend(
-        handles=[head, *filter(None, handles)], ncols=half + 1, loc="outside lower center"
-    )
-    return figure
-
-
-def _curve(
-    axis: Axes, records: Sequence[Mapping], source: str, pattern: str, i: int, n: int
-) -> Line2D | None:
-    """One pattern's curve: the mean of its seeds, their range as a band. None where there are no runs."""
-    label = pattern if pattern == "none" else f"{source}/{pattern}"
-    runs = [[e["val_accuracy"][0] for e in r["epochs"]] for r in records if r["label"] == label]
-    if not runs:
-        return None
-    values, colour = np.array(runs), (BLACK, ORANGE, SKY, BLUE, GREEN, RED, PINK, "#888888")[i % 8]
-    x = np.arange(1, values.shape[1] + 1)
-    axis.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0)
-    (line,) = axis.plot(x, values.mean(0), color=colour, marker="os^vDPX*"[i % 8], ms=3, lw=1.2)
-    line.set_label(_marks(pattern, n)[2:])
-    return line
-
-
-def plot_main_effects(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> Figure:
-    """What pre-training node 1, 2 or 3 adds on average over the states of the others, with 95 %
-    intervals.
-
-    A panel per source and origin, each on its own scale. Nodes 2 and 3 must be equal by design. The
-    panel of a run that lacks rows of Table 1 is empty: a main effect is a mean over all of them.
+    A row of panels for these records, and one for the paper. Nodes 2 and 3 must be equal by design.
+    The panel of a run that lacks rows of Table 1 is empty: a main effect is a mean over all.
     """
     table = claims.exploratory(records, sources)
-    table = table[
-        table.contrast.str.startswith("main effect")
-        & (table.effect.notna() | (table["from"] == "this run"))
-    ]
-    panels = list(table.groupby(["from", "source"], sort=False))
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(PAGE, 2.3), squeeze=False, layout="constrained"
-    )
-    for axis, ((origin, source), part) in zip(axes[0], panels, strict=True):
-        error = [part.effect - part.low, part.high - part.effect]
-        axis.errorbar(
-            part.contrast.str[-1],
-            part.effect,
-            yerr=error,
-            fmt="o",
-            color=BLUE if origin != "paper" else BLACK,
-        )
-        axis.axhline(0, color=BLACK, lw=0.8)
+    table = table[table.contrast.str.startswith("main effect")]
+    table = table[table.effect.notna() | (table["from"] == "this run")]
+    table = table.assign(node="node " + table.contrast.str[-1])
+    parts = {}
+    for (origin, source), part in table.groupby(["from", "source"], sort=False):
         name = ablation.stands_for(source) if origin == "paper" else source
-        axis.set_title(f"{origin}\n{name}", fontsize=7.5)
-        axis.set(xlabel="pre-trained node", xlim=(-0.5, len(part) - 0.5))
-    axes[0, 0].set_ylabel("effect on node 1 (points)")
+        parts[f"{origin}: {plain(name)}"] = part
+    columns = sum(not name.startswith("paper") for name in parts)
+    xlabel = "effect on node 1 (points)"
+    return plot_effects(parts, "node", xlabel, shared="row", columns=columns)
+
+
+# ---- Table 1
+
+
+@in_language
+def plot_table1(
+    records: Sequence[Mapping], sources: Sequence[str] | None = None
+) -> Figure:  # fmt: skip
+    """A dot per run, mean and 95 % interval per pattern of pre-trained nodes, beside the paper's.
+
+    The panels of these records share a scale, those of the paper another.
+    """
+    sources = list(sources or ablation.sources_of(records))
+    order = ablation.patterns(ablation.count_nodes(records))
+    table = ablation.tidy(records, sources)
+    paper = ablation.paper_arms(sources, ablation.count_nodes(records))
+    published = [source for source in sources if (source, "none") in paper]
+    titles = [f"{style.source_title(s)}\nthis run, {_count(table, s)}" for s in sources]
+    titles += [f"{title(ablation.paper_source(source))}\npaper, n = 3" for source in published]
+    ratios = [3] * len(sources) + [2] * len(published)
+    size = 1.3 + 0.28 * len(order), len(titles)
+    figure, axes = panels(titles, *size, sharey=True, width_ratios=ratios)
+    for axis, source in zip(axes, sources, strict=False):
+        part = table[table.source == source]
+        found = [stats.summary(part.accuracy[part.pattern == pattern]) for pattern in order]
+        means = pd.DataFrame(found).rename(columns={"mean": "effect"}).assign(pattern=order)
+        dots(axis, means, "pattern", order, shift=0.25, mean=True)
+        sns.stripplot(part, x="accuracy", y="pattern", order=order, ax=axis, **STRIP)
+        axis.sharex(axes[0])
+        axis.set(xlabel="accuracy of node 1 (%)", ylabel="pre-trained nodes")
+    for axis, source in zip(axes[len(sources) :], published, strict=True):
+        arms = [paper[source, pattern] for pattern in order]
+        means = [arm.mean for arm in arms]
+        axis.errorbar(means, range(len(order)), xerr=[arm.std for arm in arms], **PAPER)
+        axis.sharex(axes[len(sources)])
+        axis.set_xlabel("accuracy (%)")
+    axes[0].set_ylim(len(order) - 0.5, -0.5)
+    handles = [Line2D([], [], label="one seed", **SEED), mean_handle()]
+    if published:
+        handles.append(Line2D([], [], label="paper: mean ± standard deviation", **PAPER))
+    note = "our panels and the paper's differ in scale" if published else ""
+    style.legend_below(figure, handles, note=note)
     return figure
 
 
-def plot_sources(records: Sequence[Mapping]) -> Figure:
-    """What each start adds to a network alone, over random numbers, paired by seed, with 95 %
-    intervals.
+def mean_handle() -> Line2D:
+    """The legend entry of a mean with its interval."""
+    return Line2D([], [], color=BLACK, marker="o", ms=4.5, label=style.MEAN)
 
-    `records`: {"source", "data", "lr", "scratch": {seed: %}, "start": {seed: %}}, as in
-    data/reference_runs/sources.json; a panel per data set, on its own scale.
+
+def _count(table: pd.DataFrame, source: str) -> str:
+    """ "n = 3", or "n = 3 to 10" where patterns have different numbers of runs."""
+    counts = table[table.source == source].groupby("pattern").size()
+    return "n = " + " to ".join(dict.fromkeys(str(n) for n in (counts.min(), counts.max())))
+
+
+@in_language
+def plot_learning_curves(
+    records: Sequence[Mapping], sources: Sequence[str] | None = None
+) -> Figure:  # fmt: skip
+    """Validation accuracy of node 1 after every epoch, mean and range over seeds: a row per source.
+
+    On the left node 1 starts from scratch, on the right pre-trained. Lines in the source's colour
+    have pre-trained neighbours, the thick one all of them; titles say what those add in the end.
     """
-    panels = list(dict.fromkeys(record["data"] for record in records))
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(PAGE, 2.2), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis, data in zip(axes[0], panels, strict=True):
-        for record in (record for record in records if record["data"] == data):
-            gain = stats.pair(record["start"], record["scratch"])
-            error = [[gain["effect"] - gain["low"]], [gain["high"] - gain["effect"]]]
-            axis.errorbar(
-                gain["effect"], title(record["source"]), xerr=error, fmt="o", color=BLUE, capsize=3
-            )
-            place = 1, title(record["source"])
-            axis.annotate(
-                f"n = {gain['n']}",
-                place,
-                xycoords=("axes fraction", "data"),
-                fontsize=7,
-                va="center",
-            )
-        axis.axvline(0, color=BLACK, lw=0.8)
-        axis.set(title=data, xlabel="gain over scratch (points)")
-    axes[0, 0].invert_yaxis()
-    return figure
-
-
-# ---- the search
-
-
-def plot_searches(
-    summaries: Mapping[str, Mapping], live: Mapping[str, Mapping] | None = None
-) -> Figure:
-    """Every graph of every condition as a line over its epochs, coloured by what node 1 starts
-    from.
-
-    A graph that was stopped ends in a dot, one that diverged in a cross. Epochs are on a
-    logarithmic scale where there are many, as the rungs are.  `live`: other searches; graphs that
-    they trained alike, with the same settings, images and sources of weights, are drawn thick.
-    """
-    order = in_order(summaries)
-    starts = list(dict.fromkeys(choice for name in order for choice in summaries[name]["choices"]))
-    colours = dict(zip(starts, (BLACK, ORANGE, SKY, GREEN, PINK), strict=False))
-    size = (PAGE, 2.8)
-    figure, axes = plt.subplots(
-        1, len(order), figsize=size, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis, name in zip(axes[0], order, strict=True):
-        _search_panel(
-            axis, summaries[name], colours, _also_in(summaries[name], (live or {}).get(name))
-        )
-        axis.label_outer()
-    handles = [
-        Line2D([], [], color=c, lw=1.6, label=f"node 1: {title(start)}")
-        for start, c in colours.items()
+    names = ablation.patterns(ablation.count_nodes(records))
+    order = names[: len(names) // 2]  # of the neighbours, whatever node 1 starts from
+    cells = [
+        (source, start, patterns)
+        for source in sources or ablation.sources_of(records)
+        for start, patterns in (("scratch", order), ("pre-trained", names[len(order) :]))
     ]
-    if any(trial["state"] == "PRUNED" for name in order for trial in summaries[name]["trials"]):
-        handles.append(Line2D([], [], color=BLACK, ls="none", marker="o", ms=3, label="stopped"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7)
-    return figure
-
-
-def _also_in(summary: Mapping, live: Mapping | None) -> list[Mapping]:
-    """The graphs of a search that another one trained alike; weights learned on another machine differ in bits only."""
-    if live is None or any(summary[what] != live[what] for what in ("training", "data")):
-        return []
-    if summary["weights"].keys() != live["weights"].keys():
-        return []
-    known = [(trial["seed"], trial["graph"]) for trial in live["trials"]]
-    return [trial for trial in summary["trials"] if (trial["seed"], trial["graph"]) in known]
-
-
-def _search_panel(
-    axis: Axes, summary: Mapping, colours: Mapping[str, str], thick: Sequence[Mapping] = ()
-) -> None:
-    """The graphs of one search."""
-    trials = [trial for trial in summary["trials"] if trial["values"]]
-    crowd = min(1, (30 / max(1, len(trials))) ** 0.5)
-    for start, colour in colours.items():
-        own = [trial for trial in trials if trial["graph"]["nodes"][0]["init"] == start]
-        lines = [np.column_stack([np.arange(1, len(t["values"]) + 1), t["values"]]) for t in own]
-        faint = max(0.25, crowd) * (0.5 if thick else 1)
-        widths, shades = (
-            [2 if t in thick else 0.8 for t in own],
-            [(colour, 1 if t in thick else faint) for t in own],
-        )
-        axis.add_collection(
-            LineCollection(lines, colors=shades or colour, lw=widths, rasterized=len(own) > 300)
-        )
-        for state, marker in (("PRUNED", "o"), ("FAIL", "x")):
-            ends = [(len(t["values"]), t["values"][-1]) for t in own if t["state"] == state]
-            if ends:
-                axis.plot(
-                    *zip(*ends, strict=True),
-                    ls="none",
-                    marker=marker,
-                    ms=2.5,
-                    color=colour,
-                    alpha=max(0.4, crowd),
-                )
-    done, name = summary["states"].get("COMPLETE", 0), summary["condition"]
-    label = condition_label(name, {name: summary}).replace(" + ", "\n+ ")
-    axis.set_title(f"{label}\n{len(summary['trials'])} graphs, {done} to the end", fontsize=7.5)
-    axis.set(xlabel="epoch", ylabel=f"{summary['select_on']} accuracy of {whose(summary)} (%)")
-    axis.autoscale_view()
-    if summary["training"]["epochs"] > 16:
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
-    else:
+    titles = [f"{style.source_title(source)}: node 1 {start}" for source, start, _ in cells]
+    figure, axes = panels(titles, 2.1, columns=2, sharey="row")
+    widths = dict.fromkeys(order, 1.0) | {order[-1]: 2.0}
+    look = {"hue_order": order, "style_order": order, "sizes": widths, "dashes": False}
+    look |= {"markers": dict(zip(order, "os^DvPX*", strict=False)), "ms": 4}
+    series = dict.fromkeys(("hue", "style", "size"), "neighbours")
+    for axis, (source, start, patterns) in zip(axes, cells, strict=True):
+        part = curve_table(records, source, patterns)
+        gain = neighbours_add(part, patterns)
+        words = f"with pre-trained neighbours {gain:+.1f} points at the end".replace(" -", " −")
+        axis.set_title(f"{axis.get_title()}\n{words}")
+        palette = {name: source_colour("scratch" if name == "none" else source) for name in order}
+        look |= {"palette": palette, "errorbar": ("pi", 100), "err_kws": {"alpha": 0.1}}
+        sns.lineplot(part, x="epoch", y="accuracy", ax=axis, **series, **look)
+        axis.set(xlabel="epoch", ylabel="validation (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _panels(names: Iterable[str], height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel per condition, in rows of two, each `height` inches high."""
-    names = [name.replace(" + ", "\n+ ") for name in names]
-    rows, columns = math.ceil(len(names) / 2), min(2, len(names))
-    size = PAGE * columns / 2, height * rows
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat[len(names) :]:
-        axis.remove()
-    for axis, name in zip(axes.flat, names, strict=False):
-        axis.set_title(name)
-    return figure, list(axes.flat[: len(names)])
-
-
-def plot_pruners(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """From `rungs.pruner_table`, by condition: the chance to keep the best graph against the epochs
-    spent.
-
-    A line per pruner, a point per first rung (the number beside it); bars are 95 % intervals over
-    random orders.
-    """
-    figure, axes = _panels(tables, 2.4)
-    for axis, table in zip(axes, tables.values(), strict=True):
-        for (pruner, part), colour, marker in zip(
-            table.groupby("pruner"), (RED, BLUE), "so", strict=False
-        ):
-            error = [part.best_kept - part.low, part.high - part.best_kept]
-            axis.errorbar(
-                part.epochs,
-                part.best_kept,
-                yerr=error,
-                color=colour,
-                marker=marker,
-                ms=4,
-                lw=1.2,
-                label=pruner,
-            )
-            for row in part.itertuples():
-                beside = (
-                    -8 if pruner == "asha" else 5,
-                    -9,
-                )  # points that lie together keep their numbers apart
-                axis.annotate(
-                    row.first_rung,
-                    (row.epochs, row.best_kept),
-                    beside,
-                    textcoords="offset points",
-                    fontsize=7,
-                )
-        axis.set(
-            xlabel="epochs spent (% of all)", ylabel="best graph kept (% of orders)", ylim=(0, 104)
-        )
-        axis.label_outer()
-    axes[0].legend(fontsize=7, loc="lower right")
-    return figure
-
-
-def plot_early_rungs(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """From `search.early_rungs`, by condition: the chance to pass a first rung beside the share
-    that deserves it (a dashed line), by what the target starts from. Bars are 95 % intervals over
-    graphs.
-    """
-    figure, axes = _panels(tables, 3.1)
-    for axis, table in zip(axes, tables.values(), strict=True):
-        for i, (init, rows) in enumerate(table.groupby("target", sort=False)):
-            color = [BLUE, RED, GREEN, PINK][i % 4]
-            error = [rows["passed"] - rows["low"], rows["high"] - rows["passed"]]
-            label = f"node 1: {title(init)} (n = {rows['n'].iloc[0]})"
-            axis.errorbar(
-                np.arange(len(rows)) + 0.1 * i,
-                rows["passed"],
-                yerr=error,
-                fmt="os^v"[i % 4],
-                color=color,
-                label=label,
-            )
-            axis.axhline(
-                rows["deserved"].iloc[0], color=color, linestyle="--", linewidth=1, zorder=0
-            )
-        first = table["rung"].unique()
-        axis.set_xticks(range(len(first)), [f"epoch {rung}" for rung in first])
-        axis.set(xlabel="first rung", ylim=(-3, 103), xlim=(-0.4, len(first) - 0.4))
-        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22))
-    axes[0].set_ylabel("graphs that pass (%)\ndashed: that end in the better half")
-    return figure
-
-
-def plot_optimism(summaries: Mapping[str, Mapping]) -> Figure:
-    """How much each search promised too much: its best value, less that of the same graph with
-    fresh seeds, in points.
-
-    Both are on the split of the selection, so that the difference is the luck of the selection and
-    nothing else. Intervals that are far wider than the runs scatter are cut at the frame.
-    """
-    order = [name for name in in_order(summaries) if summaries[name]["selection_value"] is not None]
-    figure, axis = plt.subplots(
-        figsize=(COLUMN * 1.3, 0.9 + 0.4 * len(order)), layout="constrained"
-    )
-    reach = [0.0]
-    for y, name in enumerate(order):
-        summary = summaries[name]
-        top = next((entry for entry in summary["reevaluated"] if entry["label"] == "top 1"), None)
-        if top is not None:
-            gaps = [
-                summary["selection_value"] - value
-                for value in top[f"{summary['select_on']}_accuracy"]
-            ]
-            found, reach = stats.summary(gaps), [*reach, *gaps]
-            axis.plot(gaps, [y] * len(gaps), ls="none", marker="o", ms=3.5, color=SKY)
-            axis.plot([found["low"], found["high"]], [y + 0.2] * 2, color=BLUE, lw=1.3)
-            axis.plot(found["mean"], y + 0.2, marker="D", ms=3.5, color=BLUE)
-    axis.axvline(0, color=BLACK, lw=0.8)
-    axis.set_yticks(
-        range(len(order)), [condition_label(name, summaries) for name in order], fontsize=7
-    )
-    room = 0.15 * (max(reach) - min(reach)) + 2
-    axis.set(xlim=(min(reach) - room, max(reach) + room), ylim=(len(order) - 0.4, -0.6))
-    axis.set_xlabel("best value in the search − fresh seed (points)", fontsize=7)
-    figure.legend(
-        handles=_forest_legend("fresh seed"), loc="outside lower center", ncols=2, fontsize=7
-    )
-    return figure
-
-
-def plot_luck(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """From `claims.search_luck`, a row per search: test accuracy of the winner in resampled searches, by the point."""
-    size = COLUMN * 1.5, 0.6 + 0.75 * len(tables)
-    figure, axes = plt.subplots(
-        len(tables), 1, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    every = np.concatenate([table["test"] for table in tables.values()])
-    bins = np.arange(np.floor(every.min()), np.ceil(every.max()) + 1)
-    for axis, (name, table), colour in zip(axes.flat, tables.items(), COLOURS, strict=False):
-        axis.hist(table["test"], bins, weights=np.full(len(table), 100 / len(table)), color=colour)
-        axis.set_title(name, loc="left", fontsize=7, pad=2)
-    figure.supylabel("repeated searches (%)", fontsize=8)
-    axes[-1, 0].set_xlabel("test accuracy of the winner (%)")
-    return figure
-
-
-def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None = None) -> Figure:
-    """One training, epoch by epoch: validation accuracy of every node, and the mean gated loss on
-    every open edge.
-
-    - `records`: from `epochs(graph, ..)`, at least one.  `epochs`: how many there will be, for the
-      axis.
-    """
-    figure = Figure(
-        figsize=(PAGE * 1.3, 3.4), layout="constrained"
-    )  # no pyplot: may be drawn in a kernel's thread
-    axes = figure.subplots(1, 3)
-    colours, marks, done = (
-        [TARGET_RED, BLUE, ORANGE, GREEN, PINK, BLACK],
-        "os^vDP",
-        [r["epoch"] for r in records],
-    )
-    for t in sorted(graph.reaching_target()):
-        shape = dict(color=colours[t % 6], ms=4, lw=1.3)
-        values = [record["val_accuracy"][t] for record in records]
-        axes[0].plot(done, values, marker=marks[t % 6], label=f"node {t + 1}", **shape)
-        for s in graph.sources(t):
-            gate, line = graph.gates[t][s], _gate_style(graph.gates[t][s])[1]
-            values = [record["edge_loss"][t][s] for record in records]
-            label = f"{'label' if s == t else s + 1} → {t + 1} ({gate})"
-            axes[1 if s == t else 2].plot(
-                done, values, ls=line, marker=marks[s % 6], label=label, **shape
-            )
-    panels = {
-        "accuracy": "validation (%)",
-        "label edges": "mean gated loss",
-        "edges between nodes": "mean gated loss",
-    }
-    for axis, (name, ylabel) in zip(axes, panels.items(), strict=True):
-        axis.set(
-            title=name,
-            xlabel="epoch",
-            ylabel=ylabel,
-            xlim=(0.8, max(epochs or 0, done[-1], 2) + 0.2),
-        )
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if not axis.lines:
-            axis.text(
-                0.5, 0.5, "no open edge", ha="center", color="#777777", transform=axis.transAxes
-            )
+        if start == "scratch":
+            axis.get_legend().remove()
         else:
-            axis.set_ylim(0, 1.08 * max(max(line.get_ydata()) for line in axis.lines) or 1)
-            axis.legend(
-                frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22)
-            )
+            place = {"bbox_to_anchor": (1, 0.5), "title": "pre-trained\nneighbours"}
+            sns.move_legend(axis, "center left", **place)
     return figure
 
 
-# ---- gates, images, pre-training
+def curve_table(records: Sequence[Mapping], source: str, patterns: Sequence[str]) -> pd.DataFrame:
+    """A row per epoch of the runs of these patterns: `pattern`, `neighbours` (without node 1),
+    `epoch`, `accuracy` (validation, node 1, %)."""
+    rows = [
+        (pattern, re.sub(r"^1\+?", "", pattern) or "none", epoch["epoch"], epoch["val_accuracy"][0])
+        for pattern in patterns
+        for record in records
+        if record["label"] == (pattern if pattern == "none" else f"{source}/{pattern}")
+        for epoch in record["epochs"]
+    ]
+    return pd.DataFrame(rows, columns=["pattern", "neighbours", "epoch", "accuracy"])
 
 
-def plot_images(images, labels: Sequence[str] | None = None, columns: int = 8) -> Figure:
-    """A contact sheet of uint8 images, (n, 3, S, S) or (n, S, S, 3), with a label under each if given."""
-    images = np.asarray(images)
-    images = images if images.shape[-1] == 3 else np.moveaxis(images, 1, 3)
-    rows, side = math.ceil(len(images) / columns), PAGE / columns
-    size = side * columns, (side + 0.16 * (labels is not None)) * rows
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0.01, wspace=0.01)
-    for i, axis in enumerate(axes.flat):
-        axis.axis("off")
-        if i < len(images):
-            axis.imshow(images[i], interpolation="nearest")
-            if labels is not None:
-                axis.set_title(labels[i], fontsize=6.5, pad=1.5)
+def neighbours_add(curves: pd.DataFrame, patterns: Sequence[str]) -> float:
+    """All neighbours pre-trained minus none, in points, in the last epoch of `curve_table`."""
+    last = curves[curves.epoch == curves.epoch.max()].groupby("pattern").accuracy.mean()
+    return float(last.get(patterns[-1], np.nan) - last.get(patterns[0], np.nan))
+
+
+# ---- a graph beside its target alone
+
+
+@in_language
+def plot_seed_pairs(
+    records: Sequence[Mapping], baseline: str = "alone", chance: float | None = None
+) -> Figure:  # fmt: skip
+    """Test accuracy of node 1 in graphs and alone: a line per seed, the gains beside.
+
+    Args:
+        records: runs with `label`, `seed`, `test_accuracy`, of the baseline and of any graphs.
+        baseline: the label of the runs that the others are compared with.
+        chance: accuracy (%) of guessing, as a dotted line.
+    """
+    gains = pair_gains(records, baseline)
+    graphs = list(gains.graph)
+    ratios = [2] * len(graphs) + [3]
+    figure, axes = panels([*graphs, "gain"], 2.6, len(graphs) + 1, width_ratios=ratios)
+    rows = [(r["seed"], r["label"], r["test_accuracy"][0]) for r in records]
+    runs = pd.DataFrame(rows, columns=["seed", "graph", "accuracy"]).set_index("graph")
+    look = {"estimator": None, "units": "seed", "marker": "o", "color": GREY, "lw": 1, "ms": 5}
+    handles = [Line2D([], [], color=GREY, lw=1, marker="o", ms=4, label="one seed")]
+    if chance is not None:
+        handles.append(Line2D([], [], color=BLACK, lw=0.8, ls=":", label="chance"))
+    for axis, label in zip(axes, graphs, strict=False):
+        pair = pd.concat([runs.loc[[baseline]], runs.loc[[label]]]).reset_index()
+        sns.lineplot(pair, x="graph", y="accuracy", ax=axis, **look)
+        axis.sharey(axes[0])
+        axis.set(xlim=(-0.4, 1.4), xlabel="", ylabel="test accuracy (%)")
+        axis.label_outer()
+        if chance is not None:
+            axis.axhline(chance, color=BLACK, lw=0.8, ls=":")
+    dots(axes[-1], gains, "graph")
+    style.count_rows(axes[-1], gains, "graph", graphs)
+    axes[-1].set_xlabel(f"graph − {baseline}, by seed (points)")
+    style.legend_below(figure, [*handles, *style.mark_legend(gains)])
     return figure
 
 
-def plot_pretraining(card: Mapping, ax: Axes | None = None) -> Axes:
-    """Training accuracy over the images seen, from a model card; the loss, where it was kept, on the right."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")
-    curve = pd.DataFrame(card["curve"])
-    seen = curve["images"].cumsum() / 1000
-    ax.plot(seen, curve["accuracy"], marker="o", ms=3, color=BLUE, label="accuracy")
-    ax.axhline(100 / card["classes"], color=BLACK, lw=0.8, ls=":", label="guessing")
-    ax.set(
-        title=title(card["source"]),
-        xlabel="images seen (thousands)",
-        ylabel="training accuracy (%)",
-    )
-    handles = ax.get_legend_handles_labels()[0]
-    if "loss" in curve:
-        right = ax.twinx()
-        handles += right.plot(
-            seen, curve["loss"], marker="s", ms=3, color=RED, ls="--", label="loss (right)"
-        )
-        right.set(ylabel="training loss", ylim=(0, 1.05 * curve["loss"].max()))
-        right.grid(False)
-        right.spines["right"].set_visible(True)
-    ax.legend(
-        handles=handles,
-        frameon=False,
-        fontsize=7,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.2),
-        ncols=3,
-    )
-    return ax
+def pair_gains(records: Sequence[Mapping], baseline: str = "alone") -> pd.DataFrame:
+    """Each graph minus the baseline, by seed: `graph`, `effect`, `low`, `high`, `n`, and in how
+    many seeds it is `up`."""
+    seeds: dict[str, dict[int, float]] = {}
+    for record in records:
+        seeds.setdefault(record["label"], {})[record["seed"]] = record["test_accuracy"][0]
+    alone = seeds.pop(baseline)
+    rows = []
+    for label, found in seeds.items():
+        up = sum(value > alone[seed] for seed, value in found.items() if seed in alone)
+        rows.append({"graph": label, "up": up, **stats.pair(found, alone)})
+    return pd.DataFrame(rows)
 
 
-def plot_filters(weight, ax: Axes | None = None) -> Axes:
-    """The filters of a first layer, (O, 3, k, k), as colour pictures, each scaled to its own range."""
-    weight = np.asarray(weight, float)
-    columns = math.ceil(len(weight) ** 0.5)
-    low, high = (f(weight, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
-    tiles = np.moveaxis((weight - low) / np.maximum(high - low, 1e-12), 1, 3)
-    tiles = np.pad(tiles, ((0, -len(tiles) % columns), (0, 1), (0, 1), (0, 0)), constant_values=1)
-    sheet = np.concatenate(
-        [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)], 0
-    )
-    if ax is None:
-        _, ax = plt.subplots(figsize=(COLUMN, COLUMN), layout="constrained")
-    ax.imshow(sheet)
-    ax.axis("off")
-    return ax
+def knowledge_table(records: Sequence[Mapping], data: str) -> pd.DataFrame:
+    """What `plot_gain_against_knowledge` draws, of a Table 1 whose starts were also trained alone.
+
+    `data`: the name of the data set.
+    """
+    arms = ablation.run_arms(records)
+    alone = {title(source): arm.mean for (source, what), arm in arms.items() if what == "alone"}
+    scratch = title("scratch")
+    found = claims.exploratory(records)
+    found["pattern"] = found.contrast.str.extract(r"^(\S+) (?:less|minus) its target alone$")[0]
+    found = found[(found["from"] == "this run") & found.pattern.notna() & found.effect.notna()]
+    rows = []
+    for row in found.itertuples():
+        on = [str(i + 1) in row.pattern.split("+") for i in range(ablation.count_nodes(records))]
+        known = [alone.get(row.source if one else scratch, np.nan) for one in on]
+        source = row.source if any(on) else scratch
+        rows.append({"data": data, "source": source, "knowledge": np.mean(known[1:]) - known[0]})
+    found = found[["pattern", "effect", "low", "high", "n"]].reset_index(drop=True)
+    table = pd.concat([pd.DataFrame(rows), found], axis=1)
+    return table.drop_duplicates(["source", "pattern"]) if rows else table
+
+
+@in_language
+def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
+    """Whether a graph pays where the neighbours know more than node 1: a dot per row of Table 1.
+
+    Args:
+        table: `data` (a panel each), `source` (name or title, of the pre-trained nodes), `pattern`
+            ("none", "2+3", ..), `knowledge` (mean accuracy alone of the neighbours' starts minus
+            that of node 1's, points), `effect`, `low`, `high` (graph minus its target alone,
+            points, 95 % interval), as from `knowledge_table`.
+    """
+    parts = dict(list(table.groupby("data", sort=False)))
+    figure, axes = panels(parts, 3.4, max(2, len(parts)))
+    for axis, part in zip(axes, parts.values(), strict=True):
+        for source, own in part.groupby("source", sort=False):
+            dots(axis, own, "knowledge", colour=source_colour(source))
+            for row in own.itertuples():
+                axis.annotate(row.pattern, (row.knowledge, row.effect), **BESIDE)
+        axis.axvline(0, color=BLACK, lw=0.8, zorder=0)
+        axis.set_xlabel("neighbours alone − node 1 alone (points)")
+    axes[0].set_ylabel("graph − its target alone (points)")
+    sources = style.source_legend(dict.fromkeys(table.source), "pre-trained on: {}")
+    note = f"labels: pre-trained nodes; {OWN_SCALE}"
+    style.legend_below(figure, [*sources, *style.mark_legend(table)], 3, note)
+    return figure
+
+
+@in_language
+def plot_convergence(table: pd.DataFrame) -> Figure:
+    """When a graph pays: graph minus its target alone, against how far training has gone.
+
+    Args:
+        table: `claims.convergence_table`: `start` (name or title), `epochs`, `train_accuracy` (of
+            the target alone, %), `effect`, `low`, `high` (points, 95 % interval).
+    """
+    figure, (axis,) = panels([""], 3.2)
+    for start, part in table.groupby("start", sort=False):
+        look = {"color": source_colour(start), "lw": 1, "zorder": 1, "errorbar": None}
+        sns.lineplot(part, x="train_accuracy", y="effect", ax=axis, **look)
+        dots(axis, part, "train_accuracy", colour=source_colour(start))
+        for row in part.itertuples():
+            axis.annotate(row.epochs, (row.train_accuracy, row.effect), **BESIDE)
+    axis.set(xlabel="training accuracy of the target alone (%)")
+    axis.set(ylabel="graph − its target alone (points)")
+    handles = style.source_legend(dict.fromkeys(table.start), "all nodes: {}")
+    style.legend_below(figure, [*handles, *style.mark_legend(table)], note="numbers: epochs")
+    return figure
+
+
+# ---- other
+
+
+@in_language
+def plot_sources(records: Sequence[Mapping]) -> Figure:
+    """What each start adds to a network alone, over random numbers: a panel per data set.
+
+    `records`: {"source", "data", "accuracy there", "scratch": {seed: %}, "start": {seed: %}}, as in
+    data/reference_runs/sources.json.
+    """
+    parts = dict(list(start_gains(records).groupby("data", sort=False)))
+    return plot_effects(parts, "start", "gain over scratch (points)", shared=False)
+
+
+def start_gains(records: Sequence[Mapping]) -> pd.DataFrame:
+    """Of `plot_sources`: `data`, `source` (title), `start` (with accuracy there), `effect`, .."""
+    rows = []
+    for record in records:
+        source = title(record["source"])
+        there = f" ({record['accuracy there']:.0f} % there)" if "accuracy there" in record else ""
+        gain = stats.pair(record["start"], record["scratch"])
+        rows.append({"data": record["data"], "source": source, "start": source + there, **gain})
+    return pd.DataFrame(rows)
+
+
+@in_language
+def plot_reproduction(check: pd.DataFrame) -> Figure:
+    """This machine's runs beside the recorded ones: does each lie in their prediction interval?
+
+    Args:
+        check: a row per graph: `row` (its name), `live` (node 1 in this machine's run, %), `mean`,
+            `low`, `high` (of the recorded runs, and the interval in which one more should lie),
+            `n` (recorded runs), `inside` (whether `live` lies in it).
+    """
+    inside = check.inside.to_numpy(bool)
+    words = f"{(~inside).sum()} of {len(check)} outside; {0.05 * len(check):.1f} expected by chance"
+    figure, (axis,) = panels([words], 1.1 + 0.2 * len(check))
+    place = np.arange(len(check))
+    band = axis.hlines(place, check.low, check.high, color=PALE, lw=5)
+    band.set_label("recorded: 95 % prediction interval")
+    look = {"ls": "none", "color": BLACK}
+    axis.plot(check["mean"], place, marker="|", ms=7, label="recorded: mean", **look)
+    live = check.live.to_numpy()
+    axis.plot(live[inside], place[inside], marker="o", ms=4, label="this run", **look)
+    if not inside.all():
+        look |= {"marker": "X", "ms": 7, "label": "this run, outside"}
+        axis.plot(live[~inside], place[~inside], **look)
+    axis.set_yticks(place, [plain(name) for name in check.row])
+    axis.set(ylim=(len(check) - 0.5, -0.5), xlabel="accuracy of node 1 (%)")
+    style.count_rows(axis, check, "row", list(check.row))
+    style.legend_below(figure, axis.get_legend_handles_labels()[0])
+    return figure
+
+
+@in_language
+def plot_confusion(
+    answers, classes: Sequence[str], groups: Sequence[str] | None = None
+) -> Figure:  # fmt: skip
+    """What a network takes for what: `answers` (C, C), how often class i was answered with j.
+
+    `groups`: what belongs together, a name for each of the C classes, which are sorted by it.
+    """
+    shares = np.asarray(answers, float)
+    shares = 100 * shares / np.maximum(shares.sum(1, keepdims=True), 1)
+    groups = np.array(["" for _ in classes] if groups is None else groups)
+    order = np.argsort(groups, kind="stable")
+    names = [plain(classes[i]) for i in order]
+    figure, (axis,) = panels([""], 5.6)
+    look = {"cmap": "Greys", "vmin": 0, "square": True, "xticklabels": names, "yticklabels": names}
+    look["cbar_kws"] = {"label": "% of the class"}
+    sns.heatmap(shares[np.ix_(order, order)], ax=axis, **look)
+    axis.set(xlabel="answer", ylabel="class")
+    for i in 1 + np.flatnonzero(groups[order][1:] != groups[order][:-1]):
+        axis.axhline(i, color=BLACK, lw=0.8)
+        axis.axvline(i, color=BLACK, lw=0.8)
+    return figure

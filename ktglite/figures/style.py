@@ -1,87 +1,260 @@
-"""The style of all figures, in one place, and how they are written."""
+"""How every figure looks, in one place: what a colour and a mark mean, panels, intervals, files."""
 
-from collections.abc import Mapping, Sequence
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-__all__ = ["save_figure", "use_style"]
+from ktglite.figures.japanese import translate_figure
+from ktglite.models import SOURCES, title
 
-# Okabe and Ito's palette, told apart by readers of every kind of colour vision.
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
-TARGET_RED = "#D00000"
+__all__ = ["TARGET_RED", "describe_records", "dots", "gate_style", "panels", "save_figure"]
+__all__ += ["source_colour", "source_fill", "use_style"]
+
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and two of a paper
 
+# A colour has one meaning in all figures and languages; what has none of these is black or grey.
+SOURCE_COLOURS = {
+    "scratch": "#000000",
+    "imagenet1k": "#8F5D00",
+    "imagenet1k_quantised": "#8F5D00",
+    "imagenet1k_standin": "#E69F00",
+    "fractaldb1k": "#56B4E9",
+    "visualatom1k": "#8A9A1B",
+    "coloured_fractals": "#CC79A7",
+    "one_fractal": "#7B5EA7",
+    "teacher": "#7A4B3A",
+}
+OTHER_SOURCE = "#4A9A9C"  # a file of weights
+GATE_STYLES = {  # colour, line, letter
+    "through": ("#0072B2", "-", "T"),
+    "linear": ("#009E73", "--", "L"),
+    "correct": ("#D55E00", "-.", "C"),
+    "cutoff": ("#999999", (0, (1, 3)), "×"),
+}
+TARGET_RED = "#D00000"  # the one that counts: a graph's target, the best graph that a search lost
+BLACK, GREY, PALE = "#000000", "#777777", "#C8C8C8"
 
-def use_style() -> None:
-    """Apply `ktglite.mplstyle`; fonts are embedded as fonts, so that text in a PDF can be searched and edited."""
-    sns.set_theme(context="paper", style="ticks", palette="colorblind")
+# What an effect shows is told by shape and fill, so that it is seen in grey print, too.
+MARKS = {
+    "supported": {"marker": "D", "fillstyle": "full"},
+    "contradicted": {"marker": "v", "fillstyle": "full"},
+    "interval excludes 0, but not after correction": {"marker": "D", "fillstyle": "left"},
+    "interval excludes 0, no test": {"marker": "D", "fillstyle": "none"},
+    "interval contains 0": {"marker": "o", "fillstyle": "none"},
+    "one run, no interval": {"marker": "x", "fillstyle": "full"},
+}
+DOT = {"ls": "none", "ms": 4.5, "markerfacecoloralt": "white"}
+MEAN = "mean, 95 % interval"  # a filled circle: nothing is asked of it
+JAPANESE_FONT = "IPAexGothic"
+
+
+def source_colour(source: str) -> str:
+    """The colour of what a node starts from, by its name or title; a plug-in brings its own."""
+    name = next((name for name, known in SOURCES.items() if known.title == source), source)
+    if name in SOURCE_COLOURS:
+        return SOURCE_COLOURS[name]
+    return SOURCES[name].colour if name in SOURCES else OTHER_SOURCE
+
+
+def source_fill(source: str) -> str:
+    """The tint of a source, on which black letters can be read; white from scratch."""
+    colour = "#FFFFFF" if source == "scratch" else source_colour(source)
+    return to_hex(0.45 * np.array(to_rgb(colour)) + 0.55)
+
+
+def source_title(source: str) -> str:
+    """`models.title` for a drawing."""
+    return plain(title(source))
+
+
+def plain(name: str) -> str:
+    r"""A name as it is: matplotlib takes what stands between two dollars for a formula."""
+    return name.replace("$", r"\$")
+
+
+def gate_style(gate: str) -> tuple[str, str | tuple, str]:
+    """Colour, line and letter of a gate; one that a reader added is grey, with its first letter."""
+    return GATE_STYLES.get(gate, ("#555555", (0, (5, 1, 1, 1, 1, 1)), gate[0].upper()))
+
+
+# ---- language and style
+
+
+def use_style(lang: str = "en") -> None:
+    """The kit's style for every figure drawn from now on, with its words in `lang`, "en" or "ja".
+
+    Nothing of the user's own matplotlibrc is left. Fonts are embedded as fonts, so that text in a
+    PDF can be searched. Raises ValueError for another language, and without a Japanese font.
+    """
+    if lang not in ("en", "ja"):
+        raise ValueError(f"lang is {lang!r}: allowed are en, ja")
+    try:
+        if lang == "ja":
+            import matplotlib_fontja  # noqa: F401  registers the font
+    except ImportError:
+        hint = "it needs a Japanese font, `pip install 'ktglite[ja]'`"
+        raise ValueError(f"lang is 'ja': {hint}") from None
+    plt.style.use("default")
+    sns.set_theme(context="paper", style="ticks", palette="gray")
     plt.style.use(Path(__file__).with_name("ktglite.mplstyle"))
+    if lang == "ja":
+        plt.rcParams["font.family"] = ["DejaVu Sans", JAPANESE_FONT]
+        # bold is asked for, and there is one weight
+        logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+
+
+def in_language(draw: Callable) -> Callable:
+    """A function that returns a Figure or Axes, with its words in the language of the style."""
+
+    @wraps(draw)
+    def drawn(*args, **kwargs):
+        found = draw(*args, **kwargs)
+        return translate_figure(found) if JAPANESE_FONT in plt.rcParams["font.family"] else found
+
+    return drawn
+
+
+# ---- panels, dots, legends
+
+
+def panels(
+    titles: Iterable[str], height: float, columns: int = 4, **shared
+) -> tuple[Figure, list[Axes]]:
+    """A figure of the page's width, a panel per title, each row of them `height` inches high.
+
+    `shared`: what `plt.subplots` takes besides, such as `sharex`.
+    """
+    titles = list(titles)
+    columns = min(columns, len(titles))
+    rows = math.ceil(len(titles) / columns)
+    shape = {"figsize": (PAGE, height * rows), "squeeze": False, "layout": "constrained"}
+    figure, axes = plt.subplots(rows, columns, **shape, **shared)
+    for axis, text in zip(axes.flat, titles, strict=False):
+        axis.set_title(text)
+    for axis in axes.flat[len(titles) :]:
+        axis.remove()
+    return figure, list(axes.flat[: len(titles)])
+
+
+def dots(
+    axis: Axes, table: pd.DataFrame, at: str, order: Sequence | None = None, colour: str = BLACK,
+    shift: float = 0.0, mean: bool = False,
+) -> None:  # fmt: skip
+    """Effects with their 95 % intervals: a dot per row of `table`, whose mark says what it shows.
+
+    Args:
+        axis: the panel; where rows have names, its y axis is set up.
+        table: `effect`, `low`, `high` and, where they were tested, `verdict`; NaN is not drawn.
+        at: the column with the names of the rows. Numbers are places on the x axis instead, and
+            effects go upwards.
+        order: the names, from above (default: as they come).
+        colour: of the dots; a source's where they belong to one.
+        shift: rows downwards, so that two series do not lie on each other.
+        mean: whether these are means, for which 0 is nothing special.
+    """
+    upwards = pd.api.types.is_numeric_dtype(table[at])
+    order = list(dict.fromkeys(table[at]) if order is None else order)
+    place = shift + np.array(table[at] if upwards else [order.index(name) for name in table[at]])
+    bars = np.nan_to_num([table.effect - table.low, table.high - table.effect])
+    marks = np.array([MEAN if mean else mark_of(row) for row in table.itertuples()])
+    for mark in dict.fromkeys(marks):
+        own = marks == mark
+        ends = [table.effect[own], place[own]]
+        x, y = reversed(ends) if upwards else ends
+        shape = {"color": colour, "elinewidth": 1.2, **DOT, **MARKS.get(mark, {"marker": "o"})}
+        axis.errorbar(x, y, **{"yerr" if upwards else "xerr": bars[:, own]}, **shape)
+    if not mean:
+        (axis.axhline if upwards else axis.axvline)(0, color=BLACK, lw=0.8, zorder=0)
+    if not upwards:
+        axis.set_yticks(range(len(order)), [plain(name) for name in order])
+        axis.set_ylim(len(order) - 0.5, -0.5)
+
+
+def mark_of(row: tuple) -> str:
+    """Which of MARKS an effect has: by its verdict, or by its interval where it has no other."""
+    verdict = str(getattr(row, "verdict", ""))
+    if verdict in ("supported", "contradicted"):
+        return verdict
+    if not row.low <= row.high:
+        return "one run, no interval"
+    if row.low <= 0 <= row.high:
+        return "interval contains 0"
+    tested = verdict.startswith("not resolved")
+    return f"interval excludes 0, {'but not after correction' if tested else 'no test'}"
+
+
+def count_rows(axis: Axes, table: pd.DataFrame, at: str, order: Sequence) -> None:
+    """The number n of runs on the right of each row of a panel."""
+    place = {"transform": axis.get_yaxis_transform(), "fontsize": 6.5, "va": "center"}
+    axis.text(1.01, -0.8, "n", style="italic", **place)
+    for name, n in table.groupby(at).n:
+        ends = dict.fromkeys(f"{value:.0f}" for value in (n.min(), n.max()))
+        axis.text(1.01, list(order).index(name), "–".join(ends), **place)
+
+
+def mark_legend(table: pd.DataFrame) -> list[Line2D]:
+    """Legend entries of the marks that occur in a table of effects."""
+    used = {mark_of(row) for row in table.itertuples()}
+    shown = {mark: look for mark, look in MARKS.items() if mark in used}
+    return [Line2D([], [], color=BLACK, label=mark, **DOT, **look) for mark, look in shown.items()]
+
+
+def source_legend(sources: Iterable[str], words: str = "{}") -> list[Line2D]:
+    """Legend entries of sources in their colours; `words`: what is said of them, with {}."""
+    text = {source: words.format(source_title(source)) for source in sources}
+    return [Line2D([], [], color=source_colour(source), label=text[source]) for source in text]
+
+
+def legend_below(figure: Figure, handles: Sequence, columns: int = 4, note: str = "") -> None:
+    """A legend below all panels, under a line of text."""
+    columns = max(1, min(columns, len(handles)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, title=note)
+
+
+# ---- files
 
 
 def save_figure(
-    figure: Figure,
-    folder: str | Path,
-    name: str,
-    formats: Sequence[str] = ("pdf", "png"),
-    note: str = "",
-    caption: str = "",
-    width: str = "page",
-    dpi: int = 300,
-) -> list[Path]:
+    figure: Figure, folder: str | Path, name: str, formats: Sequence[str] = ("pdf", "png"),
+    note: str = "", caption: str = "", dpi: int = 300,
+) -> list[Path]:  # fmt: skip
     """Write a figure as `<folder>/<name>.<format>`; the same figure gives the same bytes.
 
-    `width`: "page" (7 in) or "column" (3.4 in); a wider figure is laid out again for it, letters
-    keeping their size. `caption` and `note`, such as `describe_records` gives, go into the file's
-    metadata. Raises ValueError for other formats.
+    `caption` and `note`, such as `describe_records` gives, go into the metadata. Raises ValueError
+    for a format other than pdf, png, svg.
     """
-    _check_formats(formats)
-    width = {"page": PAGE, "column": COLUMN}[width]
-    if figure.get_figwidth() > width:
-        figure.set_size_inches(
-            width, figure.get_figheight() * max(0.75, width / figure.get_figwidth())
-        )
-        _fit_titles(figure)
-    Path(folder).mkdir(parents=True, exist_ok=True)
     metadata = {
         "pdf": {"CreationDate": None, "ModDate": None, "Title": caption, "Subject": note},
         "svg": {"Date": None, "Title": caption, "Description": note},
         "png": {"Title": caption, "Description": note},
     }
-    paths = []
     for kind in formats:
-        paths.append(Path(folder) / f"{name}.{kind}")
-        figure.savefig(paths[-1], metadata=metadata[kind], dpi=dpi)
+        if kind not in metadata:
+            raise ValueError(f"format is {kind!r}: allowed are {', '.join(metadata)}")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    paths = [Path(folder) / f"{name}.{kind}" for kind in formats]
+    for path in paths:
+        figure.savefig(path, metadata=metadata[path.suffix[1:]], dpi=dpi)
     return paths
 
 
-def _fit_titles(figure: Figure) -> None:
-    """Smaller letters, down to 6 points, for titles that are wider than their panel."""
-    figure.canvas.draw()
-    for axes in figure.axes:
-        share = axes.get_window_extent().width * 1.05 / max(axes.title.get_window_extent().width, 1)
-        axes.title.set_fontsize(max(6, min(1, share) * axes.title.get_fontsize()))
-
-
-def _check_formats(formats: Sequence[str]) -> None:
-    """Raise ValueError naming a format that figures are not written in."""
-    for kind in formats:
-        if kind not in ("pdf", "png", "svg"):
-            raise ValueError(f"format is {kind!r}: allowed are pdf, png, svg")
-
-
 def describe_records(records: Sequence[Mapping]) -> str:
-    """Where numbers come from, in a line, as "data synthcars 95cd721e, code a3f29c01"; never the time."""
-    data = sorted(
-        {f"{r['data']['name']} {r['data']['fingerprint'][:8]}" for r in records if "data" in r}
-    )
-    codes = {(r.get("provenance") or {}).get("git") for r in records} - {None}
-    parts = [
-        f"data {', '.join(data)}" if data else "",
-        f"code {', '.join(c[:8] for c in sorted(codes))}" if codes else "",
-    ]
-    return ", ".join(filter(None, parts))
+    """Where numbers come from: "data synthcars 95cd721e, code a3f29c01"; never the time."""
+    data = [record["data"] for record in records if "data" in record]
+    codes = {(record.get("provenance") or {}).get("git") for record in records} - {None}
+    parts = {
+        "data": sorted({f"{one['name']} {one['fingerprint'][:8]}" for one in data}),
+        "code": sorted(code[:8] for code in codes),
+    }
+    return ", ".join(f"{what} {', '.join(found)}" for what, found in parts.items() if found)

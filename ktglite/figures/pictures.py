@@ -1,0 +1,125 @@
+"""Images, first layers, and trainings as they run."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ktglite.figures import style
+from ktglite.figures.style import GREY, TARGET_RED, in_language, plain, source_colour, source_title
+from ktglite.graph import Graph
+
+__all__ = ["plot_filters", "plot_images", "plot_pretraining", "plot_training"]
+
+
+@in_language
+def plot_images(images, labels: Sequence[str] | None = None, columns: int = 8) -> Figure:
+    """A contact sheet of uint8 images, (n, 3, S, S) or (n, S, S, 3), each below its label."""
+    images = np.asarray(images)
+    images = images if images.shape[-1] == 3 else np.moveaxis(images, 1, 3)
+    rows = math.ceil(len(images) / columns)
+    side = style.PAGE / columns
+    size = style.PAGE, (side + 0.16 * (labels is not None)) * rows
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0.01, wspace=0.01)
+    for i, axis in enumerate(axes.flat):
+        axis.axis("off")
+        if i < len(images):
+            axis.imshow(images[i], interpolation="nearest")
+            if labels is not None:
+                axis.set_title(plain(labels[i]), fontsize=6.5, pad=1.5)
+    return figure
+
+
+@in_language
+def plot_filters(weight, ax: Axes | None = None, source: str | None = None) -> Axes:
+    """The filters of a first layer, (O, 3, k, k), as colour pictures, each scaled to its own range.
+
+    `source`: what the network started from; its title stands above.
+    """
+    weight = np.asarray(weight, float)
+    columns = math.ceil(len(weight) ** 0.5)
+    low = weight.min((1, 2, 3), keepdims=True)
+    high = weight.max((1, 2, 3), keepdims=True)
+    tiles = np.moveaxis((weight - low) / np.maximum(high - low, 1e-12), 1, 3)
+    tiles = np.pad(tiles, ((0, -len(tiles) % columns), (0, 1), (0, 1), (0, 0)), constant_values=1)
+    rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
+    if ax is None:
+        _, ax = plt.subplots(figsize=(style.COLUMN, style.COLUMN), layout="constrained")
+    ax.imshow(np.concatenate(rows, 0))
+    ax.axis("off")
+    ax.set_title(source_title(source) if source else "")
+    return ax
+
+
+@in_language
+def plot_pretraining(cards: Mapping | Iterable[Mapping], ax: Axes | None = None) -> Axes:
+    """Training accuracy over the images seen: a line per model card, and chance dotted."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(style.PAGE / 1.6, 2.8), layout="constrained")
+    for card in [cards] if "curve" in cards else cards:
+        seen = np.cumsum([epoch["images"] for epoch in card["curve"]])
+        colour = source_colour(card["source"])
+        values = [epoch["accuracy"] for epoch in card["curve"]]
+        label = f"{source_title(card['source'])}, {card['classes']} classes"
+        ax.plot(seen, values, marker="o", ms=3, color=colour, label=label)
+        ax.axhline(100 / card["classes"], color=colour, lw=0.8, ls=":")
+    ax.set(xlabel="images seen", ylabel="training accuracy (%)", xscale="log", ylim=(0, None))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.minorticks_off()
+    ax.legend(title="dotted: chance")
+    return ax
+
+
+@in_language
+def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None = None) -> Figure:
+    """One training, epoch by epoch: validation accuracy of every node, and the mean gated loss on
+    every open edge, in the colour and line of its gate.
+
+    Args:
+        graph: what is trained; only nodes that influence the target are shown.
+        records: from `epochs(graph, ..)`, at least one.
+        epochs: how many there will be, for the axis.
+    """
+    # no pyplot: may be drawn in a kernel's thread
+    figure = Figure(figsize=(style.PAGE * 1.3, 3.4), layout="constrained")
+    accuracy, labels, between = figure.subplots(1, 3)
+    done = [record["epoch"] for record in records]
+    marks = "os^vDP"
+    shape = {"ms": 4, "lw": 1.3}
+    for t in sorted(graph.reaching_target()):
+        values = [record["val_accuracy"][t] for record in records]
+        name = "node 1, the target" if t == 0 else f"node {t + 1}"
+        colour = TARGET_RED if t == 0 else GREY
+        accuracy.plot(done, values, color=colour, marker=marks[t % 6], label=name, **shape)
+        for s in graph.sources(t):
+            colour, line, _ = style.gate_style(graph.gates[t][s])
+            values = [record["edge_loss"][t][s] for record in records]
+            label = f"{'label' if s == t else s + 1} → {t + 1} ({graph.gates[t][s]})"
+            look = {
+                "color": colour,
+                "ls": line,
+                "marker": marks[(s + t) % 6],
+                "label": label,
+                **shape,
+            }
+            (labels if s == t else between).plot(done, values, **look)
+    titles = {
+        "accuracy": "validation (%)",
+        "label edges": "mean loss after the gate",
+        "edges between nodes": "mean loss after the gate",
+    }
+    for axis, (name, ylabel) in zip((accuracy, labels, between), titles.items(), strict=True):
+        last = max(epochs or 0, done[-1], 2)
+        axis.set(title=name, xlabel="epoch", ylabel=ylabel, xlim=(0.8, last + 0.2))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if not axis.lines:
+            axis.text(0.5, 0.5, "no open edge", ha="center", color=GREY, transform=axis.transAxes)
+            continue
+        axis.set_ylim(0, 1.08 * max(max(line.get_ydata()) for line in axis.lines) or 1)
+        axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+    return figure
