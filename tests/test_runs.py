@@ -229,17 +229,18 @@ class Settled:
         return future
 
 
-def test_a_run_that_loses_its_processes_is_left_out_by_name(tiny_data, tmp_path, caplog):
+@pytest.mark.parametrize("error", [ChildProcessError, FloatingPointError])
+def test_a_run_that_diverges_or_loses_its_processes_is_left_out(tiny_data, tmp_path, caplog, error):
     def outcome(task):
         if task.label == "large":
-            raise ChildProcessError("its process keeps being killed")
+            raise error("its process keeps being killed")
         return {"label": task.label}
 
     graphs = {"large": all_through(A, A), "small": independent(A)}
     found = run_all(graphs, tiny_data, CONFIG, [0], tmp_path, pool=Settled(outcome))
     assert found == [{"label": "small"}]
     assert "large, seed 0 failed and is left out: its process keeps being" in caplog.text
-    with pytest.raises(ChildProcessError) as caught:  # nothing is left to go on with
+    with pytest.raises(error) as caught:  # nothing is left to go on with
         run_all({"large": graphs["large"]}, tiny_data, CONFIG, [0], tmp_path, pool=Settled(outcome))
     assert "No run of this command came to its end" in caught.value.__notes__[0]
 

@@ -1,6 +1,7 @@
-"""What the crash tests kill: six commands on little data, each a function of its folder; called again, it goes on."""
+"""What the crash tests kill: commands on little data, each a function of a folder it goes on in."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -8,6 +9,7 @@ import math
 import multiprocessing
 import os
 import random
+import re
 import sys
 import threading
 import time
@@ -31,21 +33,23 @@ from ktglite.sources.datasets import load_data
 from ktglite.store import read_record
 
 ARCH = "resnet18_w8"
-FEW = [
-    "limit=60",
-    "epochs=2",
-    "batch_size=16",
-    "seeds=1",
-    "precision=fp32",
-    "sources=[fractaldb1k]",
-]
+SHARED = TrainConfig(epochs=2, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
+FEW = ["limit=60", "epochs=2", "batch_size=16", "seeds=1", "precision=fp32"]
 
 
 def pretraining(out: Path) -> None:
     settings = pretrain.PretrainConfig(
-        "imagenet1k_standin", ARCH, 16, epochs=5, images_per_epoch=160, batch_size=32, standin_images=160,
-        augmentation="shift", precision="fp32", device="cpu",
-    )  # fmt: skip
+        "imagenet1k_standin",
+        ARCH,
+        size=16,
+        epochs=5,
+        images_per_epoch=160,
+        batch_size=32,
+        standin_images=160,
+        augmentation="shift",
+        precision="fp32",
+        device="cpu",
+    )
     pretrain.pretrain(settings, out / "weights", out / "cache")
 
 
@@ -55,10 +59,8 @@ def ablation_run(out: Path) -> None:
 
 
 def search_run(out: Path) -> None:
-    """One worker, without pruning: which graphs ASHA stops depends on who is first, which a kill changes."""
-    config = TrainConfig(
-        epochs=3, batch_size=16, augmentation="shift", precision="fp32", device="cpu"
-    )
+    """One worker and no pruning: whom ASHA stops depends on who is first, which a kill changes."""
+    config = dataclasses.replace(SHARED, epochs=3)
     plan = SearchConfig(condition="none", arch=ARCH, nodes=2, trials=4, pruner="none")
     cars = load_data("synthcars", 16, limit=60, cache=out / "cache")
     with open_pool(1) as pool:
@@ -67,24 +69,14 @@ def search_run(out: Path) -> None:
 
 
 def reproduction(out: Path) -> None:
-    """`ktglite reproduce` on the smoke profile: the notebook of Table 1 with its tables and figures."""
-    # for the kernel and what it starts
-    hook = "import math, workloads as w; w.count_calls(*w.EPOCH); w.runs.SHARE = math.inf"
+    """`ktglite reproduce` on the smoke profile: Table 1's notebook with its tables and figures."""
     (out / "site").mkdir(exist_ok=True)
-    (out / "site" / "sitecustomize.py").write_text(hook)
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(out / "site"), str(Path(__file__).parent), *sys.path]
-    )
-    command(
-        "reproduce",
-        "--profile",
-        "smoke",
-        "--only",
-        "02",
-        "--out",
-        out,
-        *settings(out, *FEW, "02.nodes=2"),
-    )
+    hook = "import workloads as w; w.count_calls(*w.EPOCH); w.save_every_epoch()"
+    (out / "site" / "sitecustomize.py").write_text(hook)  # for the kernel and what it starts
+    paths = [str(out / "site"), str(Path(__file__).parent), *sys.path]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    pairs = settings(out, *FEW, "02.nodes=2")
+    command("reproduce", "--profile", "smoke", "--only", "02", "--out", out, *pairs)
 
 
 def fractal_bank(out: Path) -> None:
@@ -95,14 +87,12 @@ def data_cache(out: Path) -> None:
     load_data(str(out / "images"), 64, cache=out / "cache")
 
 
-SHARED = TrainConfig(epochs=2, batch_size=16, augmentation="shift", precision="fp32", device="cpu")
-
-
 def shared_store(out: Path) -> None:
     """Three runs that another process may want too."""
-    cars, two = load_data("synthcars", 16, limit=60, cache=out / "cache"), Node(ARCH)
+    cars = load_data("synthcars", 16, limit=60, cache=out / "cache")
+    pair = all_through(Node(ARCH), Node(ARCH))
     for seed in range(3):
-        runs.run(all_through(two, two), cars, SHARED, seed, out / "runs")
+        runs.run(runs.Run(pair, cars, SHARED, seed), out / "runs")
 
 
 def command(*arguments: object) -> None:
@@ -111,7 +101,8 @@ def command(*arguments: object) -> None:
 
 
 def settings(out: Path, *pairs: str) -> list[str]:
-    return [word for pair in (*pairs, f"cache={out / 'cache'}") for word in ("--set", pair)]
+    pairs = (*pairs, "sources=[fractaldb1k]", f"cache={out / 'cache'}")
+    return [word for pair in pairs for word in ("--set", pair)]
 
 
 # ---- what a folder holds before, and what of it must be the same in the end
@@ -131,58 +122,57 @@ def with_images(out: Path) -> None:
             pixels = rng.integers(0, 256, (300, 400, 3), np.uint8)
             path = out / "images" / name / f"{i}.jpg"
             Image.fromarray(pixels).save(path)
-            os.utime(path, (0, 0))  # the name of the cache holds the time
+
+
+CONTENTS = (".safetensors", ".npy", ".bin", ".csv", ".tex", ".md")
+
+
+def name_in(out: Path, path: Path) -> str:
+    """Below `out`; the name of a folder's cache holds the times of its files, which differ here."""
+    return re.sub("folder-[0-9a-f]{16}", "folder", str(path.relative_to(out)))
 
 
 def outcome(out: Path) -> dict[str, object]:
-    """The final files: hashes of weights, banks, caches and tables; records without times and places."""
+    """The final files: hashes of weights, banks, caches and tables; records without times."""
     found = {}
     for path in sorted(out.rglob("*")):
-        name = str(path.relative_to(out))
+        name = name_in(out, path)
         if path.suffix == ".json":
             found[name] = without_times(json.loads(path.read_text()))
-        elif path.suffix in (".safetensors", ".npy", ".npz", ".csv", ".tex", ".md"):
+        elif path.suffix in CONTENTS:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 
 def without_times(value: object) -> object:
     if isinstance(value, dict):
-        times = [
-            "seconds",
-            "provenance",
-            "images_per_second",
-            "number",
-            "epochs_lost",
-        ]  # the last two tell of the kills
-        times += (
-            ["sha256"] if {"seconds", "trials"} & set(value) else []
-        )  # of a record, over its times too
+        times = {"seconds", "provenance", "images_per_second", "number"}
+        if {"seconds", "trials"} & set(value):
+            times.add("sha256")  # of a record, over its times too
         return {key: without_times(entry) for key, entry in value.items() if key not in times}
     return [without_times(entry) for entry in value] if isinstance(value, list) else value
 
 
 def torn(out: Path, whole: dict[str, object]) -> list[str]:
-    """Files under a final name that are not what they claim: unreadable, cut short, or unlike those of `whole`."""
+    """Files under a final name that are unreadable, cut short, or unlike those of `whole`."""
     bad = []
     for path in sorted(out.rglob("*")):
-        name = str(path.relative_to(out))
+        name = name_in(out, path)
         if any(part.endswith(".partial") for part in path.relative_to(out).parts) or path.is_dir():
             continue
         try:
             if path.suffix == ".json" and path.parent.name == "runs":
                 good = without_times(read_record(path, runs.SCHEMA)) == whole[name]
             elif path.suffix == ".json":
-                good = (
-                    name not in whole or without_times(json.loads(path.read_text())) == whole[name]
-                )
+                found = without_times(json.loads(path.read_text()))
+                good = name not in whole or found == whole[name]
             elif path.suffix == ".ckpt":
                 text = path.read_bytes()
                 good = hashlib.sha256(text[32:]).digest() == text[:32]
             elif name in whole:
                 good = hashlib.sha256(path.read_bytes()).hexdigest() == whole[name]
             else:
-                good = path.suffix not in (".npy", ".npz", ".safetensors", ".unused")
+                good = path.suffix not in (*CONTENTS, ".unused")
         except (OSError, ValueError, KeyError) as error:
             bad.append(f"{name}: {error}")
         else:
@@ -247,31 +237,32 @@ def child(name: str, out: str) -> None:
     os.dup2(log.fileno(), 2)
     tqdm.monitor_interval = 0  # no thread that a fork could catch with a lock in its hands
     torch.set_num_threads(1)
-    runs.SHARE = (
-        math.inf
-    )  # epochs of a workload are so short that saving one takes more than its share
+    save_every_epoch()
     logging.basicConfig()
-    multiprocessing.get_context = lambda method: (
-        FORK
-    )  # the workers of `run_all` are as warm as this process
+    pool._context = lambda: FORK  # the workers of `run_all` are as warm as this process
     pool._begin_worker = begin_worker
     os.environ["KTGLITE_COUNT"] = f"{out}/count.txt"
     count_calls(*WORKLOADS[name].count)
     WORKLOADS[name].run(Path(out))
-    for thread in (
-        threading.enumerate()
-    ):  # a pool that is closing; a forked process would not wait for it at its end
+    for thread in threading.enumerate():  # of a pool that closes: a forked process would not wait
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
+
+
+def save_every_epoch() -> None:
+    """Epochs of a workload are so short that saving one takes more than its share of the time."""
+    runs.CHECKPOINT_TIME_SHARE = math.inf
 
 
 FORK = multiprocessing.get_context("fork")
 
 
 def begin_worker(place: int) -> None:
-    """As the pool's own, but by the parent's number: two workers forked at once hold the ends of
-    each other's pipes, so that neither would hear of their parent's end. Those from a server, which
-    the pool has, do not."""
+    """As the pool's own, but by the parent's number.
+
+    Two workers forked at once hold the ends of each other's pipes, so that neither would hear of
+    their parent's end. Those from a server, which the pool has, do not.
+    """
     parent = multiprocessing.parent_process().pid
 
     def watch() -> None:
@@ -302,26 +293,23 @@ def counted(out: Path) -> int:
 
 @dataclass
 class Crashes:
-    """What `crash` saw: kills of a workload, units of work done twice, and everything that was wrong."""
+    """What `crash` saw: kills of a workload, units of work done twice, and all that was wrong."""
 
     kills: int = 0
-    units: int = 0
     lost: int = 0
-    most: int = 0  # lost by one kill, on the average of the worst command
     wrong: list[str] = field(default_factory=list)
 
 
 def uninterrupted(name: str, out: Path) -> tuple[dict[str, object], float, int]:
-    """What the workload leaves when nothing happens to it, the seconds and the units of work it takes."""
+    """What the workload leaves undisturbed, the seconds and the units of work that it takes."""
     folder(name, out)
     warm_up()
     started = time.monotonic()
     process = start(name, out)
     process.join()
     if process.exitcode:
-        raise RuntimeError(
-            f"{name} does not even run undisturbed:\n{(out / 'output.txt').read_text()}"
-        )
+        said = (out / "output.txt").read_text()
+        raise RuntimeError(f"{name} does not even run undisturbed:\n{said}")
     return outcome(out), time.monotonic() - started, counted(out)
 
 
@@ -332,10 +320,11 @@ def folder(name: str, out: Path) -> None:
 
 
 def crash(name: str, out: Path, undisturbed: tuple, kills: int, rng: random.Random) -> Crashes:
-    """One command killed at random moments up to `kills` times, given again each time, and at last left to end."""
+    """A command killed at random moments up to `kills` times, given again, and left to end."""
     whole, seconds, units = undisturbed
     folder(name, out)
-    seen, everyone = Crashes(units=units), []
+    seen = Crashes()
+    everyone = []
     while True:
         process = start(name, out)
         last = seen.kills >= kills
@@ -343,9 +332,7 @@ def crash(name: str, out: Path, undisturbed: tuple, kills: int, rng: random.Rand
         if process.is_alive():
             everyone += family(process.pid)
             victims = family(process.pid)
-            victim = (
-                rng.choice(victims) if rng.random() < 1 / 3 else victims[0]
-            )  # mostly the command itself
+            victim = rng.choice(victims) if rng.random() < 1 / 3 else victims[0]  # the command
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.kill()
                 seen.kills += 1
@@ -356,16 +343,12 @@ def crash(name: str, out: Path, undisturbed: tuple, kills: int, rng: random.Rand
     if process.exitcode:
         seen.wrong.append(f"does not go on:\n{(out / 'output.txt').read_text()[-3000:]}")
     final = outcome(out)
-    seen.wrong += [
-        f"differs: {file}"
-        for file in sorted({*final, *whole})
-        if final.get(file) != whole.get(file)
-    ]
+    files = sorted({*final, *whole})
+    seen.wrong += [f"differs: {file}" for file in files if final.get(file) != whole.get(file)]
     seen.wrong += [f"left over: {file}" for file in leftovers(out)]
     _, alive = psutil.wait_procs(everyone, timeout=60)
     seen.wrong += [f"outlives its parent: {process}" for process in alive]
     seen.lost = max(counted(out) - units, 0)
-    seen.most = seen.lost / max(seen.kills, 1)
     return seen
 
 
