@@ -1,62 +1,102 @@
-# The README's two commands are `make reproduce` and `make test`; both set up .venv first if it is missing.
+# `make help` lists the targets. Those that need .venv make it first, as `make setup` does.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TORCH ?= all
+OFFLINE ?=
 ARGS ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+NBCONVERT := $(BIN)/jupyter nbconvert --log-level WARN
 
-.PHONY: setup reproduce test test-slow test-browser soak lint format lab notebooks teach bench clean
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test test-slow test-browser soak mutation lint format lab notebooks
+.PHONY: teach slides site bench clean
 
-setup: $(READY)
+# Versions and hashes are those of constraints.txt. torch's builds for CPUs have hashes of their own.
+ifeq ($(TORCH),cpu)
+INSTALL = $(PIP) install --quiet uv && $(BIN)/uv pip install --quiet --python $(BIN)/python \
+  --torch-backend cpu --no-verify-hashes --constraint constraints.txt setuptools --requirements pyproject.toml --extra dev
+else
+INSTALL = $(PIP) install --quiet --require-hashes --requirement constraints.txt
+endif
+INSTALL_MORE = $(PIP) install --quiet --require-hashes --requirement constraints.txt --requirement
+
+help:
+	@echo 'make TARGET [ARGS="passed on to the command"]'
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+setup: $(READY)  ## everything into .venv: 3 minutes, 6 GB; TORCH=cpu: 1.5 GB, without CUDA
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "ktglite needs Python >= 3.11; run: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "installing into $(VENV), which takes a few minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL)
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-reproduce: $(READY)  ## every notebook on the quick profile; ARGS="--set seeds=5" and the like are passed on
+reproduce: $(READY)  ## all notebooks on the quick profile, into data/runs/quick
 	$(BIN)/ktglite reproduce --profile quick $(ARGS)
 
-test: $(READY) lint  ## the fast suite, every notebook on smoke included
+test: $(READY) lint  ## the fast tests, all notebooks on the smoke profile among them
 	$(BIN)/python -m pytest -m "not slow and not browser" $(ARGS)
 
-test-slow: $(READY)
+test-slow: $(READY)  ## what takes minutes: kills, whole searches, FractalDB's categories again
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-browser: $(READY)  ## the notebooks in JupyterLab and Chromium; needs the packages chromium and chromium-driver
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+test-browser: $(READY)  ## notebooks and explorer in Chromium; needs chromium and chromium-driver
+	$(INSTALL_MORE) constraints-browser.txt
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
-soak: $(READY)  ## half an hour and more: 100 kills, full disks, bad files, 10,000 examples; one table at the end
+soak: $(READY)  ## 100 kills, full disks, bad files, 10,000 examples: half an hour and more
 	$(BIN)/python tests/soak.py $(ARGS)
 
-lint: $(READY)
+mutation: $(READY)  ## wrong behaviour put in on purpose: is every one caught by a test?
+	$(BIN)/python tests/mutants.py $(ARGS)
+
+lint: $(READY)  ## ruff and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-format: $(READY)
+format: $(READY)  ## mends style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lab: $(READY)  ## the notebooks in JupyterLab, with the kernel of .venv
+lab: $(READY)  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
-notebooks: $(READY)  ## the outputs of `make reproduce` into the committed notebooks, in English and Japanese
+notebooks: $(READY)  ## the outputs of `make reproduce` into notebooks/ and figures/, both languages
 	$(BIN)/ktglite figures --records data/reference_runs/quick --out figures/ja --format png --lang ja
-	$(BIN)/python -m ktglite.tools.notebooks $(ARGS)
+	$(BIN)/python maintain/notebooks.py $(ARGS)
 
-teach: $(READY)  ## the students' edition of the notebooks, without solutions and outputs, by nbgrader into build/release
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[teach]'
+teach: $(READY)  ## the students' edition, without solutions and outputs, into build/release
+	$(INSTALL_MORE) constraints-teach.txt
 	mkdir -p build/source/ktglite
 	cp notebooks/*.ipynb build/source/ktglite/
 	cd build && ../$(BIN)/nbgrader generate_assignment ktglite --force --no-db $(ARGS)
 
-bench: $(READY)
+# Slides load reveal.js, require.js, jQuery and MathJax from the network, unless OFFLINE=1 fetches
+# them once by npm into build/slides.
+SLIDES = $(if $(OFFLINE),\
+  --SlidesExporter.reveal_url_prefix=node_modules/reveal.js \
+  --SlidesExporter.require_js_url=node_modules/requirejs/require.js \
+  --SlidesExporter.jquery_url=node_modules/jquery/dist/jquery.min.js \
+  '--SlidesExporter.mathjax_url=node_modules/mathjax/MathJax.js?config=TeX-AMS_CHTML-full')
+
+slides: $(READY)  ## the lectures as slides into build/slides; OFFLINE=1: work without a network
+	mkdir -p build/slides
+	$(if $(OFFLINE),npm install --silent --no-save --prefix build/slides \
+	  reveal.js@4 requirejs@2 jquery@3 mathjax@2)
+	$(NBCONVERT) --to slides --output-dir build/slides $(SLIDES) notebooks/0*.ipynb $(ARGS)
+
+site: $(READY)  ## notebooks, docs and explorer as one small web site, into build/site
+	$(BIN)/python maintain/site.py $(ARGS)
+
+bench: $(READY)  ## all benchmarks, an hour and more
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-clean:
-	rm -rf $(VENV) data/cache data/runs
+clean:  ## deletes .venv, build, caches and runs
+	rm -rf $(VENV) build data/cache data/runs

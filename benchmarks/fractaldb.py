@@ -1,34 +1,35 @@
-"""FractalDB-1k: the kit's kernel against a plain NumPy renderer of the same semantics, on the same
-orbits, one core.
+"""FractalDB-1k: the kit's kernels against a plain NumPy renderer, on the same orbits, one core.
 
-Prints ns per point, the ratio, the time of a whole bank, and images per second; all in seconds of
-CPU time, which other programs disturb little. Run: python benchmarks/fractaldb.py
+Prints ns per point, the ratio, the seconds of a bank, and images per second by one thread and by
+one per core. Seconds are of CPU time, which other programs disturb little, but for the last, which
+are wall-clock. Run: python benchmarks/fractaldb.py
 """
 
 import os
 
 os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(
-        0, {min(os.sched_getaffinity(0))}
-    )  # a bank is built by one thread per core
 
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ktglite.pool import cores
 from ktglite.sources import fractaldb as formula
-from ktglite.tools.fractaldb_tools import search_categories
 
-POINTS, SIZE = 200_000, 362
+POINTS = 200_000
+SIZE = 362
+ORBITS = [(category, weight) for category in (0, 300, 999) for weight in (2, 12)]
 
 
-def plain(maps: np.ndarray, weight: int) -> np.ndarray:
-    """One orbit at a time, one point at a time; the patches' coverage stamped by slices."""
+def plain(category: int, weight: int) -> np.ndarray:
+    """One point at a time; the patches' coverage stamped by slices."""
+    maps = formula.categories()[category]
     random = np.random.RandomState(100).random_sample(POINTS)
     choices = np.searchsorted(np.cumsum(maps[:, 6]), random).clip(max=len(maps) - 1)
-    table, points = maps[:, :6] * formula.WEIGHTS[weight], np.zeros((POINTS, 2))
+    table = maps[:, :6] * formula.WEIGHTS[weight]
+    points = np.zeros((POINTS, 2))
     x = y = 0.0
     for i, j in enumerate(choices[:-1]):
         a, b, c, d, e, f = table[j]
@@ -39,61 +40,48 @@ def plain(maps: np.ndarray, weight: int) -> np.ndarray:
     image = np.zeros((SIZE, SIZE), bool)
     for px, py in np.unique(pixels, axis=0):
         image[px + 1 : px + 4, py + 1 : py + 4] = True
-    return np.ascontiguousarray(image.T[::-1])
+    return image.T[::-1]
 
 
-def seconds(function, *args, **options) -> float:
-    """CPU time of one call."""
-    start = time.process_time()
-    function(*args, **options)
-    return time.process_time() - start
+def seconds(function, *arguments, clock=time.process_time) -> float:
+    start = clock()
+    function(*arguments)
+    return clock() - start
+
+
+def speeds(fractals: formula.FractalDB) -> tuple[float, float]:
+    """Images per second by one thread, and by one per core."""
+    batches = np.random.default_rng(0).integers(len(fractals), size=(16, 250))
+    fractals.batch(batches[0])
+    alone = min(seconds(lambda: [fractals.batch(b) for b in batches]) for _ in range(5))
+    with ThreadPoolExecutor(cores()) as threads:
+
+        def draw() -> None:
+            list(threads.map(fractals.batch, batches))
+
+        together = min(seconds(draw, clock=time.perf_counter) for _ in range(5))
+    return batches.size / alone, batches.size / together
 
 
 def main() -> None:
-    maps = formula.categories()
-    formula._coverages(maps[0], 64, 1000)  # compile
+    formula.coverage(0, 0, 64, 1000)  # compile
     slow = fast = 0.0
-    orbits = [(category, weight) for category in (0, 300, 999) for weight in (2, 12)]
-    for category in (0, 300, 999):
-        fast += seconds(formula._coverages, maps[category], SIZE, POINTS)
-        together = formula._coverages(maps[category], SIZE, POINTS)
-        for weight in (2, 12):
-            start = time.process_time()
-            expected = plain(maps[category], weight)
-            slow += time.process_time() - start
-            bits = np.unpackbits(
-                together[weight].view(np.uint8), count=SIZE * SIZE, bitorder="little"
-            )
-            assert (bits.reshape(SIZE, SIZE) == expected).all(), (
-                f"orbit ({category}, {weight}) differs"
-            )
-    ns_slow = 1e9 * slow / (len(orbits) * POINTS)
-    ns_fast = 1e9 * fast / (3 * len(formula.WEIGHTS) * POINTS)
-    print(
-        f"plain {ns_slow:.0f} ns/point, kit {ns_fast:.2f} ns/point, ratio {ns_slow / ns_fast:.0f}, results equal"
-    )
+    for orbit in ORBITS:
+        fast += seconds(formula.coverage, *orbit)
+        slow += seconds(plain, *orbit)
+        assert (formula.coverage(*orbit) == plain(*orbit)).all(), f"orbit {orbit} differs"
+    per_point = 1e9 / (len(ORBITS) * POINTS)
+    found = f"plain {slow * per_point:.0f} ns/point, kit {fast * per_point:.1f} ns/point"
+    print(f"{found}, ratio {slow / fast:.0f}, results equal", flush=True)
     with tempfile.TemporaryDirectory() as cache:
-        for size, points in ((64, 20_000), (SIZE, POINTS), (256, POINTS), (384, POINTS)):
-            took = seconds(formula.bank, size, points, cache=cache, progress=False)
+        for size in (256, 384, SIZE):
+            took = seconds(formula.bank, size, POINTS, None, cache)
+            print(f"bank of 25,000 orbits at {size} px: {took:.1f} s of CPU time", flush=True)
+        for size in (32, 48, 64, 128, SIZE):
+            alone, together = speeds(formula.FractalDB(size, cache=cache))
             print(
-                f"bank of 25,000 orbits at {size} px, {points:,} points: {took:.1f} s", flush=True
+                f"{size} px: {alone:,.0f} images/s, {cores()} threads {together:,.0f}", flush=True
             )
-        for size in (32, 48, 64, 128, 362):
-            fractals = formula.FractalDB(size, cache=cache)
-            numbers = np.random.default_rng(0).integers(
-                0, len(fractals), (80 if size < 100 else 8, 250)
-            )
-            fractals.batch(numbers[0])
-            best = min(
-                seconds(lambda f, n: [f.batch(part) for part in n], fractals, numbers)
-                for _ in range(5)
-            )
-            print(f"{size} px: {numbers.size / best:,.0f} images/s", flush=True)
-    coloured = formula.FractalDB(362, variant="patch_color")
-    print(
-        f"362 px, patch_color: {20 / seconds(coloured.batch, np.arange(20) * 40_001):,.0f} images/s"
-    )
-    print(f"full search for the categories: {seconds(search_categories, progress=False):.1f} s")
 
 
 if __name__ == "__main__":

@@ -46,17 +46,17 @@ def main() -> None:
             {
                 "images": len(data.train),
                 "epochs": epochs,
-                "train_accuracy_second_half": halves,
-                "mean": found["mean"],
-                "std": found["std"],
+                "train_accuracy_second_half": [round(half, 3) for half in halves],
+                "mean": round(found["mean"], 3),
+                "std": round(found["std"], 3),
                 "n": found["n"],
                 "fitted": fits,
                 "first_epoch_at_99": [
                     next((i for i, share in enumerate(curve, 1) if share >= WANTED), None)
                     for curve in curves
                 ],
-                "curves": curves,
-                "seconds": [run["seconds"] for run in runs],
+                "curves": [[round(share, 2) for share in curve] for curve in curves],
+                "seconds": [round(run["seconds"], 1) for run in runs],
                 "provenance": runs[0]["provenance"],
             }
         )

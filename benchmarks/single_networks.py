@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     given = parser.parse_args()
 
-    overrides = ktg.settings.select_settings("02", ktg.settings.parse_overrides(given.set))
+    overrides = ktg.settings.parse_overrides(given.set)
     settings = ktg.load_settings("02", given.profile, "data/runs/single_networks", **overrides)
     data, starts = settings.load_data(), given.starts or ("scratch", *settings.sources)
     lengths, rates = given.epochs or [settings.epochs], given.lr or [settings.lr]

@@ -1,9 +1,8 @@
-"""Images per second of every source that is drawn, at 48 and 64 px, on one core, and how long it
-takes to open.
+"""Images per second of every source that is drawn, at 48 and 64 px, and how long it takes to open.
 
-Images are asked for in random order, 256 at a time, as in pre-training; the best of five rounds
-counts, since others may use the machine. A first opening may also fill the cache. Run: python
-benchmarks/sources.py [--cache data/cache]
+One core; images are asked for in random order, 256 at a time, as in pre-training. The best of five
+rounds counts, since others may use the machine. A first opening may also fill the cache. Run:
+python benchmarks/sources.py [--cache data/cache]
 """
 
 import os
@@ -11,21 +10,22 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
 
 import argparse
-import importlib
 import time
-from types import SimpleNamespace
 
 import numpy as np
 
-import ktglite.sources  # noqa: F401, registers them
 from ktglite.models import SOURCES
+from ktglite.sources.pretrain import PretrainConfig, open_source
 
-ROUNDS, BATCHES, BATCH = 5, 4, 256
+ROUNDS = 5
+BATCHES = 4
+BATCH = 256
 
 
 def speed(source) -> float:
     """Images per second of CPU time."""
-    rng, best = np.random.default_rng(0), 0.0
+    rng = np.random.default_rng(0)
+    best = 0.0
     source.batch(rng.integers(len(source), size=8))  # compiled, and the file mapped
     for _ in range(ROUNDS):
         numbers = rng.integers(len(source), size=(BATCHES, BATCH))
@@ -37,28 +37,15 @@ def speed(source) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cache", default="data/cache")
     cache = parser.parse_args().cache
     print(f"{'source':22} {'px':>3} {'images/s':>9} {'opened in s':>12}")
     for record in SOURCES.values():
-        if record.open is None:
-            continue
-        module, function = record.open.split(":")
-        for size in (48, 64):
-            config = SimpleNamespace(
-                source=record.name,
-                size=size,
-                render=None,
-                seed=0,
-                categories=1000,
-                standin_images=5000,
-                folder=None,
-            )
+        for size in (48, 64) if record.open else ():
+            config = PretrainConfig(record.name, size=size, standin_images=5000)
             start = time.perf_counter()
-            source = getattr(importlib.import_module(module), function)(config, cache)
+            source = open_source(config, cache)
             opened = time.perf_counter() - start
             print(f"{record.name:22} {size:3} {speed(source):9,.0f} {opened:12.2f}", flush=True)
 

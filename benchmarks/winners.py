@@ -28,7 +28,7 @@ def transferred(graph: dict, imagenet: str, arch: str) -> ktg.Graph:
 
 def train(given: argparse.Namespace) -> list[dict]:
     """The winner of every condition and its target alone, all seeds."""
-    overrides = ktg.settings.select_settings("02", ktg.settings.parse_overrides(given.set))
+    overrides = ktg.settings.parse_overrides(given.set)
     settings = ktg.load_settings("02", given.profile, "data/runs/winners", **overrides)
     found, graphs = read_summaries(given.searches), {}
     for name in given.conditions:

@@ -1,80 +1,85 @@
 """ktglite: reproduce "Effectiveness of pre-training in the Knowledge Transfer Graph", and teach it.
 
-The names below are the notebooks' vocabulary. What needs more than torch is imported on first use.
+The names below are the notebooks' vocabulary. Each is imported when it is first used, so that
+`import ktglite` and the command line's help need no torch.
 """
 
+import ast
+import sys
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ktglite import sources  # registers what a node may start from
-from ktglite.data import Data, Split, augment
-from ktglite.gates import GATES
-from ktglite.graph import Graph, Node, all_through, distillation, independent, mutual
-from ktglite.losses import edge_losses, node_losses
-from ktglite.trainer import TrainConfig, epochs, initial_models
+if TYPE_CHECKING:  # editors read this block, and so does `__getattr__`
+    from ktglite import figures as plots
+    from ktglite import gates, losses, settings, sources, store, trainer
+    from ktglite.data import Data, Split, augment
+    from ktglite.experiments import ablation, bench, claims, networks, runs, search, space, stats
+    from ktglite.experiments.ablation import ablation_graphs, ablation_grid, ablation_table
+    from ktglite.experiments.networks import classify, load_network
+    from ktglite.experiments.runs import Run, Store, load_records, run, run_all
+    from ktglite.experiments.search import best_graphs, study_summary
+    from ktglite.experiments.space import CONDITIONS, SearchConfig
+    from ktglite.gates import GATES
+    from ktglite.graph import Graph, Node, all_through, distillation, independent, mutual
+    from ktglite.losses import edge_losses, node_losses
+    from ktglite.pool import open_pool
+    from ktglite.settings import load_settings
+    from ktglite.sources import datasets, fractaldb, pretrain, synthcars
+    from ktglite.sources.datasets import load_data
+    from ktglite.sources.fractaldb import FractalDB
+    from ktglite.trainer import TrainConfig, epochs, initial_models
 
 __version__ = "0.2.0"
 
-_LAZY = {
-    "FractalDB": "sources.fractaldb",
-    "ablation_graphs": "experiments.ablation",
-    "ablation_grid": "experiments.ablation",
-    "ablation_table": "experiments.ablation",
-    "best_graphs": "experiments.search",
-    "load_data": "sources.datasets",
-    "load_records": "experiments.runs",
-    "load_settings": "settings",
-    "open_pool": "pool",
-    "run": "experiments.runs",
-    "run_all": "experiments.runs",
-    "study_summary": "experiments.search",
-    "CONDITIONS": "experiments.space",
-    "SearchConfig": "experiments.space",
-}
-_MODULES = {
-    "ablation": "experiments.ablation",
-    "claims": "experiments.claims",
-    "datasets": "sources.datasets",
-    "fractaldb": "sources.fractaldb",
-    "kept": "experiments.kept",
-    "plots": "figures",
-    "pretrain": "sources.pretrain",
-    "runs": "experiments.runs",
-    "search": "experiments.search",
-    "settings": "settings",
-    "space": "experiments.space",
-    "stats": "experiments.stats",
-    "store": "store",
-    "synthcars": "sources.synthcars",
-    "losses": "losses",
-    "gates": "gates",
-    "trainer": "trainer",
-}
+_PACKAGES = ("ktglite", "ktglite.experiments", "ktglite.sources")
 
-__all__ = [
-    "GATES",
-    "Data",
-    "Graph",
-    "Node",
-    "Split",
-    "TrainConfig",
-    "all_through",
-    "augment",
-    "distillation",
-    "edge_losses",
-    "epochs",
-    "independent",
-    "initial_models",
-    "mutual",
-    "node_losses",
-    "sources",
-    *_LAZY,
-    *_MODULES,
-]
+
+def _names() -> dict[str, tuple[str, str]]:
+    """Module and name that each name of the block above stands for, read from this file."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    return {
+        alias.asname or alias.name: (line.module, alias.name)
+        for line in block.body
+        for alias in line.names
+    }
+
+
+_NAMES = _names()
+__all__ = sorted(_NAMES)
 
 
 def __getattr__(name: str):
-    if name in _LAZY:
-        return getattr(import_module(f"ktglite.{_LAZY[name]}"), name)
-    if name in _MODULES:
-        return import_module(f"ktglite.{_MODULES[name]}")
-    raise AttributeError(f"module 'ktglite' has no attribute {name!r}")
+    if name not in _NAMES:
+        raise AttributeError(f"module 'ktglite' has no attribute {name!r}")
+    module, own = _NAMES[name]
+    if module in _PACKAGES:
+        return import_module(f"{module}.{own}")
+    return getattr(import_module(module), own)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _SourcesWithModels(MetaPathFinder):
+    """The core's `models` knows "scratch" alone; whoever imports it gets the other sources, too."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "ktglite.models":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module) -> None:
+            execute(module)
+            import_module("ktglite.sources")
+
+        spec.loader.exec_module = execute_and_register
+        return spec
+
+
+sys.meta_path.insert(0, _SourcesWithModels())

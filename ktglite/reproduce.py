@@ -1,41 +1,29 @@
-"""Run the numbered notebooks under papermill: every step of the paper in order, what is done already left alone."""
+"""Run the numbered notebooks under papermill, in order; what is done and unchanged is skipped.
 
+What papermill and torch need seconds to import is imported when a notebook has to be run.
+"""
+
+import hashlib
 import importlib.metadata
 import json
 import os
-import re
-import threading
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-import nbconvert
-import nbformat
-import papermill
-from latex2mathml.converter import convert as to_mathml
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor, TagRemovePreprocessor
-from papermill.engines import NBClientEngine, papermill_engines
-from papermill.exceptions import PapermillExecutionError
-from tqdm import tqdm
+from filelock import FileLock, Timeout
 
-import ktglite
-from ktglite.models import file_hash
-from ktglite.settings import NOTEBOOKS, Settings, load_settings, select_settings
-from ktglite.sources.datasets import size_and_time
-from ktglite.store import code_hash, make_key, provenance
+from ktglite.pages import describe_pictures, sources_of, to_html, without_widgets
+from ktglite.profiles import NOTEBOOKS, raw_settings, run_folder
 
-__all__ = ["NotebookError", "reproduce"]
+__all__ = ["NotebookError", "describe_pictures", "reproduce", "sources_of", "without_widgets"]
 
-PARAMETERS = {
-    "profile": "quick",
-    "out": "data/runs/quick",
-    "overrides": {},
-}  # of every notebook, opened by hand
-WIDGET = "application/vnd.jupyter.widget-view+json"
-PAGE = """{% extends 'index.html.j2' %}{% block data_png scoped %}
-{%- set words = output | get_metadata('alt', 'image/png') | escape_html -%}
-{{ super() | replace('<img', '<img alt="' ~ words ~ '"', 1) }}{% endblock %}"""  # nbconvert's own has no `alt`
+PACKAGE = Path(__file__).parent
+# Kernels inherit the environment: no debugger's warnings, bars that fit, and files in UTF-8.
+KERNEL = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_NCOLS": "100", "PYTHONUTF8": "1"}
+RECORDS = (".json", ".safetensors")  # what a run leaves for later ones
 
 
 class NotebookError(Exception):
@@ -43,302 +31,239 @@ class NotebookError(Exception):
 
 
 def find_notebooks(folder: str | Path | None = None) -> Path:
-    """The folder of the notebooks: as given, or ./notebooks, or that of the checkout. Raises FileNotFoundError."""
-    places = (
-        [Path(folder)]
-        if folder
-        else [Path("notebooks"), Path(ktglite.__file__).parents[1] / "notebooks"]
-    )
+    """The notebooks' folder: as given, ./notebooks, or the checkout's. Raises FileNotFoundError."""
+    places = [Path(folder)] if folder else [Path("notebooks"), PACKAGE.parent / "notebooks"]
     for place in places:
-        if (place / f"{next(iter(NOTEBOOKS))}.ipynb").is_file():
+        if (place / f"{NOTEBOOKS[0]}.ipynb").is_file():
             return place
-    raise FileNotFoundError(
-        f"no notebooks in {' or '.join(map(str, places))}; run this in a checkout of ktglite"
-    )
-
-
-def sources_of(notebook) -> list[tuple[str, str]]:
-    """Kind and text of every cell that counts: neither head cells nor the parameters that a run put in."""
-    skipped = {"head", "injected-parameters"}
-    return [
-        (c.cell_type, c.source)
-        for c in notebook.cells
-        if not skipped & set(c.metadata.get("tags", []))
-    ]
-
-
-def without_widgets(notebook) -> None:
-    """Drop what only a living kernel can show: widgets, whose picture stands beside them in the same output."""
-    notebook.metadata.pop("widgets", None)
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop(WIDGET, None)
-
-
-def describe_pictures(notebook) -> None:
-    """Give every picture the prose before its cell as alternative text: what HTML and a screen reader tell of it."""
-    text = ""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and "head" not in cell.metadata.get("tags", []):
-            prose = [
-                part
-                for part in cell.source.split("\n\n")
-                if part.strip() and not part.startswith(("$$", "|"))
-            ]
-            text = prose[-1] if prose else text
-            text = re.sub(r"^#+ |[*`$]|\]\([^)]*\)|\[(?=[^]]*\]\()", "", text).replace("\n", " ")
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                output.metadata.setdefault("image/png", {})["alt"] = text
-
-
-# ---- what is done already
-
-
-def _fingerprint(notebook: Path, settings: Settings, upstream: str) -> str:
-    """Hex over what decides an executed notebook: cells, settings, images and weights, code, versions, those before."""
-    cells = sources_of(nbformat.read(notebook, as_version=4))
-    folder = Path(ktglite.__file__).parent
-    names = sorted(path.relative_to(folder.parent).with_suffix("") for path in folder.rglob("*.py"))
-    code = code_hash(*(".".join(name.parts).removesuffix(".__init__") for name in names))
-    packages = ("torch", "torchvision", "optuna", "matplotlib", "seaborn")
-    versions = [importlib.metadata.version(name) for name in packages]
-    return make_key(
-        cells,
-        settings.model_dump(mode="json"),
-        _inputs(notebook.stem, settings),
-        code,
-        versions,
-        upstream,
-    )
-
-
-def _inputs(stem: str, settings: Settings) -> list:
-    """The files a notebook reads: names, sizes and times of images, SHA-256 of weights (which 01 itself makes)."""
-    places = settings.dataset, getattr(settings, "imagenet_folder", None)
-    walks = [walk for place in places if place for walk in os.walk(place, followlinks=True)]
-    images = [
-        (folder, name, *size_and_time(Path(folder, name)))
-        for folder, _, names in walks
-        for name in names
-    ]
-    weights = [Path(source) for source in settings.sources if Path(source).is_file()]
-    if stem[:2] not in ("00", "01"):
-        weights += Path(settings.weights).glob("*.safetensors")
-    return [sorted(images), [(str(path), file_hash(path)) for path in sorted(weights)]]
-
-
-def _is_current(executed: Path, mark: str) -> bool:
-    """Whether an executed notebook was made from exactly this."""
-    if not executed.exists():
-        return False
-    try:
-        return (
-            nbformat.read(executed, as_version=4).metadata.get("ktglite", {}).get("fingerprint")
-            == mark
-        )
-    except Exception:  # not a notebook any more: make it again
-        return False
-
-
-# ---- execution
+    found = f"no notebooks in {' or '.join(map(str, places))}"
+    raise FileNotFoundError(f"{found}; run this in a checkout of ktglite, or give --notebooks")
 
 
 def reproduce(
     profile: str | Path = "quick",
-    only: list[str] | None = None,
+    only: Iterable[str] | None = None,
     out: str | Path | None = None,
     overrides: Mapping[str, object] | None = None,
     notebooks: str | Path | None = None,
     force: bool = False,
 ) -> dict[str, Path]:
-    """Execute the notebooks in order into `<out>/notebooks/`, each with an HTML copy; returns their
-    paths.
+    """Execute the notebooks in order into `<out>/notebooks`, each with an HTML copy.
 
-    - `out`: folder of the run, `data/runs/<profile>` by default.  `only`: numbers such as "02".
-    - `overrides`: settings to change, see `select_settings`.  `force`: also what is done and
-      unchanged.
+    Trainings are remembered in `<out>/runs`, so that a notebook which is executed again trains only
+    what is missing.
 
-    Raises NotebookError when a cell fails, ValueError for a wrong setting before anything runs.
+    Args:
+        only: numbers such as "02"; all by default.
+        out: folder of the run, `data/runs/<profile>` by default.
+        overrides: settings to change, see `load_settings`.
+        notebooks: their folder, if it is not ./notebooks.
+        force: execute also what is done and unchanged.
+
+    Returns:
+        The executed notebooks, by their stems.
+
+    Raises:
+        NotebookError: when a cell fails.
+        ValueError: for a wrong setting, before anything runs; and while another `reproduce` works
+            in `out`.
     """
-    out, folder, overrides = (
-        Path(out or f"data/runs/{Path(profile).stem}"),
-        find_notebooks(notebooks),
-        overrides or {},
-    )
-    chosen = {stem: select_settings(stem[:2], overrides) for stem in NOTEBOOKS}
-    for stem, values in chosen.items():  # a wrong setting is told before anything runs
-        load_settings(stem[:2], profile, out, **values)
-    unknown = [number for number in only or () if number not in {stem[:2] for stem in NOTEBOOKS}]
-    if unknown:
-        raise ValueError(
-            f"--only {unknown[0]!r}: allowed are {', '.join(stem[:2] for stem in NOTEBOOKS)}"
-        )
-    done, mark = {}, ""
-    for stem, values in chosen.items():
-        mark = _fingerprint(
-            folder / f"{stem}.ipynb", load_settings(stem[:2], profile, out, **values), mark
-        )
-        executed = out / "notebooks" / f"{stem}.ipynb"
-        if only and stem[:2] not in only:
-            continue
-        if _is_current(executed, mark) and not force:
-            print(f"{stem}: done and unchanged")
-        else:
-            given = {"profile": str(profile), "out": str(out), "overrides": values}
-            given = {name: value for name, value in given.items() if value != PARAMETERS[name]}
-            _execute(folder / f"{stem}.ipynb", executed, given, mark, out, Path(profile).stem)
-        done[stem] = executed
+    numbers = [stem[:2] for stem in NOTEBOOKS]
+    if unknown := sorted({*(only or ())} - {*numbers}):
+        raise ValueError(f"--only {unknown[0]!r}: allowed are {', '.join(numbers)}")
+    out = run_folder(profile, out)
+    overrides = dict(overrides or {})
+    folder = find_notebooks(notebooks)
+    done = {stem: out / "notebooks" / f"{stem}.ipynb" for stem in NOTEBOOKS}
+    done = {stem: path for stem, path in done.items() if not only or stem[:2] in only}
+    values = {stem: raw_settings(stem[:2], profile, overrides) for stem in done}
+
+    def is_current(stem: str) -> bool:
+        facts = folder / f"{stem}.ipynb", done[stem], values[stem], out
+        return not force and _is_current(*facts)
+
+    if all(map(is_current, done)):
+        print(f"{', '.join(done)}: done and unchanged")
+        return done
+    check_settings(profile, out, overrides)
+    given = {"profile": str(profile), "out": str(out), "overrides": overrides}
+    with _alone(out):
+        for stem in done:
+            if is_current(stem):
+                print(f"{stem}: done and unchanged")
+            else:
+                _execute(folder / f"{stem}.ipynb", done[stem], given)
+                _mark(folder / f"{stem}.ipynb", done[stem], values[stem], out)
     return done
 
 
-def _execute(
-    notebook: Path, executed: Path, values: dict, mark: str, out: Path, profile: str
-) -> None:
+def check_settings(profile: str | Path, out: Path, overrides: Mapping[str, object]) -> None:
+    """Raise ValueError for a setting that any of the notebooks would refuse."""
+    from ktglite.settings import load_settings
+
+    for stem in NOTEBOOKS:
+        load_settings(stem[:2], profile, out, **overrides)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Raise ValueError where another process writes notebooks into `out`."""
+    (out / "notebooks").mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / "notebooks" / ".lock", timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        way_out = "wait for it, or give another folder with --out"
+        raise ValueError(f"another ktglite reproduce is at work in {out}: {way_out}") from None
+
+
+# ---- what is done already
+
+
+def _is_current(notebook: Path, executed: Path, values: dict, out: Path) -> bool:
+    """Whether `executed` was made from exactly this, and what it read and left is still there."""
+    try:
+        facts = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["ktglite"]
+        until = facts["until"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return facts["fingerprint"] == _fingerprint(notebook, values, out, until)
+
+
+def _mark(notebook: Path, executed: Path, values: dict, out: Path) -> None:
+    """Write into an executed notebook what it was made from."""
+    until = max((found[2] for found in _listing(out, RECORDS)), default=0)
+    content = json.loads(executed.read_text(encoding="utf-8"))
+    mark = {"until": until, "fingerprint": _fingerprint(notebook, values, out, until)}
+    content["metadata"]["ktglite"] |= mark
+    partial = executed.with_suffix(".partial.ipynb")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, executed)
+
+
+def _fingerprint(notebook: Path, values: dict, out: Path, until: int) -> str:
+    """Hex over what decides an executed notebook: itself, settings, code, versions, and the files
+    it read or left; of the run's own those that were there at the time `until` (ns)."""
+    code = [path for path in PACKAGE.rglob("*.*") if path.is_file() and path.suffix != ".pyc"]
+    texts = [notebook, *sorted(code)]
+    digest = hashlib.sha256()
+    for path in texts:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    names = ("torch", "torchvision", "optuna", "matplotlib", "seaborn")
+    versions = [importlib.metadata.version(name) for name in names]
+    places = [values.get("dataset"), values.get("imagenet_folder"), values.get("ready_runs")]
+    places += [PACKAGE.parent / "data" / name for name in ("reference_runs", "weights", "networks")]
+    read = [_listing(Path(place).expanduser()) for place in places if place]
+    left = [found for found in _listing(out, RECORDS) if found[2] <= until]
+    digest.update(json.dumps([values, versions, read, left], default=str).encode())
+    return digest.hexdigest()
+
+
+def _listing(folder: Path, suffixes: tuple[str, ...] = ()) -> list[tuple[str, int, int]]:
+    """Name, size and time (ns) of every file below `folder`, executed notebooks aside; sorted."""
+    found = []
+    seen = set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(top)
+        if real in seen or os.path.basename(top) == "notebooks":  # links may lead in a circle
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in names:
+            if not suffixes or name.endswith(suffixes):
+                facts = os.lstat(os.path.join(top, name))
+                found.append((os.path.join(top, name), facts.st_size, facts.st_mtime_ns))
+    return sorted(found)
+
+
+# ---- execution
+
+
+def _execute(notebook: Path, executed: Path, values: dict) -> None:
     """One notebook; the final name appears only when every cell has run."""
-    executed.parent.mkdir(parents=True, exist_ok=True)
+    import nbformat
+    import papermill
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+    from papermill.exceptions import PapermillExecutionError
+
+    from ktglite.store import provenance
+
     partial = executed.with_suffix(".partial.ipynb")
     started = time.perf_counter()
-    papermill_engines.register("ktglite", _Engine)
+    print(f"{notebook.stem}:", flush=True)
     try:
-        with _cell_progress(notebook, out), _quiet_kernel():
+        with _environment(**KERNEL):
             papermill.execute_notebook(
                 str(notebook),
                 str(partial),
                 parameters=values,
-                engine_name="ktglite",
                 kernel_name="python3",
-                progress_bar=False,
+                kernel_manager_class=_kernel_manager(),
+                shutdown_kernel="immediate",
                 iopub_timeout=600,
-                extra_arguments=[
-                    "--IPKernelApp.log_level=40"
-                ],  # its warnings are about itself: loopback, no TLS
+                stderr_file=sys.stderr,
+                extra_arguments=["--IPKernelApp.log_level=40"],  # its warnings are about itself
             )
     except PapermillExecutionError as error:
-        traceback = "\n".join(error.traceback)
+        trace = "\n".join(error.traceback)
         raise NotebookError(
-            f"{notebook.stem}, cell {error.cell_index} failed:\n\n{error.source}\n\n{traceback}\n\n"
-            f"What ran until then is in {partial}. Finished trainings are kept: mend the cause and give the same "
-            f"command again to go on."
+            f"{notebook.stem}, cell {error.cell_index} failed:\n\n{error.source}\n\n{trace}\n\n"
+            f"What ran until then is in {partial}. Finished trainings are kept: mend the cause and "
+            f"give the same command again to go on."
         ) from error
+    except KeyboardInterrupt as stop:
+        stop.add_note(_position(partial))
+        raise
     finished = nbformat.read(partial, as_version=4)
-    finished, _ = CoalesceStreamsPreprocessor().preprocess(
-        finished, {}
-    )  # progress bars: only their last state
-    seconds = time.perf_counter() - started
+    finished, _ = CoalesceStreamsPreprocessor().preprocess(finished, {})  # bars: their last state
     without_widgets(finished)
+    seconds = time.perf_counter() - started
     hardware = provenance()["hardware"]
     machine = ", ".join([f"{hardware['cores']} cores, {hardware['cpu']}", *hardware["gpus"]])
-    facts = {"seconds": round(seconds, 1), "profile": profile, "machine": machine}
-    finished.metadata["ktglite"] = {"fingerprint": mark, **facts}
+    facts = {"seconds": round(seconds, 1), "profile": Path(values["profile"]).stem}
+    finished.metadata["ktglite"] = facts | {"machine": machine}
     nbformat.write(finished, partial)
-    executed.with_suffix(".html").write_text(_html(finished))
+    page = executed.with_suffix(".html")
+    text = to_html(finished, notebook.stem, notebook.parent, executed.parent)
+    page.write_text(text, encoding="utf-8")
     os.replace(partial, executed)
-    print(f"{notebook.stem}: {seconds / 60:.1f} min, {executed.with_suffix('.html')}")
+    print(f"{notebook.stem}: {seconds / 60:.1f} min, {page}", flush=True)
 
 
-def _html(notebook) -> str:
-    """The notebook as one page that needs no network: formulas as MathML, set-up cells folded away."""
-    page = nbformat.reads(nbformat.writes(notebook), as_version=4)
-    describe_pictures(page)
-    for cell in page.cells:
-        if cell.cell_type == "markdown":
-            cell.source = _with_mathml(cell.source)
-            cell.metadata.pop("tags", None)  # what is folded away is code
-    exporter = nbconvert.HTMLExporter(mathjax_url="", require_js_url="", raw_template=PAGE)
-    exporter.register_preprocessor(
-        TagRemovePreprocessor(remove_input_tags={"head", "hide"}), enabled=True
-    )
-    return exporter.from_notebook_node(page)[0]
+def _position(partial: Path) -> str:
+    """Where an interrupted notebook stands."""
+    cells = json.loads(partial.read_text(encoding="utf-8"))["cells"]
+    states = [cell["metadata"].get("papermill", {}).get("status") for cell in cells]
+    cell = states.count("completed")  # papermill counts the interrupted one, too
+    return f"in {partial.name.removesuffix('.partial.ipynb')}, cell {cell} of {len(cells)}"
 
 
-def _with_mathml(text: str) -> str:
-    """Markdown with $..$ and $$..$$ as MathML; code in backticks is left alone, and so is what is no formula."""
-    parts = re.split(r"(```.*?```|`[^`]*`|\$\$.+?\$\$|\$[^$\n]+?\$)", text, flags=re.S)
-    for i, part in enumerate(parts):
-        with suppress(Exception):  # the notebook has run: a formula must not undo that
-            if part.startswith("$$"):
-                parts[i] = to_mathml(part[2:-2].strip(), display="block")
-            elif part.startswith("$"):
-                parts[i] = to_mathml(part[1:-1])
-    return "".join(parts)
+def _kernel_manager() -> type:
+    """Starts kernels of this very Python, whatever is installed under the name python3."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from traitlets import default
+
+    class ThisPython(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name):
+            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=command, display_name="Python 3", language="python")
+
+    class Manager(AsyncKernelManager):
+        @default("kernel_spec_manager")
+        def _this_python(self):
+            return ThisPython()
+
+    return Manager
 
 
 @contextmanager
-def _quiet_kernel() -> Iterator[None]:
-    """Kernels inherit the environment: no debugger warnings in the notebooks, and text that fits their width."""
+def _environment(**variables: str) -> Iterator[None]:
     before = dict(os.environ)
-    os.environ |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_NCOLS": "100"}
+    os.environ |= variables
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-class _Engine(NBClientEngine):
-    """papermill's own engine, telling `on_cell` when a cell starts."""
-
-    on_cell: Callable[[int, int], None] = staticmethod(lambda index, cells: None)
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, **options):
-        start = nb_man.cell_start
-
-        def cell_start(cell, cell_index=None, **more):
-            cls.on_cell(cell_index, len(nb_man.nb.cells))
-            return start(cell, cell_index, **more)
-
-        nb_man.cell_start = cell_start
-        return super().execute_managed_notebook(nb_man, kernel_name, **options)
-
-
-@contextmanager
-def _cell_progress(notebook: Path, out: Path) -> Iterator[None]:
-    """One line in the terminal: the notebook, its cell, and what the cell itself writes to `progress.jsonl`."""
-    log, over = out / "progress.jsonl", threading.Event()
-    position = log.stat().st_size if log.exists() else 0
-    with tqdm(
-        desc=notebook.stem, bar_format="{desc}: cell {n_fmt}/{total_fmt} [{elapsed}]{postfix}"
-    ) as bar:
-
-        def on_cell(index: int, cells: int) -> None:
-            bar.n, bar.total = index + 1, cells
-            bar.set_postfix_str("")
-
-        def watch() -> None:
-            while not over.wait(2):
-                line = _last_line(log, position)
-                if line and line["time"] > shown["time"]:
-                    shown.update(line)
-                    bar.set_postfix_str(_progress_text(line))
-
-        shown = {"time": 0.0}
-        _Engine.on_cell = staticmethod(on_cell)
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            over.set()
-            watcher.join()
-            bar.set_postfix_str("")
-
-
-def _last_line(log: Path, position: int) -> dict | None:
-    """The newest line of a progress file after `position`, if there is a whole one."""
-    if not log.exists() or log.stat().st_size <= position:
-        return None
-    with open(log, "rb") as file:
-        file.seek(max(position, log.stat().st_size - 4096))
-        lines = file.read().decode(errors="replace").splitlines()
-    try:
-        return json.loads(lines[-1])
-    except json.JSONDecodeError:
-        return None
-
-
-def _progress_text(line: dict) -> str:
-    """ "Table 1: 12 of 45, 3:20 left"."""
-    left = int(line["seconds_left"])
-    return f"{line['what']}: {line['done']} of {line['total']}, {left // 60}:{left % 60:02d} left"

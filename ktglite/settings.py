@@ -1,111 +1,85 @@
-"""The settings of every step: one model per notebook, filled from a profile and from what is given beside it."""
+"""The settings of a run: one flat record for notebooks and commands, from a profile and `--set`."""
 
-import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
-from importlib.resources import files
+import json
+import os
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictInt,
-    TypeAdapter,
-    ValidationError,
-    create_model,
-    model_validator,
-)  # fmt: skip
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ktglite.data import Data
+from ktglite.experiments.runs import Store, load_records
 from ktglite.experiments.space import CONDITIONS, SearchConfig
 from ktglite.graph import Node
 from ktglite.models import SOURCES
+from ktglite.profiles import (
+    NOTEBOOKS,
+    PROFILES,
+    load_profile,
+    parse_overrides,
+    raw_settings,
+    read_yaml,
+    run_folder,
+)
+from ktglite.sources.datasets import load_data
+from ktglite.sources.pretrain import PretrainConfig, adopt
+from ktglite.store import from_checkout, write_json
 from ktglite.trainer import TrainConfig
 
-__all__ = ["load_profile", "load_settings"]
+__all__ = ["NOTEBOOKS", "PROFILES", "Settings", "load_profile", "load_settings", "parse_overrides"]
 
-PROFILES = ("smoke", "quick", "lab", "cars64", "paper")
-Count = Annotated[int, Field(ge=1, strict=True)]
-
-
-def _with(config: type, base: type, *left_out: str) -> type[BaseModel]:
-    """`base` with the fields of a dataclass beside its own: their types and defaults stand in one place."""
-    chosen = {f.name: (StrictInt if f.type is int else f.type, f.default) for f in fields(config)}
-    chosen = {name: kind for name, kind in chosen.items() if name not in left_out}
-    return create_model(f"_{config.__name__}", __base__=base, **chosen)
+OWN_IMAGES = ("photos", "cars64")  # data sets that stand for a folder of the user's
+Count = Annotated[int, Field(ge=1)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+@dataclass(frozen=True, kw_only=True)
+class Settings(TrainConfig):
+    """All that a profile or `--set` can say; what a notebook does not use it leaves alone.
 
+    In a text "{out}" stands for the run's folder, and "~" in front for the home.
 
-class Settings(_with(TrainConfig, _Model)):
-    """What every notebook has: where things are, images, what nodes start from, and all of
-    `TrainConfig`.
+    - `arch`: of every node, or one for each of the `nodes`; a search chooses among them.
+    - `sources`: what a node may start from, besides random numbers.  `weights`: the folder of their
+      weights, or several for repeated pre-trainings, used in turn by seed.
+    - `ready_weights`: finished weights, taken where they were made with these settings.
+    - `ready_runs`: the folder of a finished run, whose records are taken instead of training.
+    - `seeds`: how many, beginning with `first_seed`.  `jobs`, `dask`: see `open_pool`.
+    - `keep`: the networks that are written, see `Store`.
+    - `pretrain_*`: see `PretrainConfig`; `pretrain_render` is the side of the images that are
+      cropped to `pretrain_size`.  `imagenet_folder`: None takes torchvision's weights.
+      `short_images`: of the pre-training that notebook 01 shows.
+    - `trials` to `select_on`: see `SearchConfig`.  `conditions`: None for all that the sources
+      allow.  `top_k`, `random_graphs` (None for as many), `fresh_seeds`: of the re-evaluation.
+    - `recorded`, `photographs`: finished searches and a run, which figures show beside this one.
 
-    "{out}" in a text stands for the run's folder.  `seeds`: how many, from 0.  `jobs`, `dask`: see
-    `open_pool`.
+    Raises ValueError for what does not fit together.
     """
 
     profile: str = "quick"
     out: str = ""
     weights: str | tuple[str, ...] = "{out}/weights"
-    figures: str = "figures"
+    ready_weights: str = "data/weights"
+    ready_runs: str | None = None
+    figures: str = "{out}/figures"
     cache: str = "data/cache"
     raw: str = "data/raw"
     dataset: str = "synthcars"
-    image_size: Count = 224
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 224
     limit: Count | None = None
     split: tuple[float, float, float] = (0.7, 0.15, 0.15)
-    split_seed: StrictInt = 0
+    split_seed: int = 0
     fit: Literal["squash", "crop"] = "squash"
     skip_unreadable: bool = False
-    arch: str = "resnet18"
+    arch: str | tuple[str, ...] = "resnet18"
     sources: tuple[str, ...] = ("imagenet1k", "fractaldb1k")
-    nodes: Count = 3
+    nodes: Annotated[int, Field(ge=2)] = 3
     seeds: Count = 3
-    first_seed: StrictInt = 0
+    first_seed: Annotated[int, Field(ge=0)] = 0
     jobs: Count | None = None
     dask: str | None = None
     keep: Literal["none", "target", "all"] = "none"
-
-    @model_validator(mode="after")
-    def _check(self):
-        """Refuse what does not fit together before anything runs."""
-        for source in ("scratch", *self.sources):
-            Node(self.arch, source)
-        self.train_config()
-        return self
-
-    def load_data(self) -> Data:
-        """The images, see `ktglite.sources.datasets.load_data`."""
-        from ktglite.sources.datasets import load_data
-
-        split = self.split, self.split_seed, self.fit, self.skip_unreadable
-        return load_data(
-            self.dataset, self.image_size, self.limit, *split, cache=self.cache, raw=self.raw
-        )
-
-    @property
-    def seed_numbers(self) -> range:
-        """The seeds of every graph's runs."""
-        return range(self.first_seed, self.first_seed + self.seeds)
-
-    def train_config(self, **changes: object) -> TrainConfig:
-        """The settings of a training, some of them changed."""
-        return TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)} | changes)
-
-
-class PretrainSettings(Settings):
-    """Notebook 01. `pretrain_render`: side of the images that are cropped to `pretrain_size`.
-
-    `ready_weights`: folder of finished weights, used where they were made with these settings.
-    `imagenet_folder`: None takes torchvision's weights.  `short_images`: of the training that is
-    shown.
-    """
 
     imagenet_folder: str | None = None
     pretrain_size: Count = 224
@@ -119,198 +93,225 @@ class PretrainSettings(Settings):
     pretrain_augmentation: str = "auto"
     standin_images: Count = 20_000
     standin_epochs: Count = 6
-    ready_weights: str = "data/weights"
     short_images: Count = 6000
 
-    def pretrain_configs(self, **changes: object) -> list:
-        """A `PretrainConfig` for every source that is trained here: drawn by formula, or in `imagenet_folder`."""
-        from ktglite.sources.pretrain import PretrainConfig
-
-        names = "size", "render", "batch_size", "lr", "schedule", "augmentation", "categories"
-        same = {name: getattr(self, f"pretrain_{name}") for name in names}
-        same |= {
-            "arch": self.arch,
-            "images_per_epoch": self.pretrain_images,
-            "standin_images": self.standin_images,
-        }
-        folders = {"imagenet1k": self.imagenet_folder}
-        drawn = {s for s in self.sources if folders.get(s) or (s in SOURCES and SOURCES[s].open)}
-        epochs = {
-            s: self.standin_epochs if s.endswith("_standin") else self.pretrain_epochs
-            for s in drawn
-        }
-        each = {
-            s: same | {"folder": folders.get(s), "epochs": epochs[s]} | changes
-            for s in self.sources
-            if s in drawn
-        }
-        return [PretrainConfig(source, **given) for source, given in each.items()]
-
-
-class SearchSettings(_with(SearchConfig, Settings, "condition", "sources", "arch", "nodes")):
-    """Notebook 03: `SearchConfig` beside the rest; `epochs` are those of a searched graph.
-
-    Of the re-evaluation: `top_k`, `random_graphs` (None for as many), `fresh_seeds`.  `recorded`:
-    whole searches.
-    """
-
-    conditions: tuple[str, ...] = tuple(CONDITIONS)
+    conditions: tuple[str, ...] | None = None
+    trials: Count = 1500
+    seed: int = 0
+    pruner: Literal["asha", "promote", "none"] = "asha"
+    min_resource: Count = 1
+    reduction_factor: Annotated[int, Field(ge=2)] = 2
+    teachers: Literal["random", "trained"] = "random"
+    select_on: Literal["val", "test"] = "val"
     top_k: Count = 3
-    random_graphs: Annotated[int, Field(ge=0, strict=True)] | None = None
+    random_graphs: Annotated[int, Field(ge=0)] | None = None
     fresh_seeds: Count = 5
     recorded: str = "data/reference_runs/quick_searches"
+    photographs: str = "data/reference_runs/cars64"
 
-    def search_config(self, condition: str) -> SearchConfig:
-        """What is searched under one of the `conditions`."""
-        return SearchConfig(
-            condition, **{f.name: getattr(self, f.name) for f in fields(SearchConfig)[1:]}
-        )
+    def __post_init__(self):
+        """Refuse what does not fit together before anything runs."""
+        super().__post_init__()
+        if min(self.split) <= 0 or abs(sum(self.split) - 1) > 1e-6:
+            shares = "it needs three positive shares of train, val and test that sum to 1"
+            raise ValueError(f"split is {self.split}: {shares}")
+        if not isinstance(self.arch, str) and len(self.arch) != self.nodes:
+            found = f"arch names {len(self.arch)} networks"
+            raise ValueError(f"{found}, and nodes is {self.nodes}: give one, or one for each")
+        if "scratch" in self.sources:
+            raise ValueError("sources has 'scratch': nodes start from it anyway, leave it out")
+        for arch in self.archs:
+            for source in ("scratch", *self.sources):
+                Node(arch, source)
+        try:
+            self.pretrain_configs()
+        except ValueError as error:
+            raise ValueError(f"pretrain_{error}") from error
+        if self.conditions is None:
+            object.__setattr__(self, "conditions", self._possible_conditions())
+
+    @property
+    def archs(self) -> tuple[str, ...]:
+        """The architecture of each node."""
+        return (self.arch,) * self.nodes if isinstance(self.arch, str) else self.arch
+
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds of every graph's runs."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def choices(self) -> dict[str, tuple[str, ...]]:
         """What a node may start from, by condition."""
         return {name: self.search_config(name).choices for name in self.conditions}
 
+    def load_data(self) -> Data:
+        """The images, see `ktglite.sources.datasets.load_data`."""
+        if self.dataset in OWN_IMAGES and not Path(self.dataset).is_dir():
+            wanted = "--set dataset=FOLDER, a folder with a folder of images for each class"
+            raise ValueError(f"profile {self.profile} is for images of your own: give {wanted}")
+        return load_data(
+            self.dataset,
+            self.image_size,
+            self.limit,
+            split=self.split,
+            split_seed=self.split_seed,
+            fit=self.fit,
+            skip_unreadable=self.skip_unreadable,
+            cache=self.cache,
+            raw=self.raw,
+        )
 
-class FigureSettings(Settings):
-    """Notebook 04.
+    def store(self) -> Store:
+        """Where the run's trainings are kept, `<out>/runs`.
 
-    `recorded`: searches without pruning; `photographs`: runs of Table 1. Both are shown beside the
-    run's own.
-    """
+        It is made ready: the folder is marked as this profile's, finished weights that come with
+        the kit or lie in the profile's own folder are put where nodes look for them, and the
+        records of `ready_runs` are read.
+        """
+        mark = Path(self.out) / "profile.json"
+        if not mark.exists():
+            write_json(mark, {"profile": self.profile})
+        if isinstance(self.weights, str):
+            places = (self.ready_weights, f"data/runs/{self.profile}/weights")
+            for config in self.pretrain_configs():
+                any(adopt(config, place, self.weights) for place in places)
+        return Store(Path(self.out) / "runs", self.keep, ready=self._ready_records())
 
-    pretrain_categories: Count = 1000
-    recorded: str = "data/reference_runs/quick_searches"
-    photographs: str = "data/reference_runs/cars64"
+    def _ready_records(self) -> list[dict]:
+        if self.ready_runs is None:
+            return []
+        folder = from_checkout(self.ready_runs)
+        records = load_records(folder / "runs")
+        if (folder / "table1.json").is_file():
+            records += json.loads((folder / "table1.json").read_text(encoding="utf-8"))
+        if not records:
+            raise FileNotFoundError(f"ready_runs: {folder} has neither table1.json nor runs/*.json")
+        return records
 
+    def train_config(self, **changes: object) -> TrainConfig:
+        """The settings of a training, some of them changed."""
+        return TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)} | changes)
 
-NOTEBOOKS: dict[str, type[Settings]] = {
-    "00_knowledge_transfer_graph": Settings,
-    "01_pretraining": PretrainSettings,
-    "02_table1_ablation": Settings,
-    "03_asha_graph_search": SearchSettings,
-    "04_paper_figures": FigureSettings,
-}
-_NAMES = {
-    stem[:2]: set(model.model_fields) - {"profile", "out"} for stem, model in NOTEBOOKS.items()
-}
-_SECTIONS = TypeAdapter(dict[Literal["shared", *NOTEBOOKS], dict[str, Any] | None])
+    def search_config(self, condition: str) -> SearchConfig:
+        """What is searched under one of the `conditions`."""
+        own = {f.name for f in fields(self)} - {"arch"}
+        chosen = {f.name: getattr(self, f.name) for f in fields(SearchConfig) if f.name in own}
+        archs = tuple(dict.fromkeys(self.archs))
+        return SearchConfig(condition, arch=archs[0] if len(archs) == 1 else archs, **chosen)
+
+    def _possible_conditions(self) -> tuple[str, ...]:
+        """The conditions that have a source at hand for each that they need."""
+        bases = {
+            base for base in CONDITIONS for s in self.sources if f"{s}_".startswith(f"{base}_")
+        }
+        return tuple(name for name, needed in CONDITIONS.items() if bases.issuperset(needed[1:]))
+
+    def pretrain_configs(self, **changes: object) -> list[PretrainConfig]:
+        """A `PretrainConfig` for every source that is trained here: drawn by formula, or in
+        `imagenet_folder`; and for every architecture."""
+        names = "size", "render", "batch_size", "lr", "schedule", "augmentation", "categories"
+        same = {name: getattr(self, f"pretrain_{name}") for name in names}
+        same["images_per_epoch"] = self.pretrain_images
+        same["standin_images"] = self.standin_images
+        configs = []
+        for source in self.sources:
+            folder = self.imagenet_folder if source == "imagenet1k" else None
+            if folder is None and not (source in SOURCES and SOURCES[source].open):
+                continue
+            epochs = self.standin_epochs if source.endswith("_standin") else self.pretrain_epochs
+            given = same | {"folder": folder, "epochs": epochs} | changes
+            configs += [PretrainConfig(source, arch, **given) for arch in dict.fromkeys(self.archs)]
+        return configs
 
 
 def load_settings(
     notebook: str, profile: str | Path = "quick", out: str | Path | None = None, **overrides
 ) -> Settings:
-    """The settings of a notebook: its defaults, the profile's `shared`, its section of the profile,
-    `overrides`.
+    """The settings of a notebook: defaults, the profile's, its section of the profile, `overrides`.
 
-    - `notebook`: its number, such as "02".  `profile`: smoke, quick, lab, paper, or the path of a
-      YAML file.
-    - `out`: folder of the run, `data/runs/<profile>` by default.
+    Args:
+        notebook: its number, such as "02".
+        profile: one of `PROFILES`, or the path of a YAML file.
+        out: folder of the run, `data/runs/<profile>` by default.
+        overrides: settings to change; "03.trials" changes it in notebook 03 alone. Texts are read
+            by the setting's type.
 
-    Raises ValueError for names this notebook does not have, with the nearest it has, and for values
-    it does not take.
+    Raises:
+        ValueError: for names that do not exist, with the nearest that do; for values that a setting
+            does not take; and for a folder that holds the results of another profile.
     """
-    stem = next((stem for stem in NOTEBOOKS if stem[:2] == notebook), None)
-    if stem is None:
-        raise ValueError(f"there is no notebook {notebook!r}: allowed are {', '.join(_NAMES)}")
-    sections, where = load_profile(profile), f"notebook {notebook}, profile {profile}"
-    values = {key: field.default for key, field in NOTEBOOKS[stem].model_fields.items()}
-    values |= select_settings(notebook, sections.get("shared") or {}, f"profile {profile}")
-    own = (sections.get(stem) or {}) | overrides
-    _check_names(own, _NAMES[notebook], where)
-    out = str(out or f"data/runs/{Path(profile).stem}")
-    values |= own | {"profile": Path(profile).stem, "out": out}
+    numbers = [stem[:2] for stem in NOTEBOOKS]
+    if notebook not in numbers:
+        raise ValueError(f"there is no notebook {notebook!r}: allowed are {', '.join(numbers)}")
+    values = raw_settings(notebook, profile, overrides)
+    where = f"notebook {notebook}, profile {profile}"
+    out = run_folder(profile, out)
+    values |= {"profile": Path(profile).stem, "out": str(out)}
+    for name, kind in get_type_hints(Settings).items():
+        value = values.get(name, getattr(Settings, name))
+        try:
+            values[name] = _fill(_read(value, kind), str(out))
+        except ValueError as error:
+            raise ValueError(f"{where}: {name} is {value!r}: {error}") from error
+    _refuse_other_profile(out, values["profile"])
     try:
-        return NOTEBOOKS[stem](**{key: _fill(value, out) for key, value in values.items()})
+        settings = TypeAdapter(Settings).validate_python(values)
+        for condition in settings.conditions if notebook == "03" else ():
+            settings.search_config(condition)
     except ValidationError as error:
         raise ValueError(f"{where}: {_explain(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return settings
 
 
-def select_settings(
-    notebook: str, values: Mapping[str, object], where: str = "--set"
-) -> dict[str, object]:
-    """Of {"epochs": 3, "03.trials": 50, ..} those this notebook has; a number in front means that
-    notebook alone.
-
-    Raises ValueError for a name that no notebook has, with the nearest that exist.
-    """
-    _check_names(
-        values, {f"{n}.{name}" for n in _NAMES for name in _NAMES[n]}.union(*_NAMES.values()), where
-    )
-    own = {name.removeprefix(f"{notebook}."): value for name, value in values.items()}
-    return {name: value for name, value in own.items() if name in _NAMES[notebook]}
-
-
-def _check_names(names: Iterable[str], known: set[str], where: str) -> None:
-    for name in set(names) - known:
-        near = (
-            ", ".join(difflib.get_close_matches(name, known, n=3))
-            or f"one of {', '.join(sorted(known))}"
-        )
-        raise ValueError(f"{where}: there is no setting {name!r}; did you mean {near}?")
+def _read(value: object, kind: type) -> object:
+    """A text as a value of type `kind`: as it is where that is a text, else read as YAML."""
+    if isinstance(value, list):
+        return tuple(value)
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if isinstance(value, bool) and bool not in kinds:
+        raise ValueError("it takes a number or a text")  # True would pass for 1
+    if not isinstance(value, str) or get_origin(kind) is Literal:
+        return value
+    if value in ("null", "none") and NoneType in kinds:
+        return None
+    if tuple[str, ...] in kinds and value[:1] + value[-1:] == "[]":
+        return tuple(part.strip(" '\"") for part in value[1:-1].split(","))
+    if str in kinds:
+        return value
+    if tuple[str, ...] in kinds:
+        return (value,)
+    found = read_yaml(value)
+    if isinstance(found, str) and float in kinds:  # YAML 1.1 reads 1e-3 as a text
+        return float(found)
+    return tuple(found) if isinstance(found, list) else found
 
 
 def _fill(value: object, out: str) -> object:
-    """ "{out}" replaced in a text, or in a list of them."""
-    if isinstance(value, list | tuple):
-        return [_fill(entry, out) for entry in value]
-    return value.replace("{out}", out) if isinstance(value, str) else value
+    """ "{out}" and "~" replaced in a text, or in several."""
+    if isinstance(value, tuple):
+        return tuple(_fill(entry, out) for entry in value)
+    return os.path.expanduser(value.replace("{out}", out)) if isinstance(value, str) else value
+
+
+def _refuse_other_profile(out: Path, profile: str) -> None:
+    """Raise ValueError where `Settings.store` has marked `out` as another profile's."""
+    try:
+        found = json.loads((out / "profile.json").read_text(encoding="utf-8"))["profile"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nobody's yet
+    if found != profile:
+        way_out = "give another folder (out, --out), or delete this one"
+        raise ValueError(f"{out} holds results of profile {found!r}, not {profile!r}: {way_out}")
 
 
 def _explain(error: ValidationError) -> str:
     """What pydantic found, in a line."""
-    found = [
-        (".".join(map(str, e["loc"])), e["input"], e["msg"].removeprefix("Value error, "))
-        for e in error.errors()
-    ]
-    return "; ".join(
-        f"{name} is {value!r}: {text}" if name else text for name, value, text in found
-    )
-
-
-def load_profile(name: str | Path) -> dict[str, dict | None]:
-    """A profile of the package, or a YAML file: sections `shared` and one per notebook, each of
-    name: value.
-
-    Raises ValueError naming the file, and what is malformed in it; names and values are not looked
-    at.
-    """
-    if str(name) in PROFILES:
-        text = files("ktglite").joinpath(f"profiles/{name}.yaml").read_bytes()
-    elif Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
-        text = Path(name).read_bytes()
-    else:
-        raise ValueError(
-            f"profile is {str(name)!r}: allowed are {', '.join(PROFILES)} and the path of a .yaml file"
-        )
-    try:
-        return _SECTIONS.validate_python(_read_yaml(text))
-    except ValueError as error:
-        told = _explain(error) if isinstance(error, ValidationError) else error
-        raise ValueError(f"profile {name} must be sections of name: value; {told}") from None
-
-
-def _read_yaml(text: str | bytes) -> object:
-    """YAML as values, read safely: code in it is refused."""
-    try:
-        return yaml.safe_load(text)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        raise ValueError(f"not readable YAML: {error}") from error
-
-
-def parse_overrides(pairs: Iterable[str]) -> dict[str, object]:
-    """["trials=50", ..] as a mapping; values are read as YAML. Raises ValueError for one without "="."""
-    overrides = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name.strip():
-            raise ValueError(f"--set {pair!r} is not name=value")
-        overrides[name.strip()] = _read_yaml(text.strip())
-    return overrides
+    found = []
+    for part in error.errors():
+        name = str(part["loc"][0]) if part["loc"] else ""
+        text = part["msg"].removeprefix("Value error, ")
+        found.append(f"{name} is {part['input']!r}: {text}" if name else text)
+    return "; ".join(dict.fromkeys(found))

@@ -15,8 +15,9 @@ import shutil
 import socket
 import subprocess
 import time
+import tokenize
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -115,8 +116,7 @@ def make_once(path: str | Path, make: Callable[[Path], None], also: Iterable[Pat
     files = [path, *also]
     if not all(file.exists() for file in files):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")
-        with held(lock):
+        with _held(FileLock(f"{path}.lock")) as lock:
             if not all(file.exists() for file in files):
                 make(path)
             with suppress(OSError):  # nobody needs it now: whoever comes later finds the file
@@ -124,26 +124,19 @@ def make_once(path: str | Path, make: Callable[[Path], None], also: Iterable[Pat
     return path
 
 
-@contextmanager
-def held(lock: FileLock) -> Iterator[None]:
-    """Hold a lock, which the system releases when its holder dies; a long wait is told."""
+def _held(lock: FileLock) -> AbstractContextManager[FileLock]:
+    """A lock, which the system releases when its holder dies; a long wait for it is told."""
     try:
-        lock.acquire(timeout=WAIT_IN_SILENCE)
+        return lock.acquire(timeout=WAIT_IN_SILENCE)
     except Timeout:
-        log.warning(
-            "waiting for another process to release %s; if there is none, delete that file",
-            lock.lock_file,
-        )
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        wait = "waiting for another process to release %s; if there is none, delete that file"
+        log.warning(wait, lock.lock_file)
+        return lock.acquire()
 
 
-def write_json(path: str | Path, value: object) -> None:
+def write_json(path: str | Path, value: object, indent: int | None = 1) -> None:
     """Write JSON so that the file is either the old one or the whole new one, never a part."""
-    text = json.dumps(value, indent=1, allow_nan=False)
+    text = json.dumps(value, indent=indent, allow_nan=False)
     with atomic_write(path) as file:
         file.write(text.encode())
 
@@ -157,10 +150,10 @@ def _content_hash(record: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_record(path: str | Path, record: dict, schema: int) -> None:
+def write_record(path: str | Path, record: dict, schema: int, indent: int | None = 1) -> None:
     """Write a JSON record with its schema number and the hash of its content."""
     record = {"schema": schema, **record}
-    write_json(path, record | {"sha256": _content_hash(record)})
+    write_json(path, record | {"sha256": _content_hash(record)}, indent)
 
 
 def read_record(path: str | Path, schema: int) -> dict:
@@ -189,7 +182,7 @@ def read_record(path: str | Path, schema: int) -> dict:
 class Checkpoint:
     """A file that holds the state of the training `key`, the SHA-256 of its content in front.
 
-    A file that is damaged or belongs to another training is renamed to `<path>.unused` with a warning.
+    One that is damaged, or of another training, is renamed to `<path>.unused` with a warning.
 
     `share`: a save that would cost more than this share of the run time is skipped. Epochs of a GPU
     can be shorter than it takes to write three networks.
@@ -204,12 +197,15 @@ class Checkpoint:
         """The state that was saved last; None where there is none."""
         if not self.path.exists():
             return None
+        content = self.path.read_bytes()
         try:
-            saved = self._read(device)
+            if hashlib.sha256(content[32:]).digest() != content[:32]:  # torch would not notice
+                raise ValueError("it is not as it was written")
+            saved = torch.load(io.BytesIO(content[32:]), map_location=device, weights_only=True)
             if saved["key"] == self.key:
                 return saved
             why = "belongs to another training"
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # of torch, for instance: written by a later version
             why = f"cannot be read ({error})"
         unused = self.path.with_name(f"{self.path.name}.unused")
         message = "%s %s: it is now %s, and the training begins anew"
@@ -217,17 +213,6 @@ class Checkpoint:
         with suppress(FileNotFoundError):  # another process of the same training was faster
             os.replace(self.path, unused)
         return None
-
-    def _read(self, device: str | torch.device) -> dict:
-        content = self.path.read_bytes()
-        if (
-            hashlib.sha256(content[32:]).digest() != content[:32]
-        ):  # torch itself does not notice a changed byte
-            raise ValueError("it is not as it was written")
-        try:
-            return torch.load(io.BytesIO(content[32:]), map_location=device, weights_only=True)
-        except Exception as error:  # a version of torch that is too old, for instance
-            raise ValueError(str(error)) from error
 
     def save(self, state: dict) -> None:
         """Replace what was saved before, or leave it, see `share`."""
@@ -272,9 +257,6 @@ def code_hash(*modules: str) -> str:
 
 def _dump_code(source: str) -> str:
     """Source text without comments, without strings that stand alone, and without white space."""
-    import io
-    import tokenize
-
     lines = source.splitlines(keepends=True)
     spans = []
     before = tokenize.NEWLINE

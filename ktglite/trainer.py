@@ -136,20 +136,25 @@ def epochs(
     for epoch in range(len(records) + 1, config.epochs + 1):
         start = time.perf_counter()
         with numerics(device, config.deterministic, config.tf32):
+            # All that is random is drawn before the epoch, so that a resumed run draws the same.
             _set_modes(graph, nets)
             batches = _draw_epoch(len(train), data.size, config, seed, epoch, device)
             losses = torch.empty(len(batches), graph.size, graph.size, device=device)
             right = torch.empty(len(batches), graph.size, device=device)
             with _seeded(seed, epoch, device):
+                # Every node sees the same views of the same images, batch by batch.
                 for k, (index, views, progress, lr) in enumerate(batches):
                     set_learning_rate(optimizers.values(), lr)
                     images = apply_views(train.images[index], views)
                     losses[k], right[k] = step(images, train.labels[index], progress)
-            shares = right.sum(0) / (len(batches) * min(config.batch_size, len(train)))
-            record = {"epoch": epoch, "lr": lr, **_summarise(nets, losses, shares, epoch)}
+            # Only now are numbers read: a look at one inside the loop would make a GPU wait.
+            images_seen = len(batches) * min(config.batch_size, len(train))
+            percent = 100 * right.sum(0) / images_seen
+            record = {"epoch": epoch, "lr": lr, **_summarise(nets, losses, percent, epoch)}
             record |= _evaluate(nets, data.val, "val", config.precision)
             if config.report == "best":
                 _keep_best(best, record, nets)
+            # The test images are looked at once, when nothing can be decided by them any more.
             if epoch == config.epochs:
                 record["reported_epoch"] = _load_best(best, nets) or epoch
                 record |= _evaluate(nets, data.test, "test", config.precision)
@@ -230,14 +235,14 @@ def _draw_epoch(
 
 @contextmanager
 def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """torch's own random numbers (dropout) start anew in every epoch: resumed ones draw the same."""
+    """torch's own random numbers (dropout) start anew in every epoch, as a resumed one needs."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(derive(seed, "dropout", epoch))
         yield
 
 
-def _summarise(nets: list, losses: Tensor, shares: Tensor, epoch: int) -> dict:
-    """What a record says of training: edge losses (K, N, N) and shares classified right (N,)."""
+def _summarise(nets: list, losses: Tensor, percent: Tensor, epoch: int) -> dict:
+    """What a record says of training: edge losses (K, N, N), percent classified right (N,)."""
     losses = losses.cpu()
     _check_finite(losses, epoch)
     mean = losses.mean(0)
@@ -249,7 +254,7 @@ def _summarise(nets: list, losses: Tensor, shares: Tensor, epoch: int) -> dict:
     return {
         "train_loss": of_run_nodes(mean.sum(1)),
         "edge_loss": mean.tolist(),
-        "train_accuracy": of_run_nodes(100 * shares.cpu()),
+        "train_accuracy": of_run_nodes(percent.cpu()),
     }
 
 

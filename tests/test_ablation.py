@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from safetensors.torch import save_file
@@ -101,6 +102,15 @@ def test_weights_files_and_torchvision_s_names_are_sources(tmp_path):
     plt.close("all")
 
 
+def test_a_table_without_auxiliaries_or_without_pretraining_is_refused_before_training():
+    with pytest.raises(
+        ValueError, match="nodes is 1: Table 1 needs an auxiliary node, .* --nodes 3"
+    ):
+        ablation.ablation_grid("resnet18_w8", SOURCES, 1)
+    with pytest.raises(ValueError, match="scratch is in every table .* --sources fractaldb1k"):
+        ablation.ablation_grid("resnet18_w8", ["fractaldb1k", "scratch"])
+
+
 def test_sources_that_a_table_could_not_tell_apart_are_refused():
     with pytest.raises(ValueError, match="rename a file"):
         ablation.ablation_grid("resnet18_w8", ["a/x.pt", "b/x.pt"])
@@ -109,7 +119,7 @@ def test_sources_that_a_table_could_not_tell_apart_are_refused():
 
 
 def test_arms_of_one_seed_share_all_but_the_weights(tiny_data, tmp_path, monkeypatch):
-    """Head, batches and views of a seed are the same in every arm; another seed changes each of them."""
+    """Head, batches and views of a seed are the same in every arm, and others of another seed."""
     state = models.initialise("resnet18_w8", "scratch", 3, seed=99).state_dict()
     save_file(state, tmp_path / "fractaldb1k-resnet18_w8.safetensors")
     config = trainer.TrainConfig(
@@ -150,8 +160,11 @@ def test_committed_records_redraw_everything_without_training(tmp_path, monkeypa
     found = json.loads((REFERENCE / folder / "table1.json").read_text())
     table = ablation.ablation_table(found)
     assert (table.xs("n", axis=1, level=1) >= 3).all(axis=None)
-    for path in ablation.write_table(table, tmp_path):
-        assert path.read_bytes() == (REFERENCE / folder / "tables" / path.name).read_bytes()
+    written = {path.name: path for path in claims.write_tables(found, tmp_path, scale=folder)}
+    committed = list((REFERENCE / folder / "tables").iterdir())
+    assert {"table1.csv", "table1.md", "table1.tex"} <= {path.name for path in committed}
+    for path in committed:
+        assert written[path.name].read_bytes() == path.read_bytes()
     judged = claims.claims_table(found)
     judged = judged[judged.claim.isin(["C1", "C2", "C3"])]
     assert "not measured" not in judged.verdict.to_list()
@@ -180,7 +193,7 @@ def is_alive(pid):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through /proc")
 def test_killed_twice_it_writes_the_same_tables(tmp_path):
-    """15 graphs x 2 seeds through the command: SIGKILL to the parent twice, and every byte as without it."""
+    """15 graphs x 2 seeds by the command: SIGKILL to the parent twice, and each byte is the same."""
     (tmp_path / "weights").mkdir()
     for seed, source in enumerate(SOURCES):
         state = models.initialise("resnet18_w8", "scratch", 10, seed).state_dict()
@@ -198,7 +211,7 @@ def test_killed_twice_it_writes_the_same_tables(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "ktglite.tools.commands",
+        "ktglite",
         "ablation",
         "--profile",
         str(tmp_path / "tiny.yaml"),
@@ -246,10 +259,8 @@ def test_table_has_mean_std_n_and_the_paper_beside():
     assert row["n"] == 3
     assert row["paper mean"] == 94.27
     assert list(table.loc["1+3", ""]) == ["✓", "–", "✓"]
-    assert (
-        (table.loc["none", "ImageNet-1k stand-in"]["mean"])
-        == table.loc["none", "FractalDB-1k"]["mean"]
-    )
+    means = table.loc["none"].xs("mean", level=1)
+    assert means["ImageNet-1k stand-in"] == means["FractalDB-1k"]
 
 
 def test_a_stand_in_is_never_without_the_word():
@@ -262,6 +273,91 @@ def test_a_stand_in_is_never_without_the_word():
         assert text.replace("paper, ImageNet-1k", "").count("ImageNet-1k") == text.count(
             "ImageNet-1k stand-in"
         )
+
+
+def test_rows_are_named_by_their_pretrained_nodes_and_counts_are_integers():
+    table = ablation.ablation_table(records())
+    assert list(table.index) == ["none", "3", "2", "2+3", "1", "1+3", "1+2", "1+2+3"]
+    for count in ("n", "pretrainings"):
+        assert pd.api.types.is_integer_dtype(table["FractalDB-1k", count])
+
+
+def test_one_run_has_a_value_and_no_spread(tmp_path):
+    found = records(seeds=1, skip={("fractaldb1k/1", 0)})
+    shown = ablation.format_table(ablation.ablation_table(found))["FractalDB-1k"]
+    own = next(r for r in found if r["label"] == "fractaldb1k/1+2")["test_accuracy"][0]
+    assert shown["1+2"] == f"{own:.2f} (1)"
+    assert shown["1"] == "– (0)"
+    for path in ablation.write_table(ablation.ablation_table(found), tmp_path)[1:]:
+        assert "nan" not in path.read_text(encoding="utf-8")
+
+
+def test_the_paper_s_columns_are_left_out_for_other_images():
+    table = ablation.ablation_table(records(), paper=False)
+    assert ("FractalDB-1k", "paper mean") not in table
+    assert not [name for name in ablation.format_table(table) if "paper" in name]
+
+
+def test_exchangeable_rows_have_a_mean_over_their_nodes():
+    table = ablation.ablation_table(records())["FractalDB-1k"]
+    for row in ("none", "1+2+3"):  # the other two nodes have 1 and 2 %
+        assert table["mean over nodes"][row] == pytest.approx((table["mean"][row] + 3) / 3)
+    assert table["mean over nodes"].notna().sum() == 2
+
+
+def test_the_number_of_pretrainings_is_counted():
+    found = records(seeds=3)
+    for record in found:
+        start = "fractaldb1k/" in record["label"]
+        record["weights"] = {"fractaldb1k resnet18_w8": f"{record['seed'] % 2}"} if start else {}
+    counts = ablation.ablation_table(found)["FractalDB-1k", "pretrainings"]
+    assert counts.to_list() == [0, *[2] * 7]
+
+
+def test_a_run_without_a_label_is_told():
+    with pytest.raises(ValueError, match="label is None of the run with seed 0: name its row"):
+        ablation.ablation_table([records()[0] | {"label": None}])
+
+
+def test_live_runs_lie_where_the_recorded_ones_predict_them():
+    recorded = records(seeds=10)
+    live = [r | {"seed": 99, "test_accuracy": [40.0 + 20 * ("1" in r["label"].rpartition("/")[2])]}
+            for r in recorded if r["seed"] == 0]  # fmt: skip
+    check = ablation.reproduction_check(live, recorded).set_index("row")
+    assert len(check) == 18
+    assert check.inside.all()
+    row = check.loc["FractalDB-1k 1+2"]
+    own = [r["test_accuracy"][0] for r in recorded if r["label"] == "fractaldb1k/1+2"]
+    half = 2.262157 * np.std(own, ddof=1) * np.sqrt(1 + 1 / 10)  # t(0.975, 9 df)
+    assert (row.low, row.high) == pytest.approx((np.mean(own) - half, np.mean(own) + half))
+    assert (row.live, row.n) == (60.0, 10)
+
+
+def test_a_live_run_that_lies_outside_is_named():
+    recorded = records(seeds=5)
+    live = [r | {"seed": 99} for r in recorded if r["seed"] == 0]
+    live = [r | {"test_accuracy": [90.0]} if r["label"] == "fractaldb1k/2" else r for r in live]
+    text = ablation.reproduction_sentence(ablation.reproduction_check(live, recorded))
+    assert text.startswith(
+        "17 of 18 rows of this machine's run lie in the 95 % prediction interval"
+    )
+    assert "17.1 would by chance alone" in text
+    assert "Outside: FractalDB-1k 2 (90.00 %, recorded" in text
+    assert "区間の外: FractalDB-1k 2 (90.00 %" in ablation.reproduction_sentence(
+        ablation.reproduction_check(live, recorded), lang="ja"
+    )
+
+
+def test_only_other_seeds_of_the_same_training_predict_a_live_run():
+    recorded = [r | {"config": {"epochs": 3, "device": "cpu"}} for r in records(seeds=4)]
+    live = [r | {"config": {"epochs": 3, "device": "cuda"}} for r in recorded if r["seed"] == 0]
+    check = ablation.reproduction_check(live, recorded)
+    assert set(check.n) == {3}
+    other = [r | {"config": {"epochs": 4, "device": "cpu"}} for r in live]
+    check = ablation.reproduction_check(other, recorded)
+    assert set(check.n) == {0}
+    assert check.inside.isna().all()
+    assert ablation.reproduction_sentence(check).startswith("No row has two recorded runs")
 
 
 def test_missing_runs_lower_n_and_break_nothing():

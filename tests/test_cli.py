@@ -1,55 +1,228 @@
-"""The commands: what they print, and how they refuse."""
+"""The commands: what they print and leave, and how they refuse."""
 
 import json
+import os
+import shlex
+import signal
 import sys
 
+import numpy as np
+import optuna
+import pandas as pd
 import pytest
+from PIL import Image
 
-from ktglite import cli
+from ktglite import cli, load_network
+from ktglite.cli import main
 from ktglite.experiments import ablation
+from ktglite.graph import Graph, Node, mutual
 from ktglite.pool import open_pool
-from ktglite.store import read_record
-from ktglite.tools import commands
+from ktglite.single_run import read_graph
+from ktglite.store import CHECKOUT, from_checkout, read_record
+
+COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red 赤": (200, 50, 40)}
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["ktglite", *map(str, arguments)])
-    commands.main()
+@pytest.fixture(autouse=True)
+def keep_signals():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three classes of noisy colours, in a folder with a space in its name."""
+    folder = tmp_path_factory.mktemp("my pictures")
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir()
+        for i in range(12):
+            pixels = rng.normal(colour, 40, (40, 50, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(pictures, tmp_path_factory):
+    """A graph of two nodes of different architectures, trained by the command."""
+    out = tmp_path_factory.mktemp("trained") / "my run"
+    arguments = ["train", "mutual:2", "--dataset", pictures, "--out", out, "--profile", "smoke"]
+    arguments += ["--arch", "resnet18_w8", "resnet18_w16", "--epochs", "12"]
+    more = [f"cache={out}/cache", "limit=null", "batch_size=8"]
+    arguments += [text for pair in more for text in ("--set", pair)]
+    main([*map(str, arguments)])
+    return out, arguments
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["reproduce", "--profile", "quik"], "profile is 'quik'"),
-        (["reproduce", "--profile", "smoke", "--set", "epoks=3"], "did you mean epochs"),
-        (["reproduce", "--profile", "smoke", "--set", "epochs"], "not name=value"),
-        (["reproduce", "--profile", "smoke", "--only", "07"], "--only '07'"),
-        (["fractaldb", "draw"], "allowed are verify, show, export"),
-        (["figures", "--records", "nowhere"], "no table1.json"),
-        (["search", "--condition", "best", "--profile", "smoke"], "condition is 'best'"),
+        (["figures", "nowhere"], "no table1.json"),
+        (["search", "best", "--profile", "smoke"], "condition is 'best'"),
         (["ablation", "--profile", "smoke", "--set", "dataset=nowhere"], "neither a folder nor"),
         (["ablation", "--profile", "smoke", "--seeds", "0"], "seeds is 0"),
         (["ablation", "--profile", "smoke", "--sources", "a/x.pt", "b/x.pt"], "rename a file"),
         (["ablation", "--profile", "smoke", "--arch", "resnet9"], "unknown arch 'resnet9'"),
-        (["ablation", "--profile", "smoke", "--nodes", "0"], "nodes is 0"),
+        (["ablation", "--profile", "smoke", "--nodes", "1"], "nodes is 1"),
+        (["train", "ring", "--out", "x", "--profile", "smoke"], "graph is 'ring'"),
+        (["predict", "nowhere.safetensors", "nowhere"], "nowhere does not exist"),
+        (["export", "nowhere", "--to", "csv", "--out", "x"], "nowhere has no table1.json"),
+        (["export", "nowhere", "--to", "xls", "--out", "x"], "allowed are csv, parquet"),
     ],
 )
-def test_errors_name_the_cause_and_exit_with_1(monkeypatch, arguments, words):
+def test_errors_name_the_cause_and_exit_with_1(monkeypatch, tmp_path, arguments, words):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
-        run(monkeypatch, *arguments)
+        main(arguments)
     assert words in str(caught.value.code)
     assert str(caught.value.code).startswith("ktglite: ")
 
 
-def test_unknown_commands_and_options_are_errors(monkeypatch, capsys):
-    for arguments in (["reprodce"], ["reproduce", "--profil", "quick"]):
-        with pytest.raises(SystemExit) as caught:
-            run(monkeypatch, *arguments)
-        assert caught.value.code not in (0, None)
-    capsys.readouterr()
+# ---- a graph of one's own
 
 
-def test_figures_from_records(monkeypatch, capsys, tmp_path):
+def test_a_graph_is_trained_on_a_folder_and_its_target_predicts(
+    trained, pictures, capsys, tmp_path
+):
+    out, arguments = trained
+    for name in ("target.safetensors", "training.png", "record.json"):
+        assert (out / name).is_file()
+    record = read_record(out / "record.json", 1)
+    assert [node["arch"] for node in record["graph"]["nodes"]] == ["resnet18_w8", "resnet18_w16"]
+    before = (out / "target.safetensors").stat().st_mtime_ns, len(list(out.glob("runs/*.json")))
+    main([*map(str, arguments)])  # done already
+    text = capsys.readouterr().out
+    assert f"next: ktglite predict '{out}/target.safetensors'" in text
+    assert before[1] == len(list(out.glob("runs/*.json"))) == 1
+
+    pixels = np.random.default_rng(9).normal(COLOURS["green"], 40, (30, 30, 3)).clip(0, 255)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "new.jpg")
+    given = [
+        str(tmp_path / "new.jpg"),
+        str(pictures / "red 赤"),
+        "--csv",
+        str(tmp_path / "a/b.csv"),
+    ]
+    main(["predict", str(out / "target.safetensors"), *given])
+    table = pd.read_csv(tmp_path / "a/b.csv")
+    assert len(table) == 13
+    assert table["class"][0] == "green"
+    assert (table["class"][1:] == "red 赤").mean() > 0.8
+
+
+def test_a_network_is_evaluated_on_its_own_test_images(trained, pictures, capsys):
+    out, _ = trained
+    target = str(out / "target.safetensors")
+    record = read_record(out / "record.json", 1)
+    main(["evaluate", target, "--cache", str(out / "cache")])
+    text = capsys.readouterr().out
+    assert f"accuracy {record['test_accuracy'][0]:.2f} %" in text
+    assert f"{record['data']['test']} test images" in text
+    assert load_network(target).classes == tuple(sorted(COLOURS))
+    (pictures / "blue").rename(pictures / "violet")
+    try:
+        with pytest.raises(SystemExit, match="the network does not know 'violet'"):
+            main(["evaluate", target, "--dataset", str(pictures), "--cache", str(out / "cache")])
+    finally:
+        (pictures / "violet").rename(pictures / "blue")
+
+
+def test_graphs_by_name_and_from_files(tmp_path):
+    one = Node("resnet18_w8")
+    assert read_graph("alone", ["resnet18_w8"]).size == 1
+    assert read_graph("all-through", ["resnet18_w8"]).size == 3
+    assert read_graph("all-through:4", ["resnet18_w8"]).size == 4
+    assert read_graph("mutual:3", ["resnet18_w8"]) == mutual(one, one, one)
+    fixed = read_graph("distillation", ["resnet18_w8"], ["scratch", "t.safetensors"])
+    assert fixed.nodes[1].init == "t.safetensors"
+    assert not fixed.learns(1)
+    fixed.save(tmp_path / "graph.json")
+    assert read_graph(str(tmp_path / "graph.json"), ()) == fixed
+    record = {"graph": fixed.to_dict(), "seed": 1}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert read_graph(str(tmp_path / "record.json"), (), ["scratch"]).nodes[1].init == "scratch"
+    summary = from_checkout("data/reference_runs/quick_searches/mixed.json")
+    best = json.loads(summary.read_text())["best"]["graph"]
+    assert read_graph(str(summary), ()) == Graph.from_dict(best)
+    for wrong in ("mutual:x", "alone:2", "distillation:3", "all-through:0"):
+        with pytest.raises(ValueError, match="graph is"):
+            read_graph(wrong, ["resnet18_w8"])
+    with pytest.raises(ValueError, match="2 were given for 3 nodes"):
+        read_graph("all-through", ["resnet18_w8", "resnet18"])
+    (tmp_path / "none.json").write_text('{"best": null}')
+    with pytest.raises(ValueError, match="no graph to the end"):
+        read_graph(str(tmp_path / "none.json"), ())
+
+
+def test_a_search_ends_with_its_best_graph_and_the_command_that_trains_it(tmp_path, capsys):
+    out = tmp_path / "a search"
+    pairs = [f"cache={tmp_path}", "image_size=16", "limit=60", "epochs=1", "03.trials=2"]
+    sets = [text for pair in pairs for text in ("--set", pair)]
+    main(["search", "none", "--profile", "smoke", "--out", str(out), "--jobs", "1", *sets])
+    lines = capsys.readouterr().out.splitlines()
+    assert "none: 2 complete" in lines
+    assert str(out / "search/none.json") in lines
+    (following,) = (line for line in lines if line.startswith("next: ktglite "))
+    main(shlex.split(following)[2:])
+    best = json.loads((out / "search/none.json").read_text())["best"]["graph"]
+    record = read_record(out / "best_none/record.json", 1)
+    assert (record["graph"], record["seed"]) == (best, 1000)
+
+
+# ---- what a run left
+
+
+def test_a_run_is_taken_away_as_tables(trained, tmp_path, capsys):
+    out, _ = trained
+    main(["export", str(out), "--to", "csv", "--out", str(tmp_path)])
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    assert list(runs["label"]) == ["mutual:2"]
+    assert {"graph", "seed", "lr", "test_accuracy"} <= set(runs.columns)
+    epochs = pd.read_csv(tmp_path / "epochs.csv")
+    assert len(epochs) == 12 * 2
+    assert set(epochs["node"]) == {1, 2}
+    main(["figures", str(out), "--format", "png"])
+    assert len(list(out.glob("figures/training-*.png"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("to", "package"), [("parquet", "pyarrow"), ("tensorboard", "tensorboard")]
+)
+def test_a_format_whose_package_is_missing_says_how_to_get_it(
+    trained, tmp_path, monkeypatch, to, package
+):
+    for name in ("pyarrow", "fastparquet", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SystemExit, match=f"pip install {package}"):
+        main(["export", str(trained[0]), "--to", to, "--out", str(tmp_path)])
+
+
+def test_recorded_searches_open_in_optuna(tmp_path, capsys):
+    folder = from_checkout("data/reference_runs/quick_searches")
+    main(["export", str(folder), "--to", "optuna", "--out", str(tmp_path)])
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.log"))
+    storage = optuna.storages.JournalStorage(backend)
+    summary = json.loads((folder / "mixed.json").read_text())
+    study = optuna.load_study(study_name="mixed", storage=storage)
+    assert study.best_value == summary["selection_value"]
+    assert len(study.trials) == len(summary["trials"])
+    values = [*study.trials[0].intermediate_values.values()]
+    assert values == summary["trials"][0]["values"]
+
+
+def test_records_that_come_with_the_kit_are_found_from_any_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.find_run("quick") == CHECKOUT / "data/reference_runs/quick"
+    assert str(cli.find_run("mine")) == "data/runs/mine"
+    main(["claims"])
+    text = capsys.readouterr().out
+    assert "C1: pre-training node 1 helps" in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_go_below_the_run(capsys, tmp_path):
+    grid = ablation.ablation_grid("resnet18_w8", ["imagenet1k_standin", "fractaldb1k"])
     records = [
         {
             "label": label,
@@ -60,39 +233,22 @@ def test_figures_from_records(monkeypatch, capsys, tmp_path):
             "data": {"name": "synthcars", "fingerprint": "0" * 64},
             "provenance": {"git": None},
         }
-        for label, graph in ablation.ablation_grid(
-            "resnet18_w8", ["imagenet1k_standin", "fractaldb1k"]
-        ).items()
+        for label, graph in grid.items()
         for seed in (0, 1)
     ]
     (tmp_path / "table1.json").write_text(json.dumps(records))
-    run(
-        monkeypatch,
-        "figures",
-        "--records",
-        tmp_path,
-        "--out",
-        tmp_path / "figures",
-        "--format",
-        "png",
-    )
+    main(["figures", str(tmp_path), "--format", "png"])
     assert str(tmp_path / "figures/table1.png") in capsys.readouterr().out
 
 
-def test_the_end_of_a_run_shows_our_table_beside_the_paper_s(capsys, tmp_path):
-    test_records = [
-        {"label": label, "graph": graph.to_dict(), "seed": 0, "test_accuracy": [50.0, 1, 1]}
-        for label, graph in ablation.ablation_grid("resnet18_w8", ["imagenet1k_standin"]).items()
-    ]
-    (tmp_path / "table1.json").write_text(json.dumps(test_records))
-    cli._show_results(tmp_path, {})
-    text = capsys.readouterr().out
-    assert "stand-in" in text
-    assert "90.45" in text
+def test_table_1_of_nodes_of_several_architectures():
+    archs = ["resnet18_w8", "resnet18_w16", "resnet18"]
+    grid = ablation.ablation_grid(archs, ["fractaldb1k"])
+    assert [node.arch for node in grid["fractaldb1k/1+3"].nodes] == archs
+    assert grid["fractaldb1k/alone"].nodes[0].arch == "resnet18_w8"
 
 
-def ours(arguments):
-    cli.settings_of("02", "quick", None, ["epoks=1"], {})
+# ---- ways out
 
 
 def damaged(path):
@@ -103,33 +259,64 @@ def not_json(text):
     return json.loads(text)
 
 
-@pytest.mark.parametrize("function", [not_json, damaged])
-def test_an_error_of_a_library_keeps_its_traceback_and_one_of_ours_does_not(tmp_path, function):
-    """Whether it is raised in this process or in a worker."""
+def test_errors_that_say_their_cause_are_a_line_and_defects_keep_their_trace(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("{")
-    argument, kind, words = (
-        tmp_path / "a.json",
-        SystemExit,
-        "ktglite: .*a.json is not a readable record",
-    )
-    if function is not_json:
-        argument, kind, words = "{", json.JSONDecodeError, "property name"
-    with pytest.raises(kind, match=words):
-        cli.run_app(lambda arguments: function(argument))
-    with open_pool(1) as pool, pytest.raises(kind, match=words):
-        cli.run_app(lambda arguments: pool.submit(function, argument).result())
 
+    def run(function, *arguments):
+        monkeypatch.setattr(cli, "_run", lambda _: function(*arguments))
+        main([])
 
-def test_notes_are_told_and_a_variable_shows_the_traceback_of_ours_too(monkeypatch):
-    def noted(arguments):
-        try:
-            ours(arguments)
-        except ValueError as error:
-            error.add_note("This was run 3.")
-            raise
-
-    with pytest.raises(SystemExit, match="ktglite: .*did you mean epochs.*\nThis was run 3.$"):
-        cli.run_app(noted)
+    words = r"ktglite: .*a\.json is not a readable record"
+    with pytest.raises(SystemExit, match=words):
+        run(damaged, tmp_path / "a.json")
+    with open_pool(1) as pool, pytest.raises(SystemExit, match=words):
+        run(pool.submit(damaged, tmp_path / "a.json").result)
+    with pytest.raises(json.JSONDecodeError, match="property name"):
+        run(not_json, "{")
     monkeypatch.setenv("KTGLITE_DEBUG", "1")
-    with pytest.raises(ValueError, match="did you mean epochs"):
-        cli.run_app(ours)
+    with pytest.raises(ValueError, match="is not a readable record"):
+        run(damaged, tmp_path / "a.json")
+
+
+def test_notes_of_an_error_are_told(monkeypatch):
+    def noted(arguments):
+        error = ValueError("that is wrong")
+        error.add_note("This was run 3.")
+        raise error
+
+    monkeypatch.setattr(cli, "_run", noted)
+    with pytest.raises(SystemExit, match="ktglite: that is wrong\nThis was run 3.$"):
+        main([])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_says_where_a_run_stands_and_how_to_resume(
+    monkeypatch, tmp_path, capsys, number, code
+):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/a.json").write_text("{}")
+
+    def interrupted(arguments):
+        with cli._kept_in(tmp_path):
+            os.kill(os.getpid(), number)
+            signal.pause()
+
+    codes = []
+    monkeypatch.setattr(cli, "_run", interrupted)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    main([])
+    assert codes == [code]
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("ktglite: stopped; 1 finished and 0 begun trainings are kept in")
+    assert last.endswith("the same command resumes")
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_letters_that_a_locale_lacks_are_no_error(tmp_path, monkeypatch, is_terminal):
+    with open(tmp_path / "log", "w", encoding="iso-8859-1") as stream:
+        stream.isatty = lambda: is_terminal
+        monkeypatch.setattr("sys.stdout", stream)
+        monkeypatch.setattr(cli, "_run", lambda arguments: print("mean ± std 赤"))
+        main([])
+    expected = "mean ± std ?\n".encode("iso-8859-1") if is_terminal else "mean ± std 赤\n".encode()
+    assert (tmp_path / "log").read_bytes() == expected

@@ -119,7 +119,7 @@ def full_disk(size: int):
 
 
 def bank(out):
-    return fractaldb.bank(64, 2000, fractaldb.categories(3), out / "cache", progress=False)
+    return fractaldb.bank(64, 2000, fractaldb.categories(3), out / "cache")
 
 
 def cache(out):
@@ -176,15 +176,15 @@ def test_a_really_full_disk_and_then_a_read_only_one(tiny_data, small_disk):
     with pytest.raises(OSError, match="No space left on device"):
         run(independent(A), tiny_data, CONFIG, 0, store)
     with pytest.raises(OSError, match="No space left on device"):
-        fractaldb.bank(64, 2000, fractaldb.categories(3), small_disk / "cache", progress=False)
+        fractaldb.bank(64, 2000, fractaldb.categories(3), small_disk / "cache")
     (small_disk / "ballast").unlink()
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     done = run(independent(A), tiny_data, CONFIG, 0, store)
-    packed = fractaldb.bank(64, 2000, fractaldb.categories(3), small_disk / "cache", progress=False)
+    packed = fractaldb.bank(64, 2000, fractaldb.categories(3), small_disk / "cache")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert run(independent(A), tiny_data, CONFIG, 0, store) == done
     assert (
-        fractaldb.bank(64, 2000, fractaldb.categories(3), small_disk / "cache", progress=False)
+        fractaldb.bank(64, 2000, fractaldb.categories(3), small_disk / "cache")
         == packed
     ).all()
     with pytest.raises(OSError, match="Read-only file system"):
@@ -326,7 +326,7 @@ def test_weights_that_are_not_those_of_their_card_are_refused(tiny_data, tmp_pat
 def test_a_damaged_cache_or_bank_is_named(tmp_path):
     cache(tmp_path)
     bank(tmp_path)
-    for path in [*tmp_path.rglob("images.npy"), *tmp_path.rglob("fractaldb*.npy")]:
+    for path in [*tmp_path.rglob("images.bin"), *tmp_path.rglob("fractaldb*.npy")]:
         path.write_bytes(path.read_bytes()[:-500])
     for work in (cache, bank):
         with pytest.raises(ValueError, match="is damaged .* delete it and it is made again"):

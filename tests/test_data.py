@@ -3,6 +3,7 @@
 import dataclasses
 import tracemalloc
 
+import pytest
 import torch
 
 from ktglite.data import Data, Split, apply_views, augment, draw_views, normalise
@@ -58,3 +59,33 @@ def test_the_fingerprint_copies_no_images():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.1 * many.images.numel()
+
+
+def test_views_are_as_large_as_they_say_and_half_of_them_are_flipped():
+    views = draw_views(4000, 48, "crop", torch.Generator().manual_seed(0))
+    share = views[:, 0, 0].abs() * views[:, 1, 1]
+    assert 0.245 < share.min() < 0.28  # a crop shows at least a quarter of the image
+    assert share.max() > 0.95
+    assert 0.45 < (views[:, 0, 0] < 0).float().mean() < 0.55
+    moved = draw_views(4000, 48, "shift", torch.Generator().manual_seed(0))
+    assert 0.45 < (moved[:, 0, 0] < 0).float().mean() < 0.55
+    assert moved[:, :, 2].abs().max() == 2 * 6 / 48  # an eighth of the side, in units of half of it
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "wrong"),
+    [
+        (torch.rand(2, 3, 8, 8), torch.arange(2), "images must be uint8"),
+        (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.arange(2), "images must be uint8"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(3), "labels must be int64"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.rand(2), "labels must be int64"),
+    ],
+)
+def test_a_split_takes_uint8_images_and_int64_labels_only(images, labels, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        Split(images, labels)
+
+
+def test_data_is_told_in_a_line(tiny_data):
+    assert repr(tiny_data).startswith("Data(random: 3 classes, 32 train, ")
+    assert "\n" not in repr(tiny_data)

@@ -42,6 +42,21 @@ def test_numerics_are_set_and_restored_without_a_warning():
         torch.set_num_threads(1)
 
 
+def test_numerics_restore_a_caller_s_warnings():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with devices.numerics(torch.device("cpu")):
+            pass
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_device_that_is_none_is_named():
+    with pytest.raises(ValueError, match="device is 'gpu': allowed are auto, cpu, cuda"):
+        devices.resolve_device("gpu")
+
+
 def test_a_gpu_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="sees no GPU"):

@@ -1,99 +1,94 @@
-"""The explorer without a kernel: its words are those of the package, and its page needs nothing but itself."""
+"""The explorer's page says of a graph what the package computes."""
 
-import itertools
 import json
 import random
-import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from ktglite import GATES, Graph, Node
-from ktglite.experiments.ablation import read_runs
-from ktglite.experiments.search import read_summaries
-from ktglite.tools import explorer as ex
-from ktglite.tools.explorer_page import HERE, explorer_page
+from ktglite.gates import GATES
+from ktglite.graph import Graph, Node
 
-QUICK = Path(__file__).parents[1] / "data/reference_runs/quick"
-STARTS = ("scratch", "imagenet1k_standin", "fractaldb1k")
+ROOT = Path(__file__).parents[1]
+SCRIPT = """
+const page = require(process.argv[1]);
+const graphs = JSON.parse(require("fs").readFileSync(0, "utf-8"));
+const say = (g) => ({
+  reaching: page.reaching(g), form: page.canonical(g), formulas: page.formulas(g),
+  words: ["en", "ja"].map((lang) => `${page.influence(g, lang)} ${page.verdict(g, lang)}`)});
+const same = graphs.map((g) => page.differences(g, g, "en", (start) => start));
+console.log(JSON.stringify({said: graphs.map(say), same}));
+"""
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 
 
-def random_graphs(n, seed=0):
-    """Graphs of three nodes, half of their edges open or shut alone, so that known methods come up."""
-    rng, found = random.Random(seed), []
-    while len(found) < n:
-        gates = [
-            [rng.choice(rng.choice([("through", "cutoff"), tuple(GATES)])) for _ in range(3)]
-            for _ in range(3)
-        ]
+def random_graphs(count):
+    rng = random.Random(0)
+    found = []
+    while len(found) < count:
+        starts = [rng.choice(("scratch", "fractaldb1k")) for _ in range(3)]
+        gates = [[rng.choice(tuple(GATES)) for _ in range(3)] for _ in range(3)]
         if set(gates[0]) != {"cutoff"}:
-            nodes = [Node("resnet18", rng.choice(STARTS)) for _ in range(3)]
-            found.append(Graph(nodes, gates, rng.choice([1.0, 0.5])))
+            found.append({"starts": starts, "gates": gates, "weight": rng.choice((1, 0.5))})
     return found
 
 
-def as_page(graph):
-    return {
-        "starts": [n.init for n in graph.nodes],
-        "gates": graph.gates,
-        "weight": graph.transfer_weight,
-    }
+def as_graph(flat):
+    nodes = [Node("resnet18", start) for start in flat["starts"]]
+    return Graph(nodes, flat["gates"], flat["weight"])
 
 
-def words(graph):
-    return [
-        sorted(graph.reaching_target()),
-        ex.formulas(graph),
-        ex.influence(graph),
-        ex.verdict(graph),
+def ask(graphs):
+    command = ["node", "-e", SCRIPT, str(ROOT / "maintain" / "explorer" / "graph.js")]
+    run = subprocess.run(command, input=json.dumps(graphs), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@needs_node
+def test_the_page_knows_which_nodes_count_and_which_graphs_are_equal():
+    flats = random_graphs(400)
+    answers = ask(flats)
+    forms = {}
+    for flat, answer in zip(flats, answers["said"], strict=True):
+        graph = as_graph(flat)
+        assert answer["reaching"] == sorted(graph.reaching_target())
+        learners = [i for i in graph.reaching_target() if graph.learns(i)]
+        assert len(answer["formulas"]) == len(learners)
+        assert forms.setdefault(graph.canonical(), answer["form"]) == answer["form"]
+    assert len(set(forms.values())) == len(forms)
+    assert answers["same"] == [[]] * len(flats)
+
+
+@needs_node
+def test_the_page_names_known_methods_and_fixed_teachers():
+    through, cut = "through", "cutoff"
+    alone = [[through, cut, cut], [cut, through, cut], [cut, cut, through]]
+    taught = [[through, through, cut], [cut] * 3, [cut] * 3]
+    starts = ["scratch"] * 3
+    graphs = [
+        {"starts": starts, "gates": gates, "weight": weight}
+        for gates, weight in (
+            (alone, 1),
+            (taught, 1),
+            ([[through] * 3] * 3, 1),
+            ([[through] * 3] * 3, 0.5),
+        )
     ]
+    words = [answer["words"][0] for answer in ask(graphs)["said"]]
+    for text, method in zip(
+        words, ("independent", "distillation", "Table 1", "Deep Mutual"), strict=True
+    ):
+        assert method in text
+    assert "fixed teacher" in words[1]
+    assert "teaches noise" in words[1]
 
 
-def node(code, value):
-    if shutil.which("node") is None:
-        pytest.skip("needs node; the same comparison is made in Chromium by `make test-browser`")
-    program = f"const e = require({json.dumps(str(HERE / 'explorer.js'))});"
-    program += "const x = JSON.parse(require('fs').readFileSync(0));"
-    program += f"console.log(JSON.stringify({code}))"
-    found = subprocess.run(
-        ["node", "-e", program], input=json.dumps(value), capture_output=True, text=True, check=True
-    )
-    return json.loads(found.stdout)
-
-
-def test_it_says_of_2000_random_graphs_what_the_package_says():
-    graphs = random_graphs(2000)
-    told = node(
-        "x.map((g) => [e.reaching(g), e.formulas(g), e.influence(g), e.verdict(g)])",
-        [*map(as_page, graphs)],
-    )
-    assert told == [words(graph) for graph in graphs]
-    assert len({verdict for *_, verdict in told}) > 4
-
-
-def test_graphs_that_are_one_to_node_1_are_at_distance_0():
-    graphs = random_graphs(300)
-    code = "x.map(([a, b]) => Math.min(e.distance(a, b), 99))"  # JSON has no infinity
-    pairs = [[as_page(g), as_page(g.canonical())] for g in graphs if g.canonical().size == 3]
-    assert set(node(code, pairs)) == {0}
-    pairs = [(g, h) for g, h in itertools.pairwise(graphs) if g.canonical() != h.canonical()]
-    assert 0 not in node(code, [[as_page(g), as_page(h)] for g, h in pairs])
-
-
-def test_the_page_needs_nothing_but_itself():
-    page = explorer_page(read_runs(QUICK), read_summaries(QUICK / "search"))
-    assert not re.findall(r"(?:src|href)=|https?://|@import|fetch\(", page)
-    assert "/*RECORDS*/" not in page
-    found = json.loads(re.search(r"const RECORDS = (.*);", page)[1])
-    assert {run["from"] for run in found["runs"]} >= {"Table 1, mean of 3 runs"}
-    assert sum(run["from"].startswith("Table 1") for run in found["runs"]) == 15
-    assert found["starts"]["imagenet1k_standin"] == "ImageNet-1k stand-in"
-    assert "23 recorded graphs of synthcars" in found["about"]
-    committed = (QUICK.parents[2] / "docs/explorer.html").read_text(encoding="utf-8")
-    assert committed == explorer_page(read_runs(QUICK), read_summaries(f"{QUICK}_searches")), (
-        "give `ktglite explorer`"
-    )
-    with pytest.raises(ValueError, match="no runs of three nodes"):
-        explorer_page([], {})
+def test_the_committed_page_is_the_one_its_records_give(tmp_path):
+    command = [sys.executable, str(ROOT / "maintain" / "explorer_page.py"), "--out"]
+    subprocess.run([*command, str(tmp_path / "page.html")], check=True, cwd=ROOT)
+    committed = (ROOT / "docs" / "explorer.html").read_text(encoding="utf-8")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == committed

@@ -16,7 +16,6 @@ from ktglite.settings import load_profile, parse_overrides
 from ktglite.sources.datasets import read_image
 from ktglite.sources.pretrain import read_card
 from ktglite.store import Checkpoint, read_record
-from ktglite.tools import fractaldb_tools
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -87,23 +86,6 @@ def test_a_graph_with_any_entry_replaced(where, value):
     found = only(ValueError, lambda: Graph.from_dict(graph))
     if found is not None:
         assert Graph.from_dict(json.loads(json.dumps(found.to_dict()))) == found
-
-
-# ---- tables of maps
-
-CSV = b"0.1,0.2,0.3,0.4,0.5,0.6,0.25\n-0.1,0.2,-0.3,0.4,-0.5,0.6,0.75\n"
-
-
-@given(st.binary(max_size=200) | damaged(CSV))
-def test_any_bytes_as_maps(place, content):
-    path = place / "maps" / "00000.csv"
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content)
-    found = only(ValueError, lambda: fractaldb_tools.read_csv_folder(path.parent), path)
-    if found is not None:
-        assert found[0].shape[1] == 7
-        assert np.isfinite(found[0]).all()
-        assert abs(found[0][:, 6].sum() - 1) <= 0.01
 
 
 # ---- profiles

@@ -45,7 +45,7 @@ def train(graph, data, config=CONFIG, **given):
 def test_a_replayed_step_is_the_step(tiny_data, monkeypatch):
     """16 iterations, of which the last 13 are replays: gates, progress and learning rate must change in the graph."""
     replayed = train(EVERY_GATE, tiny_data)
-    monkeypatch.setattr(captured, "LARGEST", 0)
+    monkeypatch.setattr(captured, "MAX_CAPTURED_SIZE", 0)
     plain = train(EVERY_GATE, tiny_data)
     for ours, theirs in zip(replayed, plain, strict=True):
         assert ours["lr"] == theirs["lr"]
@@ -94,7 +94,7 @@ def test_pretraining_as_a_graph(tmp_path, monkeypatch):
     assert file_hash(path) == file_hash(
         pretrain(dataclasses.replace(FIRST, threads=3), tmp_path / "c", tmp_path)
     )
-    monkeypatch.setattr(captured, "LARGEST", 0)
+    monkeypatch.setattr(captured, "MAX_CAPTURED_SIZE", 0)
     plain = pretrain(FIRST, tmp_path / "d", tmp_path)
     ours, theirs = load_file(path), load_file(plain)
     for name, value in ours.items():

@@ -131,3 +131,12 @@ def test_how_many_nodes_matter_over_all_gate_assignments():
     assert share[3] == pytest.approx(0.84375)
     assert share[2] == pytest.approx(0.09375)
     assert share[1] == pytest.approx(0.0625)
+
+
+def test_a_graph_is_the_same_after_a_file(tmp_path):
+    graph = Graph((Node("resnet18_w8"), Node("resnet18")), [["linear", "correct"], ["through"] * 2])
+    graph.save(tmp_path / "graph.json")
+    assert Graph.load(tmp_path / "graph.json") == graph
+    (tmp_path / "other.json").write_text('{"nodes": []}')
+    with pytest.raises(ValueError, match="other.json is not a graph"):
+        Graph.load(tmp_path / "other.json")

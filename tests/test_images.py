@@ -57,7 +57,7 @@ def link(target: str) -> Callable[[Path], None]:
 
 
 def png(width: int, height: int, rows: bool) -> Callable[[Path], None]:
-    """A white picture of 1 bit per pixel, written row by row; with `rows` False only its size is claimed."""
+    """A white picture of 1 bit per pixel, row by row; without `rows`, its size is only claimed."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (
@@ -91,6 +91,10 @@ def sixteen_bit(path: Path) -> None:
 
 def floats(path: Path) -> None:
     Image.fromarray(np.full((24, 20), 0.4, np.float32)).save(path)
+
+
+def heic(path: Path) -> None:
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
 
 
 def upside_down(path: Path) -> None:
@@ -146,9 +150,13 @@ CASES = [
     ),
     Case("loop.png", link("loop.png"), "symbolic links", "error: a link to itself"),
     Case("dangling.png", link("nowhere.png"), "No such file", "error: a link to nothing"),
+    Case("photo.heic", heic, "heic cannot.*pillow-heif", "error: HEIC, without pillow-heif"),
+    Case("photo.dng", picture(format="TIFF"), "raw file.*convert", "error: a camera's raw file"),
+    Case("logo.svg", content(b"<svg/>"), "convert it to JPEG", "error: SVG"),
     Case(
-        "up", link(".."), "left out", "left out: a link to a folder, or a folder in a class folder"
+        "manual.pdf", content(b"%PDF-1.4"), "left out", "left out: PDF, a video, HDF5 and the like"
     ),
+    Case("up", link(".."), "left out", "left out: a link to a folder that it lies in"),
     Case(".hidden.png", picture(), "left out", "left out: a hidden file"),
     Case("pipe.png", os.mkfifo, "left out", "left out: a pipe or a device"),
     Case("one.png", picture(array=GREY[:1, :1]), 100, "used: 1 x 1 px, as one colour"),
@@ -205,6 +213,18 @@ def write_or_skip(case: Case, path: Path) -> None:
         pytest.skip(f"this file system has no such file: {error}")
 
 
+@pytest.mark.parametrize(
+    "name", ["x.mpg", "x.h5", "x.eps", "x.fits", "x.wmf", "x.db", "x.mp4", "x"]
+)
+def test_what_is_no_still_image_is_counted(tmp_path, caplog, name):
+    """Pillow registers extensions of videos, documents and tables, too."""
+    (tmp_path / "car").mkdir()
+    picture()(tmp_path / "car" / "good.JPG")
+    (tmp_path / "car" / name).write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99))
+    assert [path.name for path, _ in image_files(tmp_path)] == ["good.JPG"]
+    assert "ignored 1 file in" in caplog.text
+
+
 @pytest.mark.parametrize("fit", ["squash", "crop"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.says)
 def test_what_a_file_gives(tmp_path, case, fit):
@@ -228,7 +248,7 @@ def test_what_a_file_gives(tmp_path, case, fit):
 
 
 def test_a_folder_of_all_kinds_trains_on_those_that_can_be_read(tmp_path, caplog):
-    """One bad file stops the command and is named; with skip_unreadable every one is, and the others are used."""
+    """One bad file stops the command and is named; skip_unreadable names all, uses others."""
     good = 0
     for name in ("a", "b"):
         (tmp_path / "cars" / name).mkdir(parents=True)

@@ -1,5 +1,6 @@
-"""Imports run one way: the linter's contracts hold, and would notice one that does not."""
+"""Imports run one way, names are found when they are asked for, and usage needs no torch."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import ktglite
+
 TOP = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(TOP)}
 
 
 def lint(top):
@@ -31,7 +35,7 @@ def lint(top):
             "from ktglite.experiments import search",
             "ktglite.experiments.runs -> ",
         ),
-        ("cli.py", "from ktglite.tools import plan", "ktglite.cli -> ktglite.tools"),
+        ("settings.py", "from ktglite import cli", "ktglite.settings -> ktglite.cli"),
     ],
 )
 def test_a_wrong_import_is_noticed(tmp_path, module, line, words):
@@ -45,3 +49,56 @@ def test_a_wrong_import_is_noticed(tmp_path, module, line, words):
     code, text = lint(tmp_path)
     assert code == (0 if module is None else 1)
     assert words in " ".join(text.split())
+
+
+def test_every_public_name_is_there_and_completed_by_tab():
+    assert set(ktglite.__all__) <= set(dir(ktglite))
+    assert len(ktglite.__all__) > 50
+    for name in ktglite.__all__:
+        if name != "bench" or importlib.util.find_spec("ktglite.experiments.bench"):
+            assert getattr(ktglite, name) is not None
+    assert ktglite.run is ktglite.runs.run
+    with pytest.raises(AttributeError, match="has no attribute 'runn'"):
+        ktglite.runn  # noqa: B018
+
+
+def test_whoever_imports_the_core_alone_knows_all_sources():
+    code = "from ktglite.graph import Node; print(Node('resnet18', 'fractaldb1k').init)"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True)
+    assert done.stdout == b"fractaldb1k\n", done.stderr.decode()
+
+
+def test_help_and_errors_of_usage_need_no_torch():
+    code = """
+import sys
+from ktglite.cli import main
+
+for line in sys.argv[1:]:
+    try:
+        main(line.split())
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    print("==", line, code, "torch" in sys.modules, "pandas" in sys.modules, flush=True)
+"""
+    expected = {
+        "--help": 0,
+        "--version": 0,
+        "train --help": 0,
+        "trian --help": 2,
+        "ablation --sedds 3": 2,
+        "search": 2,
+        "ablation --profile quik": "ktglite: profile is 'quik': allowed are",
+        "train alone --out x --set epoch=3": "ktglite: --set: there is no setting 'epoch'; did you",
+        "reproduce --only 07": "ktglite: --only '07': allowed are",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, *expected], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    ends = [line for line in done.stdout.splitlines() if line.startswith("== ")]
+    assert len(ends) == len(expected), done.stderr
+    for end, (line, wanted) in zip(ends, expected.items(), strict=True):
+        assert end.startswith(f"== {line} {wanted}")
+        assert end.endswith(" False False")
+    assert "no command trian; did you mean train?" in done.stderr
+    assert "--seeds" in done.stdout + done.stderr

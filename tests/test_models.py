@@ -3,6 +3,9 @@
 import json
 import os
 import pickle
+import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,20 +91,74 @@ def test_a_missing_weights_file_is_named(tmp_path):
 
 def test_weights_by_torchvision_s_names(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        torch.hub, "load_state_dict_from_url", lambda url, **more: asked.append(url)
-    )
+
+    def download(url, path, progress):
+        asked.append(url)
+        Path(path).write_bytes(b"not what the name says")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(models, "_check_hash_in_name", lambda *facts: None)
     for init in ("imagenet1k", "ResNet50_Weights.IMAGENET1K_V1", "ResNet50_Weights.IMAGENET1K_V2"):
         assert models.is_init(init)
         assert models.find_weights("resnet50", init, tmp_path).name == asked[-1].rpartition("/")[2]
-    assert asked[0] == asked[1] != asked[2]
-    assert not any(
-        map(
-            models.is_init,
-            ("ResNet50_Weights.V9", "ResNet9_Weights.DEFAULT", "resnet50.x", "a.b.c"),
-        )
-    )
+    assert len(asked) == 2  # what is there is not asked for again
+    for wrong in ("ResNet50_Weights.V9", "ResNet9_Weights.DEFAULT", "resnet50.x", "a.b.c"):
+        assert not models.is_init(wrong)
+
+
+def test_imagenet_weights_placed_by_hand_are_checked_against_the_hash_in_their_name(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    file = tmp_path / "checkpoints" / "resnet18-f37072fd.pth"
+    file.parent.mkdir()
+    torch.save(models.build("resnet18", 1000).state_dict(), file)
+    with pytest.raises(ValueError, match="is not the file its name says"):
+        models.find_weights("resnet18", "imagenet1k", tmp_path)
+    right = file.with_name(f"resnet18-{models.file_hash(file)[:8]}.pth")
+    os.replace(file, right)
+    entry = SimpleNamespace(url=f"somewhere/{right.name}")
+    assert models._torchvision_weights(entry, missing=tmp_path) == right
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix):
+    source = models.build("resnet18_w8", 9)
+    torch.save({prefix + k: v for k, v in source.state_dict().items()}, tmp_path / "w.pth")
+    loaded = models.initialise("resnet18_w8", str(tmp_path / "w.pth"), 4, 0)
+    assert torch.equal(loaded.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+
+
+def test_older_names_of_densenets_and_heads_that_are_convolutions_are_known(tmp_path):
+    source = models.build("densenet121", 9).state_dict()
+    old = {re.sub(r"((norm|conv))([12])\.", r"\1.\3.", name): v for name, v in source.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "dense.pth")
+    loaded = models.initialise("densenet121", str(tmp_path / "dense.pth"), 4, 0)
+    name = "features.denseblock1.denselayer1.conv1.weight"
+    assert torch.equal(loaded.state_dict()[name], source[name])
+    source = models.build("squeezenet1_1", 9)
+    torch.save(source.state_dict(), tmp_path / "squeeze.pth")
+    loaded = models.initialise("squeezenet1_1", str(tmp_path / "squeeze.pth"), 4, 0)
+    assert torch.equal(loaded.features[0].weight, source.features[0].weight)
+    assert loaded.classifier[1].out_channels == 4
+
+
+def test_weights_that_are_not_finite_are_named_at_loading(tmp_path):
+    state = models.build("resnet18_w8", 3).state_dict()
+    state["layer1.0.conv1.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="layer1.0.conv1.weight has values that are NaN"):
+        models.initialise("resnet18_w8", str(tmp_path / "w.pth"), 3, 0)
+
+
+def test_a_checkpoint_of_more_than_tensors_is_refused_in_a_sentence(tmp_path):
+    state = models.build("resnet18_w8", 3).state_dict()
+    torch.save({"state_dict": state, "args": SimpleNamespace(lr=1)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="save net.state_dict") as error:
+        models.read_weights(tmp_path / "w.pth")
+    assert "weights_only" not in str(error.value)
 
 
 def test_wrong_shape_is_named(tmp_path):
@@ -117,7 +174,7 @@ def test_missing_and_extra_keys_are_named(tmp_path):
         {"conv1.weight": torch.zeros(8, 3, 7, 7), "extra": torch.zeros(1)},
         tmp_path / "w.safetensors",
     )
-    with pytest.raises(ValueError, match="missing bn1.bias") as error:
+    with pytest.raises(ValueError, match="unexpected extra; missing bn1.bias") as error:
         models.initialise("resnet18_w8", str(tmp_path / "w.safetensors"), 3, 1)
     assert "more" in str(error.value)
 

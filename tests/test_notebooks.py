@@ -418,7 +418,7 @@ def smoke(tmp_path_factory):
     command = [
         sys.executable,
         "-m",
-        "ktglite.tools.commands",
+        "ktglite",
         "reproduce",
         "--profile",
         "smoke",

@@ -1,4 +1,4 @@
-"""1p-frac against a plain renderer written here from the published procedure, and what the formula sources share."""
+"""1p-frac against a plain renderer written here, and what the formula sources share."""
 
 import hashlib
 from types import SimpleNamespace
@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ktglite.sources import one_fractal
-from ktglite.sources.one_fractal import OneFractal, sample_system
+from ktglite_formulas import one_fractal
+from ktglite_formulas.base import sample_system
+from ktglite_formulas.one_fractal import OneFractal
 
 
 def plain_coverage(system):
@@ -41,18 +42,16 @@ def test_the_pixels_are_those_of_the_published_procedure(number):
     system = one_fractal._perturbed(BASE, number)
     assert (np.abs(system / BASE - 1) <= 0.1).all()
     assert len(np.unique(system / BASE)) == 12
-    covered = one_fractal._coverage(system, one_fractal._first_map(BASE))
+    covered = one_fractal._coverage(system, one_fractal._choices(BASE))
     np.testing.assert_array_equal(covered, plain_coverage(system))
 
 
 def test_systems_are_the_published_ones():
-    rng = np.random.default_rng(
-        0
-    )  # of four maps with this seed; numbers printed by the published sampler
+    # Of four maps with this seed; numbers printed by the published sampler.
+    rng = np.random.default_rng(0)
     system = sample_system(rng, int(rng.integers(2, 5)), 4.5, 5.0)
-    np.testing.assert_allclose(
-        system[0], [[0.50706549, -0.85720928, 0.44297668], [0.8477069, 0.4904841, 0.05070864]]
-    )
+    first = [[0.50706549, -0.85720928, 0.44297668], [0.8477069, 0.4904841, 0.05070864]]
+    np.testing.assert_allclose(system[0], first)
     np.testing.assert_allclose(system[3, 1], [0.01050607, 0.00515881, 0.14305966], rtol=1e-6)
 
 
@@ -75,31 +74,27 @@ def test_every_class_is_more_than_five_percent_white():
     assert len(np.unique(fractal.reached, axis=0)) == 1000
     for seed in range(5):  # no seed before it gives such a system
         system = sample_system(np.random.default_rng(seed), 2, 3.5, 4.0)
-        first = one_fractal._first_map(system)
-        rng = [np.random.default_rng([seed, k]) for k in range(300)]
-        tried = (
-            one_fractal._coverage(system * r.uniform(0.9, 1.1, system.shape), first).mean()
-            for r in rng
-        )
-        assert any(mean * 256 / 511 <= 0.05 for mean in tried)
+        chosen = one_fractal._choices(system)
+        draws = (np.random.default_rng([seed, k]) for k in range(300))
+        tried = (system * draw.uniform(0.9, 1.1, system.shape) for draw in draws)
+        shares = (one_fractal._coverage(other, chosen).mean() for other in tried)
+        assert any(share * 256 / 511 <= 0.05 for share in shares)
 
 
 def test_an_image_is_a_random_half_of_what_is_reached(small):
     large = OneFractal(512, categories=1)
     images, labels = large.batch([0, 1])
-    covered = one_fractal._coverage(one_fractal._perturbed(BASE, 0), one_fractal._first_map(BASE))
+    covered = one_fractal._coverage(one_fractal._perturbed(BASE, 0), one_fractal._choices(BASE))
     assert labels.tolist() == [0, 0]
     assert set(np.unique(images)) == {0, 127}
     assert not images[:, :, covered == 0].any()
-    assert (images[:, 0, covered == 1] > 0).mean() == pytest.approx(
-        256 / 511, abs=0.005
-    )  # ours is 1/2
+    white = (images[:, 0, covered == 1] > 0).mean()  # ours is 1/2
+    assert white == pytest.approx(256 / 511, abs=0.005)
     images = small.batch(np.arange(400))[0][:, 0]
     share = covered.reshape(64, 8, 64, 8).mean((1, 3))
     np.testing.assert_allclose(images.mean(0), 127 * share / 2, atol=2.5)  # six standard errors
-    assert images[:, share == 1].std() == pytest.approx(
-        127 / 2 / 8, rel=0.06
-    )  # of 64 px; rounding takes 4 % of it
+    # Of 64 px; rounding takes 4 % of it.
+    assert images[:, share == 1].std() == pytest.approx(127 / 2 / 8, rel=0.06)
 
 
 def test_an_image_is_a_function_of_seed_and_number(small):
@@ -124,7 +119,6 @@ def test_what_is_out_of_range_is_refused(small):
 
 
 def test_a_config_opens_it(tmp_path):
-    source = one_fractal.open_source(
-        SimpleNamespace(size=32, render=48, seed=2, categories=3), tmp_path
-    )
+    config = SimpleNamespace(size=32, render=48, seed=2, categories=3)
+    source = one_fractal.open_source(config, tmp_path)
     assert (source.size, source.seed, len(source)) == (48, 2, 3000)

@@ -1,40 +1,68 @@
-"""Step 1 on a few small images: done once, resumed to the same weights, several processes as one."""
+"""Step 1 on a few small images: done once, what a plain loop does, resumed to the same weights."""
 
+import copy
 import dataclasses
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from ktglite import load_settings
-from ktglite.data import Data, Split
-from ktglite.models import build, file_hash, initialise, read_weights
+from ktglite import load_settings, sources, store
+from ktglite.data import Data, Split, augment
+from ktglite.models import SOURCES, build, file_hash, initialise, read_weights
 from ktglite.pool import open_pool
 from ktglite.sources import pretrain as step1
 from ktglite.sources import synthcars
 from ktglite.sources.pretrain import PretrainConfig, pretrain, read_card
-from ktglite.store import Checkpoint
+from ktglite.trainer import derive, generator
 
 SMALL = PretrainConfig(
-    "imagenet1k_standin",
-    "resnet18_w8",
-    16,
-    epochs=2,
-    images_per_epoch=96,
-    batch_size=32,
-    standin_images=120,
-    augmentation="shift",
-    precision="fp32",
-    device="cpu",
-)
+    "imagenet1k_standin", "resnet18_w8", 16, epochs=2, images_per_epoch=96, batch_size=32,
+    standin_images=120, augmentation="shift", precision="fp32", device="cpu",
+)  # fmt: skip
+replace = dataclasses.replace
 
 
-def test_weights_card_and_second_call(tmp_path, monkeypatch):
+@pytest.fixture
+def photographs(tmp_path):
+    """Two classes in train/ and val/: dark on the left and bright on the right, or the reverse."""
+    root = tmp_path / "images"
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    for part, count in (("train", 16), ("val", 6)):
+        for name, line in (("left", ramp), ("right", ramp[::-1])):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                image = np.tile(line[None, :, None], (40, 1, 3))
+                image = np.clip(image + 2 * i, 0, 255).astype(np.uint8)
+                Image.fromarray(image).save(root / f"{part}/{name}/{i}.bmp")
+    return root
+
+
+@pytest.fixture
+def files(photographs):
+    """Settings that train on them."""
+    same = {"source": "mine", "folder": str(photographs), "images_per_epoch": None}
+    return replace(SMALL, **same, augmentation="none", epochs=1, batch_size=8)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Nothing may be trained from now on."""
+    return lambda: monkeypatch.setattr(step1, "_train", lambda *a: pytest.fail("trained again"))
+
+
+# ---- once
+
+
+def test_weights_card_and_second_call(tmp_path, untrained):
     path = pretrain(SMALL, tmp_path)
     card = read_card(path)
     assert card["standin"] is True
@@ -42,23 +70,49 @@ def test_weights_card_and_second_call(tmp_path, monkeypatch):
     assert [row["epoch"] for row in card["curve"]] == [1, 2]
     assert card["sha256"] == file_hash(path)
     assert card["images"] == 2 * 96
+    assert card["settings"] == dataclasses.asdict(SMALL)
     _, metadata = read_weights(path)
     assert len(json.loads(metadata["ktglite"])["classes"]) == synthcars.STANDIN_MODELS
-    monkeypatch.setattr(step1, "_train", lambda *a: pytest.fail("trained again"))
+    untrained()
     assert pretrain(SMALL, tmp_path) == path
 
 
-def test_finished_weights_are_adopted_where_the_settings_are_the_same(tmp_path, monkeypatch):
+def test_other_settings_are_never_taken_for_done(tmp_path):
+    before = file_hash(pretrain(SMALL, tmp_path))
+    path = pretrain(replace(SMALL, seed=1), tmp_path)
+    assert file_hash(path) != before
+    path.write_bytes(b"broken")
+    again = pretrain(replace(SMALL, seed=1), tmp_path)
+    assert file_hash(again) == read_card(again)["sha256"] != before
+
+
+def test_settings_that_a_source_does_not_use_are_not_in_its_key():
+    fractals = PretrainConfig(arch="resnet18_w8")
+    assert step1._settings(fractals) == step1._settings(replace(fractals, standin_images=5))
+    assert step1._settings(fractals) != step1._settings(replace(fractals, categories=5))
+    assert step1._settings(SMALL) != step1._settings(replace(SMALL, standin_images=5))
+
+
+def test_finished_weights_are_adopted_where_the_settings_are_the_same(tmp_path, untrained):
     ready = pretrain(SMALL, tmp_path / "ready")
-    monkeypatch.setattr(step1, "_train", lambda *a: pytest.fail("trained again"))
+    untrained()
     assert step1.adopt(SMALL, tmp_path / "ready", tmp_path / "here")
     assert file_hash(pretrain(SMALL, tmp_path / "here")) == file_hash(ready)
-    assert not step1.adopt(
-        dataclasses.replace(SMALL, seed=1), tmp_path / "ready", tmp_path / "there"
-    )
+    assert not step1.adopt(replace(SMALL, seed=1), tmp_path / "ready", tmp_path / "there")
     assert not (tmp_path / "there").exists()
     ready.write_bytes(b"cut")
     assert not step1.adopt(SMALL, tmp_path / "ready", tmp_path / "there")
+
+
+@pytest.mark.parametrize(
+    ("older", "agree"),
+    [({"label_smoothing": 0.0, "compile": True}, True), ({"label_smoothing": 0.1}, False)],
+)
+def test_a_card_of_an_earlier_version_counts_where_it_trained_alike(tmp_path, older, agree):
+    path = pretrain(SMALL, tmp_path)
+    card = read_card(path)
+    store.write_json(path.with_suffix(".json"), card | {"settings": card["settings"] | older})
+    assert (step1.find_ready(SMALL, tmp_path) is not None) == agree
 
 
 def test_the_kit_brings_the_weights_that_the_quick_profile_asks_for():
@@ -67,32 +121,174 @@ def test_the_kit_brings_the_weights_that_the_quick_profile_asks_for():
     ready = step1.find_ready(config, settings.ready_weights)
     assert ready is not None
     assert read_card(ready)["curve"][-1]["accuracy"] > 60
+    assert step1.find_ready(replace(config, epochs=19), settings.ready_weights) is None
 
 
-def test_settings_that_a_source_does_not_use_are_not_in_its_key():
-    fractals = PretrainConfig(arch="resnet18_w8")
-    assert step1._settings_key(fractals) == step1._settings_key(
-        dataclasses.replace(fractals, standin_images=5)
+def test_other_code_is_another_key_and_finished_weights_are_data(tmp_path, monkeypatch, untrained):
+    pretrain(SMALL, tmp_path / "ready")
+    monkeypatch.setattr(store, "code_hash", lambda *modules: "other code")
+    untrained()
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        pretrain(SMALL, tmp_path / "ready")
+    assert step1.adopt(SMALL, tmp_path / "ready", tmp_path / "here")
+    pretrain(SMALL, tmp_path / "here")
+
+
+def test_the_code_of_a_source_is_all_that_draws_it():
+    of = {
+        name: step1._modules(replace(SMALL, source=name)) for name in ("fractaldb1k", "one_fractal")
+    }
+    assert "ktglite.sources.fractaldb" in of["fractaldb1k"]
+    assert {
+        "ktglite_formulas.base",
+        "ktglite_formulas.one_fractal",
+        "ktglite.sources.fractaldb",
+    } <= {*of["one_fractal"]}
+    assert "ktglite.sources.synthcars" in step1._modules(SMALL)
+    assert "ktglite.sources.datasets" in step1._modules(replace(SMALL, folder="."))
+
+
+def test_a_source_of_one_s_own_is_found_and_known_by_its_whole_package(tmp_path, monkeypatch):
+    waves = {
+        "waves-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: waves\nVersion: 1",
+        "waves-1.dist-info/entry_points.txt": "[ktglite.sources]\nwaves = waves:WAVES",
+        "waves/__init__.py": "from ktglite.models import Source\n"
+        "WAVES = Source('waves', 'Waves', 'W', '#FFFFFF', 'waves.draw:open_source')",
+        "waves/base.py": "HEIGHT = 100",
+        "waves/draw.py": "import numpy as np\nfrom waves import base\n"
+        "class Waves:\n"
+        "    classes = ('low', 'high')\n"
+        "    def __len__(self): return 12\n"
+        "    def batch(self, numbers):\n"
+        "        images = np.full((len(numbers), 3, 16, 16), base.HEIGHT, np.uint8)\n"
+        "        return images, np.asarray(numbers) % 2\n"
+        "def open_source(config, cache): return Waves()\n",
+    }
+    for name, text in waves.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(SOURCES, "waves", None)  # it is forgotten in the end
+    importlib.reload(sources)
+    config = replace(SMALL, source="waves", epochs=1, batch_size=6)
+    path = pretrain(config, tmp_path / "weights")
+    assert read_card(path)["images"] == 12
+    assert step1._is_done(path, config, tmp_path)
+    (tmp_path / "waves/base.py").write_text("HEIGHT = 200")
+    store.code_hash.cache_clear()
+    assert not step1._is_done(path, config, tmp_path)
+
+
+@pytest.mark.parametrize("change", ["content", "added", "class", "val", "same listing"])
+def test_other_images_of_a_folder_are_learned_anew(files, photographs, tmp_path, change):
+    first = photographs / "train/left/0.bmp"
+    os.utime(first, (1, 1))
+    before = read_card(pretrain(files, tmp_path / "w", tmp_path / "cache"))
+    if change == "content":
+        Image.new("RGB", (64, 40), "red").save(first)
+    elif change == "same listing":  # name, size and time: as uncompressed images have them
+        Image.new("RGB", (64, 40), "red").save(first)
+        os.utime(first, (1, 1))
+    elif change == "added":
+        (photographs / "train/left/99.bmp").write_bytes(first.read_bytes())
+    elif change == "class":
+        for part in ("train", "val"):
+            (photographs / part / "left").rename(photographs / part / "lower")
+    else:
+        Image.new("RGB", (64, 40), "red").save(photographs / "val/left/0.bmp")
+    after = read_card(pretrain(files, tmp_path / "w", tmp_path / "cache"))
+    assert after["key"] != before["key"]
+    assert (after["sha256"] == before["sha256"]) == (change == "val")
+
+
+def test_the_same_images_elsewhere_are_not_learned_again(files, photographs, tmp_path, untrained):
+    path = pretrain(files, tmp_path / "w", tmp_path / "cache")
+    moved = photographs.rename(tmp_path / "moved")
+    untrained()
+    elsewhere = replace(files, folder=str(moved))
+    assert pretrain(elsewhere, tmp_path / "w", tmp_path / "cache") == path
+    assert step1.adopt(elsewhere, tmp_path / "w", tmp_path / "there", tmp_path / "cache")
+
+
+def test_a_card_that_cannot_be_read_is_named(tmp_path):
+    path = pretrain(replace(SMALL, epochs=1), tmp_path)
+    path.with_suffix(".json").write_text("{")
+    words = r"imagenet1k_standin-resnet18_w8\.json is not a readable card"
+    with pytest.raises(ValueError, match=words):
+        pretrain(SMALL, tmp_path)
+
+
+# ---- what is trained
+
+
+def test_a_pre_training_is_what_a_plain_loop_does(tmp_path):
+    config = replace(SMALL, lr=0.01, weight_decay=0.05, epochs=3, size=16, render=20)
+    state, _ = read_weights(pretrain(config, tmp_path))
+    images, labels = synthcars.draw(
+        120,
+        20,
+        seed=synthcars.STANDIN_SEED,
+        models=synthcars.car_models(40, synthcars.STANDIN_SEED),
     )
-    assert step1._settings_key(fractals) != step1._settings_key(
-        dataclasses.replace(fractals, categories=5)
-    )
-    assert step1._settings_key(SMALL) != step1._settings_key(
-        dataclasses.replace(SMALL, standin_images=5)
-    )
+    images, labels = torch.from_numpy(np.moveaxis(images, 3, 1).copy()), torch.from_numpy(labels)
+    torch.manual_seed(derive(0, "init"))
+    net = build("resnet18_w8", 40).train()
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=0.05)
+    for epoch in (1, 2, 3):
+        optimizer.param_groups[0]["lr"] = (0.01, 0.001, 0.0001)[epoch - 1]
+        order = np.random.default_rng(derive(0, "images", epoch)).permutation(120)[:96]
+        for k in (1, 2, 3):
+            index = order[32 * k - 32 : 32 * k]
+            rng = generator(0, "views", epoch, k, 0)
+            view = augment(step1.random_crop(images[index], 16, rng), "shift", rng)
+            optimizer.zero_grad()
+            F.cross_entropy(net(view), labels[index]).backward()
+            optimizer.step()
+    torch.testing.assert_close(state, net.state_dict(), rtol=1e-3, atol=1e-5)
 
 
-def test_other_settings_are_never_taken_for_done(tmp_path):
-    path = pretrain(SMALL, tmp_path)
-    before = file_hash(path)
-    pretrain(dataclasses.replace(SMALL, seed=1), tmp_path)
-    assert file_hash(path) != before
-    path.write_bytes(b"broken")
-    assert not step1._is_done(dataclasses.replace(SMALL, seed=1), path)
+def test_the_stand_in_has_none_of_the_task_s_models(monkeypatch):
+    drawn, original = [], synthcars._draw_one
+
+    def recorded(model, *rest):
+        drawn.append(model)
+        return original(model, *rest)
+
+    monkeypatch.setattr(synthcars, "_draw_one", recorded)
+    source = step1.open_source(SMALL)
+    pictures, labels = source.batch(np.arange(120))
+    assert [source.classes[label] for label in labels] == [model.name for model in drawn]
+    task = synthcars.car_models(synthcars.STANDIN_MODELS)  # the task's twenty and those after them
+    assert not {*source.classes} & {model.name for model in task}
+    alike = [replace(model, name="") for model in task]
+    assert not any(replace(model, name="") in alike for model in drawn)
+    own, _ = synthcars.draw(120, 16)
+    assert not (np.moveaxis(own, 3, 1) == pictures).all((1, 2, 3)).any()
 
 
-def test_resuming_gives_the_same_weights(tmp_path, monkeypatch):
-    whole = pretrain(SMALL, tmp_path / "a")
+def test_labels_are_numbers_of_the_classes_that_the_weights_name(files, photographs, tmp_path):
+    longer = replace(files, epochs=12, size=32, lr=0.02)
+    path = pretrain(longer, tmp_path / "w")
+    assert read_card(path)["curve"][-1]["val_accuracy"] == 100
+    state, metadata = read_weights(path)
+    net = build("resnet18_w8", 2)
+    net.load_state_dict(state)
+    for number, name in enumerate(json.loads(metadata["ktglite"])["classes"]):
+        shown = step1.read_image(photographs / f"val/{name}/3.bmp", 32, step1._central_box)
+        view = augment(torch.from_numpy(shown)[None], "none", None)
+        assert net.eval()(view).argmax(1).item() == number
+
+
+def test_a_val_of_other_classes_is_refused(files, photographs, tmp_path):
+    (photographs / "val/left").rename(photographs / "val/lift")
+    with pytest.raises(ValueError, match="class 'left' is not in both"):
+        pretrain(files, tmp_path / "x")
+
+
+@pytest.mark.parametrize("arch", ["resnet18_w8", "mobilenet_v3_small"])  # that one has dropout
+def test_resuming_gives_the_same_weights(tmp_path, monkeypatch, arch):
+    config = replace(SMALL, arch=arch, size=32, lr=0.01)
+    whole = pretrain(config, tmp_path / "a")
     original, calls = step1._train_epoch, []
 
     def killed(*arguments):
@@ -103,106 +299,46 @@ def test_resuming_gives_the_same_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr(step1, "_train_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(SMALL, tmp_path / "b")
-    monkeypatch.setattr(step1, "_train_epoch", original)
-    resumed = pretrain(SMALL, tmp_path / "b")
+        pretrain(config, tmp_path / "b")
+    torch.rand(3)  # whatever else draws from the global generator
+    resumed = pretrain(config, tmp_path / "b")
+    assert len(calls) == 3
     assert file_hash(whole) == file_hash(resumed)
     assert not list((tmp_path / "b").glob("*.ckpt"))
 
 
-@pytest.mark.parametrize(
-    "arch", ["resnet18_w8", "mobilenet_v3_small"]
-)  # the second one has dropout
-def test_resuming_within_an_epoch_gives_the_same_weights(tmp_path, monkeypatch, arch):
-    monkeypatch.setattr(step1, "LOOK", 1)
-    config = dataclasses.replace(SMALL, checkpoint_minutes=0, arch=arch, size=32, lr=0.01)
-    whole = pretrain(config, tmp_path / "a")
-    original, steps = Checkpoint.save, []
-
-    def killed(self, state):
-        original(self, state)
-        steps.append(state["step"])
-        if steps == [1, 2]:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoint, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(config, tmp_path / "b")
-    resumed = pretrain(config, tmp_path / "b")
-    assert steps == [
-        1,
-        2,
-        0,
-        1,
-        2,
-        0,
-    ]  # three batches an epoch: the third of the first was not trained twice
-    assert file_hash(whole) == file_hash(resumed)
-    rows = [read_card(path)["curve"][0] for path in (whole, resumed)]
-    assert rows[0]["loss"] == rows[1]["loss"]
-    assert rows[0]["images"] == rows[1]["images"] == 96
-
-
-def test_the_stand_in_has_none_of_the_task_s_models():
-    own, others = (
-        synthcars.car_models(),
-        synthcars.car_models(synthcars.STANDIN_MODELS, seed=synthcars.STANDIN_SEED),
-    )
-    assert not set(own) & set(others)
-    assert not set(synthcars.class_names(own)) & set(synthcars.class_names(others))
-
-
 def test_a_node_starts_from_the_backbone_with_a_new_head(tmp_path):
-    path = pretrain(SMALL, tmp_path)
-    state, _ = read_weights(path)
+    state, _ = read_weights(pretrain(SMALL, tmp_path))
     model = initialise("resnet18_w8", "imagenet1k_standin", 3, seed=0, weights=tmp_path)
     assert torch.equal(model.conv1.weight, state["conv1.weight"])
     assert model.fc.weight.shape[0] == 3
 
 
-def test_a_folder_of_images(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / "images/train" / name).mkdir(parents=True)
-        for i in range(6):
-            Image.fromarray(np.full((20, 30, 3), 40 * i, np.uint8)).save(
-                tmp_path / f"images/train/{name}/{i}.png"
-            )
-    config = dataclasses.replace(
-        SMALL, source="mine", folder=str(tmp_path / "images"), images_per_epoch=None, epochs=1
-    )
-    card = read_card(pretrain(dataclasses.replace(config, batch_size=4), tmp_path / "weights"))
-    assert card["classes"] == 2
-    assert card["images"] == 12
-
-
-@pytest.fixture
-def photographs(tmp_path):
-    """Two classes below train/ and val/: wide pictures, dark on the left and bright on the right, or the reverse."""
-    ramp = np.linspace(0, 255, 64).astype(np.uint8)
-    for part, count in (("train", 16), ("val", 6)):
-        for name, line in (("left", ramp), ("right", ramp[::-1])):
-            (tmp_path / part / name).mkdir(parents=True)
-            for i in range(count):
-                image = np.tile(line[None, :, None], (40, 1, 3))
-                Image.fromarray(np.clip(image + 2 * i, 0, 255).astype(np.uint8)).save(
-                    tmp_path / f"{part}/{name}/{i}.png"
-                )
-    return tmp_path
+def test_epochs_draw_each_image_once_and_in_another_order():
+    source = step1.open_source(replace(SMALL, standin_images=60, size=8))
+    config = replace(SMALL, images_per_epoch=None, batch_size=20, threads=2)
+    first, second = (step1._order(config, source, epoch) for epoch in (1, 2))
+    assert sorted(first.ravel()) == sorted(second.ravel()) == list(range(60))
+    assert (first != second).any()
+    drawn = [labels for _, labels in step1._draw_ahead(source, config, 1, first)]
+    assert torch.cat(drawn).tolist() == source.labels[first.ravel()].tolist()
 
 
 def test_files_are_cropped_at_random_as_a_function_of_seed_and_image(photographs):
-    files = step1.ImageFiles(photographs / "train", 16, "crop")
+    files = step1.ImageFiles(photographs / "train", 16, crop=True)
     first, again, other = (files.batch(np.arange(4), seed)[0] for seed in (1, 1, 2))
     assert (first == again).all()
     assert (first != other).any()
     assert (files.batch(np.array([2]), 1)[0] == first[2]).all()  # whatever else is in the batch
-    plain = files.batch(np.arange(4))[0]
-    assert (plain == step1.ImageFiles(photographs / "train", 16).batch(np.arange(4), 1)[0]).all()
+    slopes = [view[0, 8, -1] > view[0, 8, 0] for k in range(9) for view in files.batch([0], k)[0]]
+    assert {*map(bool, slopes)} == {True, False}  # half of them are mirrored
+    plain = step1.ImageFiles(photographs / "train", 16).batch(np.arange(4), 1)[0]
+    assert (plain == files.batch(np.arange(4))[0]).all()
 
 
 def test_random_boxes_are_torchvision_s():
     rng = np.random.default_rng(0)
-    boxes = np.array([step1._random_box(80, 60, rng) for _ in range(2000)])
+    boxes = np.array([step1._random_box(rng, 80, 60) for _ in range(2000)])
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     assert boxes.min() >= 0
     assert boxes[:, 2].max() <= 80
@@ -212,31 +348,23 @@ def test_random_boxes_are_torchvision_s():
     assert share.max() > 0.95
     assert 0.7 < (width / height).min() < 0.8
     assert 1.28 < (width / height).max() < 1.4
-    assert step1._random_box(400, 10, rng) == step1._central_box(400, 10)  # nothing else fits
+    assert step1._random_box(rng, 400, 10) == step1._central_box(400, 10)  # nothing else fits
 
 
-def test_a_folder_s_val_is_validated_on(photographs, tmp_path):
-    config = dataclasses.replace(
-        SMALL, source="mine", folder=str(photographs), images_per_epoch=None, batch_size=8
-    )
-    assert dataclasses.replace(config, augmentation="auto").augmentation == "crop"
-    longer = dataclasses.replace(config, augmentation="none", epochs=12, size=32, lr=0.02)
-    row = read_card(pretrain(longer, tmp_path / "w"))["curve"][-1]
-    assert row["val_accuracy"] == 100
-    (photographs / "val/left").rename(photographs / "val/lift")
-    with pytest.raises(ValueError, match="class 'left' is not in both"):
-        pretrain(config, tmp_path / "x")
+def test_every_image_is_cropped_at_a_place_of_its_own():
+    images = torch.arange(8 * 3 * 10 * 10).reshape(8, 3, 10, 10) % 251
+    cropped = step1.random_crop(images, 7, torch.Generator().manual_seed(0))
+    corners = [(y, x) for y in range(4) for x in range(4)]
+    places = set()
+    for image, view in zip(images, cropped, strict=True):
+        found = [(y, x) for y, x in corners if torch.equal(image[:, y : y + 7, x : x + 7], view)]
+        assert len(found) == 1
+        places |= set(found)
+    assert len(places) > 3
+    assert step1.random_crop(images, 10, None) is images
 
 
-def test_epochs_draw_each_image_once_and_in_another_order():
-    source = step1.open_source(dataclasses.replace(SMALL, standin_images=60, size=8))
-    config = dataclasses.replace(SMALL, images_per_epoch=None, batch_size=20)
-    first, second = (
-        torch.cat([labels for _, labels in step1._batches(source, config, epoch)])
-        for epoch in (1, 2)
-    )
-    assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(source.labels.tolist())
-    assert first.tolist() != second.tolist()
+# ---- what is refused
 
 
 @pytest.mark.parametrize(
@@ -247,26 +375,103 @@ def test_epochs_draw_each_image_once_and_in_another_order():
         ({"schedule": "linear"}, "schedule is 'linear'"),
         ({"epochs": 0}, "epochs is 0"),
         ({"render": 8}, "render is 8"),
+        ({"batch_size": 1}, "batch_size is 1"),
+        ({"momentum": 1.5}, "momentum is 1.5"),
     ],
 )
 def test_wrong_settings_are_named(change, words):
     with pytest.raises(ValueError, match=words):
-        dataclasses.replace(SMALL, **change)
+        replace(SMALL, **change)
 
 
-def test_a_card_that_cannot_be_read_is_named(tmp_path):
-    path = pretrain(dataclasses.replace(SMALL, epochs=1), tmp_path)
-    path.with_suffix(".json").write_text("{")
-    with pytest.raises(
-        ValueError, match=r"imagenet1k_standin-resnet18_w8\.json is not a readable card"
-    ):
-        pretrain(SMALL, tmp_path)
+def test_a_batch_of_one_image_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="a batch of 1 images"):
+        pretrain(replace(SMALL, images_per_epoch=1), tmp_path)
+    monkeypatch.setattr(step1, "_world", lambda: 2)
+    with pytest.raises(ValueError, match="raise batch_size"):
+        step1._order(replace(SMALL, batch_size=3), range(120), 1)
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path):
-    with pytest.raises(FloatingPointError, match="epoch"):
-        pretrain(dataclasses.replace(SMALL, lr=1e30), tmp_path)
+    with pytest.raises(FloatingPointError, match=r"epoch 1.* lower lr"):
+        pretrain(replace(SMALL, lr=1e30), tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_every_option_of_the_command_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        step1.main(["--help"])
+    text = re.sub(r"\x1b\[[\d;]*m|[│|]|\n", "  ", capsys.readouterr().out)
+    for name in (*(field.name for field in dataclasses.fields(PretrainConfig)), "out", "cache"):
+        option = f"--{name.replace('_', '-')}[ ,]"
+        assert re.search(rf"{option}[^(]*?  [A-Za-z][^(]{{4,}}\(default: ", text), option
+
+
+# ---- several processes
+
+
+def test_shares_of_a_batch_count_by_their_images(monkeypatch):
+    """Two processes with 3 and 2 images of a batch learn what one learns of all 5."""
+    start = build("resnet18_w8", 3).eval()
+    images, labels = torch.randn(5, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1])
+
+    def learned(*share):
+        net = copy.deepcopy(start)
+        step1._step(
+            net, torch.optim.SGD(net.parameters(), 1.0), "fp32", 5, images[share], labels[share]
+        )
+        return net.fc.weight.detach() - start.fc.weight.detach()
+
+    whole = learned(slice(None))
+    monkeypatch.setattr(step1, "_world", lambda: 2)
+    torch.testing.assert_close((learned(slice(0, 3)) + learned(slice(3, 5))) / 2, whole)
+
+
+def test_the_first_process_decides_what_is_done(tmp_path, monkeypatch, untrained):
+    """Another job may have finished, or changed files, between the looks of two processes."""
+    monkeypatch.setattr(step1, "_rank", lambda: 1)
+    monkeypatch.setattr(step1, "_gather", lambda value: [value or ({"key": "theirs"}, True)])
+    untrained()
+    pretrain(SMALL, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(photographs, tmp_path):
+    """Without BatchNorm, whose statistics are each process's own; 3 and 2 images of a batch."""
+    script = tmp_path / "linear.py"
+    script.write_text(
+        "from ktglite.sources import pretrain as step1\nfrom torch.nn import *\n"
+        "step1.build = lambda *_: Sequential(AvgPool2d(4), Flatten(), Linear(48, 2))\nstep1.main()"
+    )
+    settings = f"--source mine --folder {photographs} --size 16 --epochs 3 --batch-size 5 --lr 0.01"
+    settings += f" --augmentation none --precision fp32 --device cpu --cache {tmp_path}"
+    cards, weights = [], []
+    for out, launcher in (("one", ""), ("two", "-m torch.distributed.run --nproc_per_node=2")):
+        words = f"{launcher} {script} {settings} --out {tmp_path / out}".split()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, *words], check=True, env=environment)
+        cards.append(read_card(tmp_path / out / "mine-resnet18.safetensors"))
+        weights.append(read_weights(tmp_path / out / "mine-resnet18.safetensors")[0])
+    one, two = cards
+    assert two["processes"] == 2
+    for ours, theirs in zip(one["curve"], two["curve"], strict=True):
+        for name in ("images", "loss", "accuracy", "val_accuracy"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5)
+    torch.testing.assert_close(*weights)
+
+
+def test_several_at_once(tmp_path):
+    archs = "resnet18_w8", "resnet18_w16"
+    configs = [replace(SMALL, epochs=1, arch=arch) for arch in archs]
+    with open_pool(2) as pool:
+        paths = step1.pretrain_all(configs, tmp_path, tmp_path / "cache", pool)
+    assert [read_card(path)["arch"] for path in paths] == [*archs]
+
+
+def test_repeated_pre_trainings_differ_by_their_seed(tmp_path):
+    paths = [pretrain(replace(SMALL, seed=seed), tmp_path / str(seed)) for seed in (0, 1, 2)]
+    assert len({file_hash(path) for path in paths}) == 3
+    assert len({path.name for path in paths}) == 1
 
 
 def test_nearest_neighbours_tell_colours_apart():
@@ -278,137 +483,3 @@ def test_nearest_neighbours_tell_colours_apart():
 
     data = Data("colours", 16, ("red", "green", "blue"), coloured(30), coloured(9), coloured(9))
     assert step1.nearest_neighbours(initialise("resnet18_w8", "scratch", 3, seed=0), data) == 100
-
-
-def test_learning_rates():
-    step = dataclasses.replace(SMALL, schedule="step", epochs=90, lr=0.1)
-    rates = [round(step1._learning_rate(step, epoch), 6) for epoch in (1, 30, 31, 60, 61, 90)]
-    assert rates == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
-
-
-@pytest.mark.slow
-def test_two_processes_learn_as_one(tmp_path):
-    """Two processes with half batches: the same images in all, a curve as that of one process."""
-    command = [
-        "--source",
-        "imagenet1k_standin",
-        "--arch",
-        "resnet18_w8",
-        "--size",
-        "16",
-        "--epochs",
-        "4",
-    ]
-    command += [
-        "--batch-size",
-        "64",
-        "--lr",
-        "0.05",
-        "--standin-images",
-        "1280",
-        "--precision",
-        "fp32",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    cards = []
-    command += ["--checkpoint-minutes", "0.01"]
-    for out, launcher in [
-        ("one", []),
-        ("two", ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]),
-    ]:
-        arguments = [
-            sys.executable,
-            "-m",
-            *launcher,
-            "ktglite.sources.pretrain",
-            *command,
-            "--out",
-            str(tmp_path / out),
-        ]
-        subprocess.run(arguments, check=True, env=environment)
-        cards.append(read_card(tmp_path / out / "imagenet1k_standin-resnet18_w8.safetensors"))
-    one, two = cards
-    assert two["processes"] == 2
-    assert [row["images"] for row in one["curve"]] == [row["images"] for row in two["curve"]]
-    losses = [[row["loss"] for row in card["curve"]] for card in cards]
-    assert np.allclose(*losses, rtol=0.05), losses
-
-
-def test_every_image_is_cropped_at_a_place_of_its_own():
-    images = torch.arange(8 * 3 * 10 * 10).reshape(8, 3, 10, 10) % 251
-    cropped = step1.random_crop(images, 7, torch.Generator().manual_seed(0))
-    places = set()
-    for image, view in zip(images, cropped, strict=True):
-        found = [
-            (y, x)
-            for y in range(4)
-            for x in range(4)
-            if torch.equal(image[:, y : y + 7, x : x + 7], view)
-        ]
-        places |= set(found)
-        assert len(found) == 1
-    assert len(places) > 3
-    assert step1.random_crop(images, 10, None) is images
-
-
-def test_dropout_is_drawn_from_the_seed(tmp_path):
-    config = dataclasses.replace(SMALL, arch="mobilenet_v3_small", size=32, epochs=1, lr=0.01)
-    hashes = []
-    for i in range(2):
-        torch.manual_seed(i)
-        torch.rand(i)  # whatever else draws from the global generator
-        hashes.append(file_hash(pretrain(config, tmp_path / str(i))))
-    assert hashes[0] == hashes[1]
-
-
-def test_accumulated_parts_exchange_gradients_once(monkeypatch):
-    """With every part but the last, the processes keep their gradients to themselves."""
-    exchanges = []
-
-    class Parallel(torch.nn.Module):
-        def __init__(self, net):
-            super().__init__()
-            self.net, self.alone = net, False
-
-        def no_sync(self):
-            parallel = self
-
-            class Alone:
-                def __enter__(self):
-                    parallel.alone = True
-
-                def __exit__(self, *error):
-                    parallel.alone = False
-
-            return Alone()
-
-        def forward(self, images):
-            exchanges.append(not self.alone)
-            return self.net(images)
-
-    monkeypatch.setattr(step1, "DistributedDataParallel", Parallel)
-    config = dataclasses.replace(SMALL, accumulate=4, augmentation="none")
-    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8) % 3
-    net = Parallel(build("resnet18_w8", 3).eval())
-    loss, right = step1._accumulate(net, images, labels, config)
-    assert exchanges == [False, False, False, True]
-    whole, _ = step1._accumulate(net, images, labels, dataclasses.replace(config, accumulate=1))
-    assert loss.item() == pytest.approx(whole.item(), rel=1e-5)
-    assert 0 <= right <= 8
-
-
-def test_other_code_is_another_key_and_finished_weights_are_data(tmp_path, monkeypatch):
-    ready = pretrain(SMALL, tmp_path / "ready")
-    monkeypatch.setattr(step1, "code_hash", lambda *modules: "other code")
-    assert not step1._is_done(SMALL, ready)
-    assert step1.adopt(SMALL, tmp_path / "ready", tmp_path / "here")
-    assert step1._is_done(SMALL, tmp_path / "here" / ready.name)
-
-
-def test_several_at_once(tmp_path):
-    configs = [
-        dataclasses.replace(SMALL, epochs=1, arch=arch) for arch in ("resnet18_w8", "resnet18_w16")
-    ]
-    with open_pool(2) as pool:
-        paths = step1.pretrain_all(configs, tmp_path, tmp_path / "cache", pool)
-    assert [read_card(path)["arch"] for path in paths] == ["resnet18_w8", "resnet18_w16"]

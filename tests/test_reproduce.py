@@ -1,32 +1,33 @@
-"""The notebooks under papermill: small ones made here, done once and again when something changed."""
+"""The notebooks under papermill: small ones made here, done once and again when a fact changed."""
 
-import importlib.util
 import json
-import re
-import shutil
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
-import numpy as np
 import pytest
+from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from PIL import Image
 
 from ktglite import reproduce as work
-from ktglite.settings import NOTEBOOKS
+from ktglite.profiles import NOTEBOOKS
 
-STEMS = list(NOTEBOOKS)
-PARAMETERS = 'profile = "quick"\nout = "data/runs/quick"\noverrides = {}'
+PARAMETERS = 'profile = "quick"\nout = None\noverrides = {}'
 
 
 def write(folder, stem, *cells):
     first = new_code_cell(PARAMETERS)
     first.metadata["tags"] = ["parameters"]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     prose = new_markdown_cell(
-        "the loss $L_t = \\sum_s G_{t,s}$ and\n\n$$\\frac{k}{K}$$\n\nand `$HOME`, no formula: $a_$"
+        "# Title\n\nthe loss $L_t = \\sum_s G_{t,s}$ and\n\n$$\\frac{k}{K}$$\n\nand `$HOME`\n\n"
+        "## Chapter one\n\n[next](01_pretraining.ipynb), [docs](../docs/search.md#what), "
+        "[away](https://example.org/a.ipynb)"
     )
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = new_notebook(
         cells=[prose, first, *map(new_code_cell, cells)], metadata={"kernelspec": kernel}
     )
@@ -37,156 +38,144 @@ def write(folder, stem, *cells):
 def notebooks(tmp_path):
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    for stem in STEMS:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/search.md").write_text("search")
+    for stem in NOTEBOOKS:
         write(folder, stem, "print(sorted(overrides.items()), out)")
     return folder
-
-
-@pytest.fixture
-def images(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / "cars" / name).mkdir(parents=True)
-        for i in range(3):
-            Image.fromarray(np.full((9, 9, 3), 9 * i, np.uint8)).save(
-                tmp_path / f"cars/{name}/{i}.png"
-            )
-    return tmp_path / "cars"
 
 
 def text_of(path):
     return nbformat.read(path, as_version=4).cells[-1].outputs[0].text
 
 
-def test_executed_once_and_again_only_when_changed(tmp_path, notebooks, capsys):
-    def go(**overrides):
-        done = work.reproduce("smoke", ["00", "02"], tmp_path / "out", overrides, notebooks)
-        return done, capsys.readouterr().out
+def test_executed_once_and_again_only_when_a_fact_changed(tmp_path, notebooks, capsys):
+    out = tmp_path / "out"
+    images = tmp_path / "cars/audi"
+    images.mkdir(parents=True)
+    (images / "1.png").write_bytes(b"1")
+    (tmp_path / "cars/again").symlink_to(tmp_path / "cars")  # a circle
+    record = out / "runs/a.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
 
-    done, text = go()
-    assert "unchanged" not in text
-    assert text_of(done[STEMS[2]]) == f"[] {tmp_path / 'out'}\n"
-    assert go()[1].count("done and unchanged") == 2
-    # notebook 02 builds on 01, so that a change there is one for it; 00 comes before and stays
-    assert go(**{"01.short_images": 200})[1].count("done and unchanged") == 1
-    assert go(**{"01.short_images": 200})[1].count("done and unchanged") == 2
-    done, text = go(epochs=3)
-    assert text_of(done[STEMS[2]]).startswith("[('epochs', 3)]")
+    def executed(**overrides):
+        given = {"dataset": str(tmp_path / "cars")} | overrides
+        work.reproduce("smoke", ["00"], out, given, notebooks)
+        return "done and unchanged" not in capsys.readouterr().out
 
-
-def test_other_images_or_weights_under_the_same_path_are_a_change(
-    tmp_path, notebooks, images, capsys
-):
-    def unchanged():
-        work.reproduce("smoke", ["02"], tmp_path / "out", {"dataset": str(images)}, notebooks)
-        return capsys.readouterr().out.count("done and unchanged")
-
-    assert [unchanged(), unchanged()] == [0, 1]
-    (images / "a/2.png").unlink()
-    assert [unchanged(), unchanged()] == [0, 1]
-    Image.fromarray(np.full((9, 9, 3), 250, np.uint8)).save(images / "b/0.png")
-    assert [unchanged(), unchanged()] == [0, 1]
-    weights = tmp_path / "out/weights"
-    weights.mkdir()
-    for content in (b"1", b"2"):
-        (weights / "fractaldb1k-resnet18_w8.safetensors").write_bytes(content)
-        assert [unchanged(), unchanged()] == [0, 1]
+    assert executed()
+    assert not executed()
+    assert executed(**{"00.epochs": 3})
+    assert not executed(**{"00.epochs": 3, "03.trials": 3})  # that is another notebook's
+    assert executed()
+    (record.parent / "b.json").write_text("{}")  # a later run's
+    assert not executed()
+    record.unlink()  # as doctor says, to retry a run
+    assert executed()
+    (images / "1.png").write_bytes(b"2")
+    assert executed()
+    write(notebooks, NOTEBOOKS[0], "print(1)")
+    assert executed()
+    assert not executed()
 
 
-def test_images_behind_a_link_count_and_so_do_weights_given_by_their_path(tmp_path, images):
-    elsewhere, weights = tmp_path / "elsewhere", tmp_path / "mine.safetensors"
-    (images / "b").rename(elsewhere)
-    (images / "b").symlink_to(elsewhere)
-    weights.write_bytes(b"1")
-    settings = work.load_settings(
-        "02", "smoke", tmp_path, dataset=str(images), sources=[str(weights)]
+def test_what_is_unchanged_is_told_without_torch(tmp_path, notebooks):
+    code = (
+        "import sys, ktglite.reproduce as w;"
+        f"w.reproduce('smoke', ['00'], r'{tmp_path / 'out'}', {{}}, r'{notebooks}');"
+        "sys.exit('torch' in sys.modules or 'papermill' in sys.modules)"
     )
-    seen = [work._inputs(STEMS[2], settings)]
-    (elsewhere / "0.png").unlink()
-    seen.append(work._inputs(STEMS[2], settings))
-    weights.write_bytes(b"2")
-    seen.append(work._inputs(STEMS[2], settings))
-    assert seen[0] != seen[1] != seen[2]
-
-
-def test_code_counts_by_what_it_does(tmp_path, notebooks, monkeypatch):
-    """In a copy of the package: other words change nothing, another number does, wherever it stands."""
-    package, find = tmp_path / "ktglite", importlib.util.find_spec
-    shutil.copytree(
-        Path(work.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
-    )
-    settings = work.load_settings("02", "smoke", tmp_path)
-
-    def find_copy(name):
-        if not name.startswith("ktglite"):
-            return find(name)
-        return SimpleNamespace(
-            origin=package / Path(find(name).origin).relative_to(Path(work.__file__).parent)
-        )
-
-    def fingerprint():
-        work.code_hash.cache_clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(importlib.util, "find_spec", find_copy)
-            return work._fingerprint(notebooks / f"{STEMS[2]}.ipynb", settings, "")
-
-    def change(name, old, new):
-        text = (package / name).read_text()
-        assert old in text
-        (package / name).write_text(text.replace(old, new, 1))
-        return fingerprint()
-
-    first = fingerprint()
-    assert change("gates.py", '"""', '"""Other words. ') == first
-    assert change("trainer.py", "import copy\n", "import copy  # a comment\n\n") == first
-    assert change("gates.py", "return", "return 1 *") != first
-    second = fingerprint()
-    assert change("experiments/runs.py", "SCHEMA = ", "SCHEMA = 1 + ") != second
-    work.code_hash.cache_clear()
+    environment = os.environ | {"PYTHONPATH": str(Path(work.__file__).parents[1])}
+    for expected in (1, 0):
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+        assert done.returncode == expected, done.stderr.decode()
 
 
 def test_a_failing_cell_names_itself_and_leaves_no_result(tmp_path, notebooks):
-    write(notebooks, STEMS[1], "1 / 0")
+    write(notebooks, NOTEBOOKS[1], "1 / 0")
     with pytest.raises(work.NotebookError) as caught:
-        work.reproduce("smoke", None, tmp_path / "out", {}, notebooks)
+        work.reproduce("smoke", ["00", "01", "02"], tmp_path / "out", {}, notebooks)
     for words in ("01_pretraining, cell", "1 / 0", "ZeroDivisionError", "same command"):
         assert words in str(caught.value)
-    names = {path.name for path in (tmp_path / "out/notebooks").iterdir()}
-    assert "00_knowledge_transfer_graph.ipynb" in names
-    assert "01_pretraining.ipynb" not in names
-    assert "02_table1_ablation.ipynb" not in names
+    names = {path.name for path in (tmp_path / "out/notebooks").glob("*.ipynb")}
+    assert names == {f"{NOTEBOOKS[0]}.ipynb", f"{NOTEBOOKS[1]}.partial.ipynb"}
 
 
-def test_pages_need_no_network_for_their_formulas(tmp_path, notebooks):
+def test_the_kernel_is_this_python_whatever_is_called_python3(tmp_path, notebooks, monkeypatch):
+    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "P", "language": "python"}
+    folder = tmp_path / "jupyter/kernels/python3"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    write(notebooks, NOTEBOOKS[0], "import sys\nprint(sys.executable, sys.flags.utf8_mode)")
     done = work.reproduce("smoke", ["00"], tmp_path / "out", {}, notebooks)
-    page = done[STEMS[0]].with_suffix(".html").read_text()
+    assert text_of(done[NOTEBOOKS[0]]) == f"{sys.executable} 1\n"
+
+
+def test_a_second_reproduce_in_a_folder_is_refused(tmp_path, notebooks):
+    lock = tmp_path / "out/notebooks/.lock"
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock), pytest.raises(ValueError, match="another ktglite reproduce is at work"):
+        work.reproduce("smoke", ["00"], tmp_path / "out", {}, notebooks)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_is_one_line_and_leaves_no_kernel(tmp_path, notebooks, number, code):
+    begun = tmp_path / "begun"
+    cell = f"import os, time, pathlib; pathlib.Path(r'{begun}').write_text(str(os.getpid()))"
+    write(notebooks, NOTEBOOKS[0], cell, "time.sleep(60)")
+    environment = os.environ | {"PYTHONPATH": str(Path(work.__file__).parents[1])}
+    command = [sys.executable, "-m", "ktglite", "reproduce", "--profile", "smoke", "--only", "00"]
+    command += ["--out", str(tmp_path / "out"), "--notebooks", str(notebooks)]
+    log = tmp_path / "log"
+    with open(log, "w") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+    deadline = time.monotonic() + 60
+    while not begun.exists() or not begun.read_text():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(number)
+    assert process.wait(20) == code
+    text = log.read_text()
+    assert "Traceback" not in text
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("ktglite: stopped; in 00_knowledge_transfer_graph, cell 5 of 5")
+    assert last.endswith("the same command resumes")
+    time.sleep(1)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun.read_text()), 0)
+
+
+def test_pages_stand_alone_and_their_links_work(tmp_path, notebooks):
+    write(notebooks, NOTEBOOKS[0], "x = 1\n### BEGIN SOLUTION\nprint(x)\n### END SOLUTION")
+    done = work.reproduce("smoke", ["00"], tmp_path / "out/deep", {}, notebooks)
+    page = done[NOTEBOOKS[0]].with_suffix(".html").read_text(encoding="utf-8")
+    assert "<title>Title</title>" in page
+    assert '<html lang="en">' in page
     assert page.count("<math") == 2
-    assert "mfrac" in page
-    assert "$HOME" in page
-    assert "$a_$" in page
-    assert not re.search(r"//[^\s\"']*mathjax", page, re.I)
+    for words in ("mfrac", "$HOME", "STIX Two Math", 'href="01_pretraining.html"'):
+        assert words in page
+    assert 'href="../../../docs/search.md#what"' in page
+    assert 'href="https://example.org/a.ipynb"' in page
+    assert 'href="#chapter-1">Chapter one' in page
+    assert 'id="chapter-1"' in page
+    assert page.index("<summary>Solution") < page.index("BEGIN SOLUTION")
     assert 'src="http' not in page
 
 
 def test_wrong_settings_are_named_before_anything_runs(tmp_path, notebooks):
-    with pytest.raises(ValueError, match="did you mean epochs"):
-        work.reproduce("smoke", None, tmp_path / "out", {"epoks": 3}, notebooks)
+    for wrong, words in (
+        ({"epoks": 3}, "did you mean epochs"),
+        ({"03.trials": 0}, "trials is 0"),
+        ({"pretrain_render": 16}, "pretrain_render is 16"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            work.reproduce("smoke", None, tmp_path / "out", wrong, notebooks)
     with pytest.raises(ValueError, match="--only '9'"):
         work.reproduce("smoke", ["9"], tmp_path / "out", {}, notebooks)
     assert not (tmp_path / "out").exists()
-    shutil.rmtree(notebooks)
     with pytest.raises(FileNotFoundError, match="run this in a checkout"):
-        work.find_notebooks(notebooks)
-
-
-def test_progress_reads_the_newest_whole_line(tmp_path):
-    log = tmp_path / "progress.jsonl"
-    assert work._last_line(log, 0) is None
-    lines = [
-        {"time": 1.0, "what": "Table 1", "done": i, "total": 45, "seconds_left": 200.0}
-        for i in (1, 2)
-    ]
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert work._progress_text(work._last_line(log, 0)) == "Table 1: 2 of 45, 3:20 left"
-    assert work._last_line(log, log.stat().st_size) is None
-    log.write_text(log.read_text() + '{"time"')
-    assert work._last_line(log, 0) is None
+        work.find_notebooks(tmp_path)

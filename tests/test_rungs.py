@@ -1,16 +1,13 @@
-"""ASHA's rungs: the same decisions as Optuna's, and what replays on whole curves tell."""
+"""ASHA's rungs: the same decisions as Optuna's, and as an independent promotion; taken up again."""
 
 import numpy as np
 import optuna
 import pytest
 
-from ktglite.experiments.rungs import early_rungs, pruner_table, replay
-from ktglite.experiments.search import read_summaries
-from ktglite.settings import load_settings
-from ktglite.store import from_checkout
+from ktglite.experiments.rungs import Rungs, replay, rung_epochs, simulate
 
 
-@pytest.mark.parametrize("rungs", [(1, 2), (2, 2), (3, 3), (9, 2), (12, 2)])
+@pytest.mark.parametrize("rungs", [(1, 2), (2, 2), (3, 3), (9, 2)])
 def test_replayed_asha_decides_as_optunas_does(rungs):
     curves = np.random.default_rng(0).integers(0, 12, (60, 9)).astype(float)  # with ties
     pruner = optuna.pruners.SuccessiveHalvingPruner(
@@ -29,9 +26,37 @@ def test_replayed_asha_decides_as_optunas_does(rungs):
         return value
 
     study.optimize(objective, n_trials=60)
-    assert replay(curves, "asha", eta=rungs[1], first_rung=rungs[0]).tolist() == [
-        len(trial.intermediate_values) for trial in study.trials
-    ]
+    spent = [len(trial.intermediate_values) for trial in study.trials]
+    assert replay(curves, "asha", eta=rungs[1], first_rung=rungs[0]).tolist() == spent
+
+
+def promoted_by_the_book(curves, eta):
+    """ASHA of Li et al. (2020), algorithm 2, for one worker: how many epochs each curve trains."""
+    steps = rung_epochs("promote", 1, eta, curves.shape[1], len(curves))
+    results = [{} for _ in steps]
+    started = 0
+    while True:
+        for k in reversed(range(len(steps) - 1)):
+            best = sorted(results[k], key=lambda i: (-results[k][i], i))[: len(results[k]) // eta]
+            waiting = [i for i in best if i not in results[k + 1]]
+            if waiting:
+                results[k + 1][waiting[0]] = curves[waiting[0], steps[k + 1] - 1]
+                break
+        else:
+            if started == len(curves):
+                return [
+                    max(step for step, found in zip(steps, results, strict=True) if i in found)
+                    for i in range(len(curves))
+                ]
+            results[0][started] = curves[started, steps[0] - 1]
+            started += 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_replayed_promotion_is_the_published_algorithm(seed):
+    curves = np.random.default_rng(seed).integers(0, 20, (30, 9)).astype(float)
+    for eta in (2, 3):
+        assert replay(curves, "promote", eta).tolist() == promoted_by_the_book(curves, eta)
 
 
 def test_promotion_never_keeps_what_asha_would_let_on_by_being_first():
@@ -42,65 +67,64 @@ def test_promotion_never_keeps_what_asha_would_let_on_by_being_first():
     assert replay(curves, "none").tolist() == [4] * 8
 
 
-def test_early_rungs_tell_a_slow_start_from_a_bad_graph():
-    """Slow targets start below all others and end above them: the first rung stops them, a later one does not."""
-    trials = []
-    for i in range(40):
-        slow = i % 2
-        values = [1 + i / 100, 50 + i, 60 + i, 70 + i] if slow else [10 + i / 100, 11, 12, 13]
-        nodes = [{"init": "scratch" if slow else "fractaldb1k"}]
-        trials.append({"state": "COMPLETE", "values": values, "graph": {"nodes": nodes}})
-    summary = {"study": "s", "choices": ["scratch", "fractaldb1k"], "trials": trials}
-    summary["search"] = {"pruner": "none", "reduction_factor": 2}
-    table = early_rungs(summary, (1, 2, 4)).set_index(["rung", "target"])
-    assert list(table.index) == [
-        (r, t) for r in (1, 2) for t in ("scratch", "fractaldb1k")
-    ]  # 4 is the end
-    assert (table.n == 20).all()
-    assert table.deserved.to_dict() == {key: 100.0 * (key[1] == "scratch") for key in table.index}
-    assert table.passed[1, "scratch"] < 25 < 70 < table.passed[2, "scratch"]
-    assert table.bias_high[1, "scratch"] < 0
-    assert (table.verdict[1, "scratch"], table.verdict[1, "fractaldb1k"]) == (
-        "held back",
-        "favoured",
-    )
-    pruners = pruner_table(summary, (1, 2)).set_index(["pruner", "first_rung"])
-    for pruner in ("asha", "promote"):
-        assert pruners.best_kept[pruner, 1] < 80 < pruners.best_kept[pruner, 2] == 100
-    assert (pruners.low <= pruners.best_kept).all()
-    assert (pruners.best_kept <= pruners.high).all()
-    assert pruners.epochs.between(25, 100).all()
-    with pytest.raises(ValueError, match="was pruned"):
-        early_rungs(summary | {"search": {"pruner": "asha"}})
+@pytest.mark.parametrize("seed", range(10))
+def test_hopeless_trials_are_never_promoted_and_found_early(seed):
+    curves = np.random.default_rng(seed).integers(0, 30, (24, 8)).astype(float)
+    whole = replay(curves, "promote", workers=3)
+    rungs = Rungs("promote", rung_epochs("promote", 1, 2, 8, 24), 2, 24)
+    trained = np.zeros(24, int)
+    early = 0
+    for _, trial, epoch in simulate(rungs, lambda i: (curves[i], np.ones(8)), 3):
+        trained[trial] = epoch
+        found = rungs.hopeless()
+        assert all(trained[lost] == whole[lost] for lost in found)
+        rungs.over |= found
+        early += len(found) * (len(rungs.goal) < 24)
+    assert trained.tolist() == whole.tolist()
+    assert early > 0
 
 
-def test_of_several_best_graphs_one_is_enough():
-    """Accuracies of few images are often equal: whoever keeps one of the best has lost nothing."""
-    curves = np.array([[1.0, 9], [5, 9], [6, 8], [3, 7], [2, 6], [4, 5], [0, 4], [7, 3]])
-    table = pruner_table(curves, (1,)).set_index("pruner")
-    last = pruner_table(curves[1:], (1,)).set_index("pruner")  # without the one that starts badly
-    assert table.best_kept["promote"] == last.best_kept["promote"] == 100
-    few = pruner_table(curves, (1,), graphs=2).set_index("pruner")
-    assert few.best_kept["promote"] < 100
-    assert few.epochs["promote"] == 75  # of two, one is promoted
+@pytest.mark.parametrize("pruner", ["asha", "promote"])
+def test_taken_up_at_any_moment_the_rungs_decide_as_before(pruner):
+    curves = np.random.default_rng(3).integers(0, 30, (20, 8)).astype(float)
+    whole = replay(curves, pruner)
+    steps = rung_epochs(pruner, 1, 2, 8, 20)
+
+    def begin(trial):
+        return curves[trial], np.ones(8)
+
+    events = len(list(simulate(Rungs(pruner, steps, 2, 20), begin)))
+    for moment in range(1, events, 3):
+        rungs = Rungs(pruner, steps, 2, 20)
+        trained = np.zeros(20, int)
+        for at, (_, trial, epoch) in enumerate(simulate(rungs, begin)):
+            trained[trial] = epoch
+            if at == moment:
+                break  # before it has arrived
+        again = Rungs(pruner, steps, 2, 20)
+        for i in reversed(rungs.goal):
+            values = {e: curves[i, e - 1] for e in range(1, trained[i] + 1)}
+            again.restore(i, rungs.until(i), values, i in rungs.over or trained[i] == 8)
+        if pruner == "asha":
+            assert list(again.ready) == ([trial] if trained[trial] < 8 else [])
+        for _, trial, epoch in simulate(again, begin):
+            trained[trial] = epoch
+        assert trained.tolist() == whole.tolist()
 
 
-def test_the_stored_curves_give_the_table_of_the_docs(tmp_path, monkeypatch):
-    """Found from any folder; sixty graphs a condition, all trained to the end at the settings of the quick profile."""
-    monkeypatch.chdir(tmp_path)
-    whole = read_summaries(from_checkout(load_settings("03").recorded))
-    quick = read_summaries(from_checkout("data/reference_runs/quick/search"))
-    for name, summary in whole.items():
-        assert summary["states"]["COMPLETE"] == 60
-        assert [summary[part] for part in ("training", "data")] == [
-            quick[name][part] for part in ("training", "data")
-        ]
-    table = pruner_table(whole["imagenet1k"], (1, 3, 6)).set_index(["pruner", "first_rung"])
-    assert table.best_kept["asha"].round().tolist() == [57, 98, 100]
-    assert table.best_kept["promote"].tolist() == [100, 100, 100]
-    assert {
-        len(early_rungs(summary, (1, 3, 6)))
-        for summary in whole.values()
-        if len(summary["choices"]) == 2
-    } == {6}
-    assert not from_checkout("data/not there").exists()
+def test_simulated_workers_share_the_time():
+    """Two workers: the second graph ends first and makes room for the third."""
+    curves = np.array([[1.0, 2], [1, 2], [1, 2]])
+    seconds = np.array([[3.0, 3], [1, 1], [2, 2]])
+    rungs = Rungs("none", [2], 2, 3)
+    events = simulate(rungs, lambda i: (curves[i], seconds[i]), workers=2)
+    assert list(events) == [(2, 1, 2), (6, 0, 2), (6, 2, 2)]
+
+
+def test_a_diverged_graph_takes_its_time_and_is_out():
+    curves = np.array([[9.0, np.nan, np.nan, np.nan], [5, 5, 5, 5], [6, 6, 6, 6]])
+    rungs = Rungs("asha", [1, 2, 4], 2, 3)
+    events = list(simulate(rungs, lambda i: (curves[i], np.ones(4))))
+    assert events[:2] == [(1, 0, 1), (2, 0, 1)]  # epoch 2 was begun
+    assert 0 in rungs.over
+    assert events[-1][1:] == (1, 4) or replay(curves[1:])[1] == 4

@@ -1,19 +1,18 @@
-"""Run once and remember: keys, records, resuming, processes."""
+"""Run once and remember: keys, records, resuming, processes, and what is ready."""
 
 import dataclasses
 import json
 import multiprocessing
 import os
+import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import Future
 
 import pytest
 import torch
-from ktglite.experiments.kept import save_network
+from conftest import random_split
 from safetensors.torch import save_file
 
 from ktglite import (
@@ -24,140 +23,105 @@ from ktglite import (
     distillation,
     independent,
     load_data,
-    load_settings,
     models,
-    run,
     run_all,
-    trainer,
-)  # fmt: skip
-from ktglite.experiments import kept, runs
-from ktglite.experiments.ablation import tidy
-from ktglite.experiments.runs import load_records, run_key, run_until
+)
+from ktglite.data import Data, Split
+from ktglite.experiments import networks, runs
+from ktglite.experiments.ablation import ablation_grid, ablation_table
+from ktglite.experiments.runs import Run, Store, load_records, portable, run, run_until
 from ktglite.pool import open_pool
-from ktglite.store import from_checkout
+from ktglite.store import write_json
 
 A = Node("resnet18_w8")
+F = Node("resnet18_w8", "fractaldb1k")
 CONFIG = TrainConfig(epochs=1, batch_size=8, augmentation="shift", precision="fp32", device="cpu")
 
 
+def epochs(n, **changes):
+    return dataclasses.replace(CONFIG, epochs=n, **changes)
+
+
+def losses(record):
+    return [epoch["train_loss"] for epoch in record["epochs"]]
+
+
+def save_weights(folder, seed, arch="resnet18_w8"):
+    state = models.initialise(arch, "scratch", 3, seed).state_dict()
+    save_file(state, folder / "fractaldb1k-resnet18_w8.safetensors")
+
+
+# ---- records and keys
+
+
 def test_a_second_call_reads_the_record(tiny_data, tmp_path, monkeypatch):
-    first = run(independent(A), tiny_data, CONFIG, 0, tmp_path)
+    task = Run(independent(A), tiny_data, CONFIG, 0)
+    first = run(task, tmp_path)
     monkeypatch.setattr(runs, "epochs", lambda *a, **k: pytest.fail("trained twice"))
-    assert run(independent(A), tiny_data, CONFIG, 0, tmp_path) == first
+    assert run(task, tmp_path) == first
     assert load_records(tmp_path) == [first]
-    for name in (
-        "graph",
-        "data",
-        "config",
-        "seed",
-        "epochs",
-        "test_accuracy",
-        "seconds",
-        "provenance",
-    ):
-        assert name in first
-    for name in ("git", "dirty", "versions", "hardware", "device", "precision", "started"):
-        assert name in first["provenance"]
-    assert not list(tmp_path.glob("*.ckpt"))
-    assert not list(tmp_path.glob("*.partial"))
+    names = "graph data config seed weights epochs test_accuracy val_accuracy seconds provenance"
+    assert set(names.split()) <= set(first)
+    facts = "git dirty versions hardware device precision started"
+    assert set(facts.split()) == set(first["provenance"])
+    assert [path.name for path in tmp_path.iterdir()] == [f"{first['key']}.json"]
 
 
-def test_whatever_decides_the_result_changes_the_key(tiny_data):
-    graph, base = independent(A), {}
-    keys = {run_key(graph, tiny_data, CONFIG, 0, base)}
+def test_whatever_decides_the_result_changes_the_key(tiny_data, tmp_path, monkeypatch):
+    alone = independent(A)
+
+    def key(graph=alone, data=tiny_data, seed=0, **changes):
+        return Run(graph, data, dataclasses.replace(CONFIG, **changes), seed, tmp_path).key()
+
+    keys = {key()}
+    others = {"schedule": "cosine", "augmentation": "none", "precision": "bf16", "report": "best"}
+    others |= {"head": "new", "scale": "fresh", "epochs": 3, "batch_size": 3, "stages": 3}
     for field in dataclasses.fields(TrainConfig):
         value = getattr(CONFIG, field.name)
-        others = {
-            "schedule": "cosine",
-            "augmentation": "none",
-            "precision": "bf16",
-            "report": "best",
-            "head": "new",
-        }
-        others["scale"] = "fresh"
-        if field.name == "device":
-            continue
-        if field.name in others:
-            other = others[field.name]
-        else:
-            other = not value if isinstance(value, bool) else value / 2 + 0.25
-            other = 3 if isinstance(value, int) and not isinstance(value, bool) else other
-        keys.add(
-            run_key(graph, tiny_data, dataclasses.replace(CONFIG, **{field.name: other}), 0, base)
-        )
-    changed = dataclasses.replace(tiny_data, test=tiny_data.val, fingerprint="")
-    keys |= {
-        run_key(graph, tiny_data, CONFIG, 1, base),
-        run_key(all_through(A, A), tiny_data, CONFIG, 0, base),
-        run_key(graph, changed, CONFIG, 0, base),
-        run_key(graph, tiny_data, CONFIG, 0, {"fractaldb1k resnet18_w8": "0"}),
-    }
-    assert (
-        len(keys) == len(dataclasses.fields(TrainConfig)) + 4
-    )  # all but the device, and the first key itself
-
-
-def test_other_weights_are_another_run(tiny_data, tmp_path):
-    graph, keys = independent(Node("resnet18_w8", "fractaldb1k")), set()
+        other = others.get(field.name, not value if isinstance(value, bool) else None)
+        if field.name == "warmup":
+            other = 1
+        if field.name != "device":
+            keys.add(key(**{field.name: value / 2 + 0.25 if other is None else other}))
+    keys |= {key(seed=1), key(all_through(A, A))}
+    keys.add(key(data=dataclasses.replace(tiny_data, test=tiny_data.val, fingerprint="")))
+    assert len(keys) == len(dataclasses.fields(TrainConfig)) + 3  # the first, all but the device
     for seed in (1, 2):
-        state = models.initialise("resnet18_w8", "scratch", 3, seed).state_dict()
-        save_file(state, tmp_path / "fractaldb1k-resnet18_w8.safetensors")
-        keys.add(run(graph, tiny_data, CONFIG, 0, tmp_path / "runs", tmp_path)["key"])
-    assert len(keys) == 2
+        save_weights(tmp_path, seed)
+        keys.add(key(independent(F)))
+    for version in ("2.98.1", "2.99.0"):
+        monkeypatch.setattr(torch, "__version__", version)
+        keys.add(key())
+    monkeypatch.setattr(torch, "__version__", "2.99.1+cpu")  # repairs leave results alone
+    assert key() in keys
+    monkeypatch.setattr(runs, "code_hash", lambda *modules: "another core")
+    keys.add(key())
+    assert len(keys) == len(dataclasses.fields(TrainConfig)) + 8
 
 
-def test_two_processes_give_the_numbers_of_one(tiny_data, tmp_path):
-    graphs = {"a": independent(A), "b": all_through(A, A)}
-    with open_pool(1) as one_place, open_pool(2) as two_places:
-        one = run_all(graphs, tiny_data, CONFIG, [0, 1], tmp_path / "1" / "runs", pool=one_place)
-        two = run_all(graphs, tiny_data, CONFIG, [0, 1], tmp_path / "2" / "runs", pool=two_places)
-    assert [r["label"] for r in one] == ["a", "a", "b", "b"]
-    assert [r["seed"] for r in one] == [0, 1, 0, 1]
-    assert [r["key"] for r in one] == [r["key"] for r in two]
-    assert [r["test_accuracy"] for r in one] == [r["test_accuracy"] for r in two]
-    assert [r["epochs"][0]["edge_loss"] for r in one] == [r["epochs"][0]["edge_loss"] for r in two]
-    lines = [
-        json.loads(line) for line in (tmp_path / "2" / "progress.jsonl").read_text().splitlines()
-    ]
-    assert lines[-1]["done"] == lines[-1]["total"] == 4
+def test_weights_that_no_node_starts_from_do_not_count(tiny_data, tmp_path):
+    graph = distillation(A, F)
+    cut = dataclasses.replace(graph, gates=[["through", "cutoff"], ["cutoff", "cutoff"]])
+    before = Run(cut, tiny_data, CONFIG, 0, tmp_path).key()
+    save_weights(tmp_path, 1)
+    assert Run(cut, tiny_data, CONFIG, 0, tmp_path).key() == before
 
 
-def kill_workers(store, how_many):
-    """A thread that kills so many worker processes, each once it has finished an epoch; its list of all it saw."""
-    seen, before = (
-        [],
-        {child.pid for child in multiprocessing.active_children()},
-    )  # of an earlier test, on their way out
-
-    def work():
-        killed = []
-        while len(killed) < how_many:
-            time.sleep(0.02)
-            alive = [
-                child.pid for child in multiprocessing.active_children() if child.pid not in before
-            ]
-            seen.extend(pid for pid in alive if pid not in seen)
-            if alive and list(store.glob("*.ckpt")):
-                os.kill(alive[0], signal.SIGKILL)
-                killed.append(alive[0])
-
-    threading.Thread(target=work, daemon=True).start()
-    return seen
+def test_a_gate_from_outside_the_package_is_refused(tiny_data, tmp_path, monkeypatch):
+    """Two closures have one code: nothing could tell their runs apart."""
+    monkeypatch.setitem(GATES, "mine", lambda losses, right, progress: 2 * losses.mean())
+    task = Run(distillation(A, A, gate="mine"), tiny_data, CONFIG, 0)
+    with pytest.raises(ValueError, match="'mine' is not the package's own: .* ktglite/gates.py"):
+        run(task, tmp_path)
+    assert len(list(task.epochs())) == 1  # it can be trained, and is not remembered
 
 
-def test_what_a_run_raises_names_the_run(tiny_data, tmp_path):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / f"runs/{runs.run_key(independent(A), tiny_data, CONFIG, 3, {})}.json").write_text(
-        "{"
-    )
-    with pytest.raises(ValueError, match="not a readable record") as caught:
-        run_all({"a": independent(A)}, tiny_data, CONFIG, [3], tmp_path / "runs")
-    assert "run 'a', seed 3" in caught.value.__notes__[0]
+# ---- killed and resumed
 
 
 def test_a_killed_run_goes_on_from_its_last_epoch(tiny_data, tmp_path, monkeypatch):
-    config = dataclasses.replace(CONFIG, epochs=3)
-    whole = run(independent(A), tiny_data, config, 0, tmp_path / "whole")
+    task = Run(all_through(A, A), tiny_data, epochs(3), 0)
+    whole = run(task, tmp_path / "whole")
     real = runs.epochs
 
     def killed(*args, **kwargs):
@@ -166,46 +130,118 @@ def test_a_killed_run_goes_on_from_its_last_epoch(tiny_data, tmp_path, monkeypat
 
     monkeypatch.setattr(runs, "epochs", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(independent(A), tiny_data, config, 0, tmp_path / "cut")
+        run(task, tmp_path / "cut")
     assert not list((tmp_path / "cut").glob("*.json"))
     monkeypatch.setattr(runs, "epochs", real)
-    resumed = run(independent(A), tiny_data, config, 0, tmp_path / "cut")
+    resumed = run(task, tmp_path / "cut")
     assert resumed["test_accuracy"] == whole["test_accuracy"]
-    assert [e["train_loss"] for e in resumed["epochs"]] == [
-        e["train_loss"] for e in whole["epochs"]
-    ]
+    assert losses(resumed) == losses(whole)
 
 
-def test_a_killed_process_costs_its_own_run_only(tiny_data, tmp_path):
-    graphs, config = (
-        {"a": independent(A), "b": all_through(A, A)},
-        dataclasses.replace(CONFIG, epochs=6),
-    )
-    seen = kill_workers(tmp_path / "runs", 1)
+def test_up_to_an_epoch_and_on(tiny_data, tmp_path):
+    """What a search does: the parts are a run like any other in the end."""
+    task = Run(all_through(A, A), tiny_data, epochs(3), 0)
+    whole = run(task, tmp_path / "whole")
+    parts = tmp_path / "parts"
+    for epoch in (1, 2, 2):
+        found = run_until(portable(task), parts, epoch)
+        assert [record["train_loss"] for record in found] == losses(whole)[:epoch]
+        assert [path.suffix for path in parts.iterdir()] == [".ckpt"]
+    assert [record["train_loss"] for record in run_until(task, parts, 3)] == losses(whole)
+    assert load_records(parts)[0]["test_accuracy"] == whole["test_accuracy"]
+    assert [path.suffix for path in parts.iterdir()] == [".json"]
+
+
+def test_new_weights_never_meet_an_old_checkpoint(tiny_data, tmp_path):
+    """Of a search that is gone on with after pre-training anew under the same name."""
+    task = Run(independent(F), tiny_data, epochs(3), 0, tmp_path)
+    found = []
+    for seed in (1, 2, 2):
+        save_weights(tmp_path, seed)
+        found.append(run_until(task, tmp_path / "runs", 1)[0]["train_loss"])
+    assert found[0] != found[1] == found[2]
+    assert len(list((tmp_path / "runs").glob("*.ckpt"))) == 2
+
+
+# ---- in processes
+
+
+def kill_a_worker(store):
+    """A thread that kills a worker process once there is a checkpoint."""
+    before = {child.pid for child in multiprocessing.active_children()}  # of an earlier test
+    killed = []
+
+    def work():
+        while not list(store.glob("*.ckpt")):
+            time.sleep(0.02)
+        alive = {child.pid for child in multiprocessing.active_children()} - before
+        killed.append(min(alive))
+        os.kill(killed[0], signal.SIGKILL)
+
+    threading.Thread(target=work, daemon=True).start()
+    return killed
+
+
+def test_two_processes_of_which_one_is_killed_give_the_numbers_of_this_one(tiny_data, tmp_path):
+    graphs = {"a": independent(A), "b": all_through(A, A)}
+    killed = kill_a_worker(tmp_path / "two")
     with open_pool(2) as pool:
-        found = run_all(graphs, tiny_data, config, [0], tmp_path / "runs", pool=pool)
-        assert (
-            len(pool._executors) == 3
-        )  # two, and one in place of the killed: the other process went on
-    assert len(seen) >= 2
-    whole = [run(graph, tiny_data, config, 0, tmp_path / "whole") for graph in graphs.values()]
-    assert [r["test_accuracy"] for r in found] == [r["test_accuracy"] for r in whole]
-    losses = [[e["train_loss"] for r in records for e in r["epochs"]] for records in (found, whole)]
-    assert losses[0] == losses[1]
+        two = run_all(graphs, tiny_data, epochs(4), [0, 1], tmp_path / "two", pool=pool)
+        assert len(pool._executors) == 3  # one in place of the killed: the other went on
+    assert len(killed) == 1
+    one = [
+        run(Run(graph, tiny_data, epochs(4), seed, label=label), tmp_path / "one")
+        for label, graph in graphs.items()
+        for seed in (0, 1)
+    ]
+    for name in ("label", "seed", "key", "test_accuracy"):
+        assert [record[name] for record in two] == [record[name] for record in one]
+    assert [losses(record) for record in two] == [losses(record) for record in one]
 
 
-def test_missing_or_wrong_weights_stop_it_before_anything_is_trained(tiny_data, tmp_path):
-    class Untouched:
-        def submit(self, *arguments):
-            pytest.fail("started")
+def test_an_error_of_one_run_ends_all_at_once_and_names_it(tiny_data, tmp_path):
+    damaged = tmp_path / f"{Run(independent(A), tiny_data, epochs(10**6), 3).key()}.json"
+    damaged.write_text("{")
+    graphs = {"takes days": all_through(A, A), "damaged": independent(A)}
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="not a readable record") as caught, open_pool(2) as pool:
+        run_all(graphs, tiny_data, epochs(10**6), [3], tmp_path, pool=pool)
+    assert "run 'damaged', seed 3" in caught.value.__notes__[0]
+    assert time.monotonic() - started < 60
+    (record,) = tmp_path.glob("*.json")
+    assert record == damaged
 
-    graphs = {"none": independent(A), "x": independent(Node("resnet18_w8", "fractaldb1k"))}
-    with pytest.raises(FileNotFoundError, match="ktglite pretrain"):
-        run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path, Untouched())
-    state = models.initialise("resnet18_w16", "scratch", 3, 0).state_dict()
-    save_file(state, tmp_path / "fractaldb1k-resnet18_w8.safetensors")
-    with pytest.raises(ValueError, match="do not fit the model"):
-        run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path, Untouched())
+
+class Settled:
+    """A pool whose futures are settled by `outcome(task)`, in this process."""
+
+    size = 1
+
+    def __init__(self, outcome):
+        self.outcome = outcome
+
+    def submit(self, function, task, store):
+        future = Future()
+        try:
+            future.set_result(self.outcome(task))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def test_a_run_that_loses_its_processes_is_left_out_by_name(tiny_data, tmp_path, caplog):
+    def outcome(task):
+        if task.label == "large":
+            raise ChildProcessError("its process keeps being killed")
+        return {"label": task.label}
+
+    graphs = {"large": all_through(A, A), "small": independent(A)}
+    found = run_all(graphs, tiny_data, CONFIG, [0], tmp_path, pool=Settled(outcome))
+    assert found == [{"label": "small"}]
+    assert "large, seed 0 failed and is left out: its process keeps being" in caplog.text
+    with pytest.raises(ChildProcessError) as caught:  # nothing is left to go on with
+        run_all({"large": graphs["large"]}, tiny_data, CONFIG, [0], tmp_path, pool=Settled(outcome))
+    assert "No run of this command came to its end" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -214,7 +250,7 @@ def test_a_dask_cluster_gives_the_numbers_of_one_process(
 ):
     distributed = pytest.importorskip("distributed")
     monkeypatch.chdir(tmp_path)
-    data = load_data("synthcars", 32, 60, cache="cache")
+    cars = load_data("synthcars", 32, 60, cache="cache")
     graphs = {"a": independent(A), "b": all_through(A, A)}
     options = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": None}
     options |= {"host": "127.0.0.1"} if processes else {}  # loopback alone
@@ -222,198 +258,163 @@ def test_a_dask_cluster_gives_the_numbers_of_one_process(
         distributed.LocalCluster(processes=processes, **options) as cluster,
         open_pool(dask=cluster.scheduler_address) as pool,
     ):
-        for name, part in (("folder", data), ("tensors", tiny_data)):  # loaded there, or sent
-            far = run_all(graphs, part, CONFIG, [0, 1], f"{name}/dask", pool=pool)
+        for name, data in (("loaded there", cars), ("sent", tiny_data)):
+            far = run_all(graphs, data, CONFIG, [0], f"{name}/dask", pool=pool)
             near = [
-                run(g, part, CONFIG, seed, f"{name}/here", label=a)
-                for a, g in graphs.items()
-                for seed in (0, 1)
+                run(Run(g, data, CONFIG, 0, label=a), f"{name}/here") for a, g in graphs.items()
             ]
-            assert [(r["label"], r["seed"]) for r in far] == [
-                ("a", 0),
-                ("a", 1),
-                ("b", 0),
-                ("b", 1),
-            ]
-            assert [r["key"] for r in far] == [r["key"] for r in near]
-            assert [r["test_accuracy"] for r in far] == [r["test_accuracy"] for r in near]
-            assert [r["epochs"][0]["edge_loss"] for r in far] == [
-                r["epochs"][0]["edge_loss"] for r in near
-            ]
-    assert len(list((tmp_path / "folder/dask").glob("*.json"))) == 4
+            for fact in ("label", "key", "test_accuracy"):
+                assert [record[fact] for record in far] == [record[fact] for record in near]
+            assert [losses(record) for record in far] == [losses(record) for record in near]
+    assert len(list((tmp_path / "sent/dask").glob("*.json"))) == 2
 
 
-def test_a_gate_with_another_body_is_another_run(tiny_data, monkeypatch):
-    keys = set()
-    for body in (
-        lambda losses, correct, progress: losses.mean(),
-        lambda losses, correct, progress: 2 * losses.mean(),
-    ):
-        monkeypatch.setitem(GATES, "mine", body)
-        graph = distillation(A, A, gate="mine")
-        keys.add(run_key(graph, tiny_data, CONFIG, 0, {}))
-    assert len(keys) == 2
-    monkeypatch.setattr(runs, "code_hash", lambda *modules: "another body of a gate of ours")
-    assert run_key(independent(A), tiny_data, CONFIG, 0, {}) not in keys
+def test_a_worker_refuses_images_that_are_not_the_command_s(tmp_path):
+    """A worker of a cluster outlives commands, and may have loaded what was there before."""
+    there = load_data("synthcars", 16, 60, cache=tmp_path)
+    task = Run(independent(A), there, CONFIG, 0)
+    sent = pickle.loads(pickle.dumps(portable(task)))
+    assert run_until(sent, tmp_path / "runs", 1)[0]["epoch"] == 1
+    changed = dataclasses.replace(sent.data, fingerprint="of other images")
+    with pytest.raises(ValueError, match="images of synthcars are not those the command began"):
+        run_until(dataclasses.replace(sent, data=changed), tmp_path / "runs", 1)
 
 
-def test_up_to_an_epoch_and_on(tiny_data, tmp_path):
-    config, graph = dataclasses.replace(CONFIG, epochs=3), all_through(A, A)
-    whole = run(graph, tiny_data, config, 0, tmp_path / "whole")
-    where = tiny_data, config, 0, tmp_path / "parts", "data/weights"
-    for epoch in (1, 2, 2):
-        part = run_until(graph, *where, epoch)
-        assert [e["train_loss"] for e in part] == [e["train_loss"] for e in whole["epochs"][:epoch]]
-        assert len(list((tmp_path / "parts").glob("*.ckpt"))) == 1
-        assert not list((tmp_path / "parts").glob("*.json"))
-    assert [e["train_loss"] for e in run_until(graph, *where, 3)] == [
-        e["train_loss"] for e in whole["epochs"]
-    ]
-    (record,) = load_records(tmp_path / "parts")
-    assert record["test_accuracy"] == whole["test_accuracy"]
-    assert not list((tmp_path / "parts").glob("*.ckpt"))
+def test_images_of_one_s_own_are_sent_by_value_and_once(tmp_path):
+    """Not through shared memory, of which containers have little, and not with what lies around."""
+    many = random_split(600, 0)
+    parts = [Split(many.images[i : i + 20], many.labels[i : i + 20]) for i in (0, 20, 40)]
+    data = Data("mine", 32, ("a", "b", "c"), *parts)
+    sent = pickle.dumps(portable(Run(independent(A), data, CONFIG, 0)))
+    assert len(sent) < 1.1 * 60 * 3 * 32 * 32
+    assert pickle.loads(sent).data.load().fingerprint == data.fingerprint
 
 
-def test_new_weights_never_meet_an_old_checkpoint(tiny_data, tmp_path):
-    """A search that is gone on with after pre-training anew under the same name begins this graph anew."""
-    graph, config, losses = (
-        independent(Node("resnet18_w8", "fractaldb1k")),
-        dataclasses.replace(CONFIG, epochs=3),
-        [],
-    )
-    for seed in (1, 2, 2):
-        state = models.initialise("resnet18_w8", "scratch", 3, seed).state_dict()
-        save_file(state, tmp_path / "fractaldb1k-resnet18_w8.safetensors")
-        losses.append(
-            run_until(graph, tiny_data, config, 0, tmp_path / "runs", tmp_path, 1)[0]["train_loss"]
-        )
-    assert losses[0] != losses[1] == losses[2]
-    assert len(list((tmp_path / "runs").glob("*.ckpt"))) == 2
+# ---- what nodes start from
 
 
-def test_a_network_that_is_kept_teaches_with_its_head(tiny_data, tmp_path):
-    teacher = models.initialise("resnet18_w8", "scratch", 3, 5)
-    path = save_network(teacher, tmp_path / "teacher.safetensors", tiny_data.classes)
-    again = models.initialise("resnet18_w8", str(path), 3, 0, classes=tiny_data.classes)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(again.state_dict().values(), teacher.state_dict().values(), strict=True)
-    )
-    other = models.initialise("resnet18_w8", str(path), 3, 0, classes=("x", "y", "z"))
-    assert not torch.equal(other.fc.weight, teacher.fc.weight)
+def test_missing_or_wrong_weights_stop_it_before_anything_is_trained(tiny_data, tmp_path):
+    pool = Settled(lambda task: pytest.fail("trained"))
+    graphs = {"none": independent(A), "x": independent(F)}
+    with pytest.raises(FileNotFoundError, match="ktglite pretrain"):
+        run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path, pool)
+    save_weights(tmp_path, 0, arch="resnet18_w16")
+    with pytest.raises(ValueError, match="do not fit the model"):
+        run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path, pool)
+    fresh = dataclasses.replace(CONFIG, scale="fresh")
+    graphs = {"x": independent(Node("mobilenet_v3_small", str(tmp_path / "x.safetensors")))}
+    state = models.initialise("mobilenet_v3_small", "scratch", 3, 0).state_dict()
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="'fresh' is for ResNets"):
+        run_all(graphs, tiny_data, fresh, [0], tmp_path / "runs", tmp_path, pool)
 
 
-PLAIN = """
-import sys
-import torch
-from safetensors import safe_open
-from torchvision.models import resnet18
-
-folder, key = sys.argv[1:]
-with safe_open(f"{folder}/{key}.node1.safetensors", "pt") as file:
-    state, card = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["ktglite"]
-net = resnet18(num_classes=3)
-net.load_state_dict(state)
-images, labels = torch.load(f"{folder}/test.pt")
-mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-with torch.no_grad():
-    found = net.eval()((images / 255 - mean) / std).argmax(1)
-assert key in card
-print(100 * (found == labels).sum().item() / len(labels))
-"""
-
-
-def test_a_fixed_teacher_with_a_random_head_is_told(tiny_data, tmp_path, caplog):
-    """A start that knows other classes teaches noise, too; one that was trained on these images does not."""
-
-    class NoPool:
-        def submit(self, *arguments):
-            (future := Future()).set_result(None)
-            return future
-
+def test_what_a_start_cannot_be_good_for_is_told(tiny_data, tmp_path, caplog):
+    """A fixed teacher with a random head, and a start that was trained on another split."""
     net = models.build("resnet18_w8", 3)
-    known = kept.save_network(net, tmp_path / "known.safetensors", tiny_data.classes)
-    other = kept.save_network(net, tmp_path / "other.safetensors", ["x", "y", "z"])
-    graphs = {name: distillation(A, Node(A.arch, start)) for name, start in
-              {"fresh": "scratch", "other": str(other), "known": str(known)}.items()}  # fmt: skip
-    run_all(
-        graphs | {"both learn": all_through(A, A)},
-        tiny_data,
-        CONFIG,
-        [0],
-        tmp_path / "runs",
-        pool=NoPool(),
-    )
-    assert [record.message.split(":")[0] for record in caplog.records] == ["fresh", "other"]
-    assert "node 2 never learns" in caplog.text
+    how = {"arch": "resnet18_w8", "size": 32, "fit": "squash"}
+
+    def saved(name, classes, fingerprint=tiny_data.fingerprint):
+        facts = {"name": tiny_data.name, "fingerprint": fingerprint}
+        card = how | {"classes": classes, "data": facts}
+        return Node("resnet18_w8", str(networks.save_network(net, tmp_path / name, card)))
+
+    known = saved("known.safetensors", ["a", "b", "c"])
+    other = saved("other.safetensors", ["x", "y", "z"])
+    split = saved("split.safetensors", ["a", "b", "c"], "of another split")
+    teachers = {"scratch": A, "other": other, "known": known}
+    graphs = {name: distillation(A, teacher) for name, teacher in teachers.items()}
+    graphs |= {"learns": all_through(A, other), "split": all_through(A, split)}
+    run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", pool=Settled(lambda task: None))
+    told = [record.message for record in caplog.records]
+    assert len(told) == 3
+    assert "starts from scratch never learns, and its head is random" in told[0]
+    assert f"starts from {other.init} never learns" in told[1]
+    assert f"{split.init} was trained on another split of random" in told[2]
 
 
-def test_a_kept_target_gives_its_accuracy_in_plain_torchvision(tiny_data, tmp_path):
-    node = Node("resnet18")
-    config = dataclasses.replace(CONFIG, epochs=2)
-    record = run(all_through(node, node), tiny_data, config, 0, tmp_path, keep="target")
-    torch.save((tiny_data.test.images, tiny_data.test.labels), tmp_path / "test.pt")
-    command = [sys.executable, "-c", PLAIN, str(tmp_path), record["key"]]
-    assert (
-        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        == record["test_accuracy"][0]
-    )
-    assert {path.name.partition(".")[2] for path in tmp_path.glob("*.safetensors")} == {
-        "node1.safetensors", "logits.safetensors",
-    }  # fmt: skip
-    logits, labels = kept.read_logits(tmp_path / f"{record['key']}.logits.safetensors")
-    found = kept.together(logits, labels)
-    assert record["together"] == found
-    row = tidy([record | {"label": "x/1"}], ["x"]).iloc[0]
-    assert row[["ensemble", "agreement", "calibration_error"]].to_dict() == found
-    assert found["ensemble"] == record["epochs"][-1]["test_ensemble"]
-    answers = [z.argmax(1) for z in logits.values()]
-    assert found["agreement"] == pytest.approx(
-        100 * (answers[0] == answers[1]).double().mean().item()
-    )
-    assert 0 <= found["calibration_error"] <= 100
+# ---- records from elsewhere
 
 
-def test_the_network_that_comes_with_the_kit_answers_as_its_card_says():
-    """Within three images of 1,440: it was trained and tested on one kind of processor, and may be read on another."""
-    path = from_checkout("data/networks/table1-standin-all.safetensors")
-    card, settings = kept.read_header(path), load_settings("02", "quick")
-    data = settings.load_data()
-    assert card["data"]["fingerprint"] == data.fingerprint
-    net = models.initialise(settings.arch, str(path), len(data.classes), 0, classes=data.classes)
-    found = trainer.accuracy(trainer.predict(net, data.test), data.test.labels)
-    assert found == pytest.approx(card["test_accuracy"][0], abs=0.21)
+@pytest.fixture
+def ready(tiny_data, tmp_path):
+    """Records as they come with the kit: of other code, before there was a setting `warmup`."""
+    save_weights(tmp_path, 0)
+    graphs = {"a": independent(A), "b": all_through(A, F)}
+    made = run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "made", tmp_path)
+    old = json.loads(json.dumps(made))
+    for record in old:
+        del record["config"]["warmup"]
+        record |= {"key": "of other code", "label": "another name"}
+        record["config"]["device"] = "cuda"
+    return graphs, old
+
+
+def test_ready_records_need_no_weights_and_no_training(tiny_data, tmp_path, ready):
+    graphs, records = ready
+    store = Store(tmp_path / "runs", ready=records)
+    nowhere = tmp_path / "no weights here"
+    pool = Settled(lambda task: pytest.fail("trained"))
+    found = run_all(graphs, tiny_data, CONFIG, [0], store, nowhere, pool)
+    assert found == [
+        record | {"label": label} for label, record in zip(graphs, records, strict=True)
+    ]
+    assert run(Run(graphs["a"], tiny_data, CONFIG, 0, nowhere), store)["key"] == "of other code"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_ready_for_another_run_is_not_taken(tiny_data, tmp_path, ready):
+    graphs, records = ready
+    store = Store(tmp_path / "runs", ready=records)
+    task = Run(graphs["b"], tiny_data, CONFIG, 0, tmp_path)
+    other = dataclasses.replace(tiny_data, val=tiny_data.test, fingerprint="")
+    assert store.find_ready(task)
+    for changes in (
+        {"config": epochs(2)},
+        {"config": epochs(1, warmup=1)},
+        {"seed": 1},
+        {"graph": all_through(F, A)},
+        {"data": other},
+    ):
+        assert store.find_ready(dataclasses.replace(task, **changes)) is None
+    assert dataclasses.replace(store, keep="all").find_ready(task) is None  # it has no networks
+    (left,) = run_all({"a": graphs["a"]}, tiny_data, CONFIG, [1], store)
+    assert left["seed"] == 1
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{left['key']}.json"]
+
+
+# ---- networks that are kept
+
+
+def test_table_1_with_networks_that_are_kept_comes_to_its_end(tiny_data, tmp_path):
+    """`ktglite ablation --set keep=all`: a network alone agrees with none, and JSON has no NaN."""
+    save_weights(tmp_path, 0)
+    grid = ablation_grid("resnet18_w8", ["fractaldb1k"], 2)
+    store = Store(tmp_path / "runs", "all")
+    records = run_all(grid, tiny_data, CONFIG, [0], store, tmp_path)
+    write_json(tmp_path / "table1.json", records)
+    assert json.loads((tmp_path / "table1.json").read_text()) == records
+    for record in records:
+        nodes = len(record["graph"]["nodes"])
+        assert (record["ensemble_metrics"]["agreement"] is None) == (nodes == 1)
+        files = list((tmp_path / "runs").glob(f"{record['key']}.*.safetensors"))
+        assert len(files) == nodes + 1  # the logits, too
+    assert len(ablation_table(records, ["fractaldb1k"])) > 0
 
 
 def test_what_is_kept_can_be_asked_for_later(tiny_data, tmp_path, monkeypatch):
     """The record is there and the networks are not: trained again, to the same result, once."""
-    first = run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path)
+    task = Run(all_through(A, A), tiny_data, CONFIG, 0)
+    first = run(task, tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
-    monkeypatch.setattr(
-        kept, "save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
-    )  # stopped before its end
+    stopped = pytest.MonkeyPatch()
+    stopped.setattr(networks, "save_network", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path, keep="all")
-    assert (
-        run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path) == first
-    )  # the record is still there
-    monkeypatch.undo()
-    again = run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path, keep="all")
+        run(task, Store(tmp_path, "all"))
+    stopped.undo()
+    assert run(task, tmp_path) == first  # the record is still there
+    again = run(task, Store(tmp_path, "all"))
     assert again["test_accuracy"] == first["test_accuracy"]
     assert len(list(tmp_path.glob("*.safetensors"))) == 3  # two networks and the logits
-    assert run(all_through(A, A), tiny_data, CONFIG, 0, tmp_path, keep="all") == again
-    start = models.initialise(
-        "resnet18_w8", str(tmp_path / f"{again['key']}.node2.safetensors"), 3, 0, classes=()
-    )
-    assert start.conv1.weight.shape[0] == 8
-
-
-def test_calibration_is_measured_by_the_gap_of_confidence_and_accuracy():
-    sure, labels = torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1])
-    found = kept.together({"node 1": sure}, labels)
-    assert found["calibration_error"] == pytest.approx(50, abs=0.1)  # sure of all, right in half
-    assert found["agreement"] != found["agreement"]  # NaN: there is nobody to agree with
-    even = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
-    assert kept.together({"node 1": even}, labels)["calibration_error"] == pytest.approx(
-        0, abs=1e-6
-    )
+    monkeypatch.setattr(runs, "epochs", lambda *a, **k: pytest.fail("trained again"))
+    assert run(task, Store(tmp_path, "all")) == again

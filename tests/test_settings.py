@@ -1,18 +1,32 @@
 """Settings from defaults, profiles and overrides, and how wrong ones are named."""
 
+import json
+from dataclasses import fields
+
 import pytest
 
+import ktglite.settings
 from ktglite import load_settings
-from ktglite.settings import NOTEBOOKS, PROFILES, parse_overrides, select_settings
+from ktglite.profiles import NOTEBOOKS, PROFILES, parse_overrides, raw_settings, setting_names
+from ktglite.settings import Settings
 
 
 @pytest.fixture
 def profile(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
-        'shared:\n  epochs: 3\n  sources: [fractaldb1k]\n02_table1_ablation:\n  lr: 1\n  figures: "{out}/x"\n'
+        "shared:\n  epochs: 3\n  sources: [fractaldb1k]\n"
+        '02_table1_ablation:\n  lr: 1\n  figures: "{out}/x"\n'
     )
     return path
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A user's folder, with nothing in it, as current folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def test_defaults_then_shared_then_section_then_overrides(profile):
@@ -22,6 +36,7 @@ def test_defaults_then_shared_then_section_then_overrides(profile):
     assert isinstance(table.lr, float)
     assert (table.out, table.weights, table.profile) == ("data/there", "data/there/weights", "mine")
     assert load_settings("02", profile).out == "data/runs/mine"
+    assert load_settings("00", profile).figures == "data/runs/mine/figures"
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -29,31 +44,52 @@ def test_defaults_then_shared_then_section_then_overrides(profile):
 def test_every_profile_is_whole(name, number):
     settings = load_settings(number, name)
     assert settings.train_config().epochs == settings.epochs
-    if number == "01":
-        drawn = [config for config in settings.pretrain_configs() if config.source == "fractaldb1k"]
-        assert drawn[0].size == settings.pretrain_size
-    if number == "03":
-        assert settings.search_config("mixed").choices == settings.choices["mixed"]
-        assert settings.search_config("none").trials == settings.trials
+    drawn = [config for config in settings.pretrain_configs() if config.source == "fractaldb1k"]
+    assert all(config.size == settings.pretrain_size for config in drawn)
+    assert settings.search_config("none").trials == settings.trials
+    assert list(settings.choices) == list(settings.conditions)
+
+
+def test_names_are_known_without_importing_the_classes_that_have_them():
+    assert setting_names() == {field.name for field in fields(Settings)}
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
         ({"epoch": 1}, "there is no setting 'epoch'; did you mean epochs"),
+        ({"03.trial": 1}, "there is no setting '03.trial'; did you mean trials"),
+        ({"07.lr": 1}, "there is no setting '07.lr'"),
         ({"epochs": "many"}, "epochs is 'many'"),
         ({"epochs": True}, "epochs is True"),
         ({"epochs": 1.5}, "epochs is 1.5"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"lr": "fast"}, "lr is 'fast'"),
         ({"schedule": "steps"}, "schedule is 'steps'"),
-        ({"dataset": 3.5, "arch": "resnet9"}, "unknown arch 'resnet9'"),
+        ({"arch": "resnet9"}, "unknown arch 'resnet9'"),
+        ({"arch": ["resnet18", "resnet34"]}, "arch names 2 networks, and nodes is 3"),
         ({"split": [0.5, 0.5]}, "split"),
+        ({"split": "[0.5, 0.5, 0.5]"}, "positive shares of train, val and test"),
+        ({"image_size": 4}, "image_size is 4"),
+        ({"nodes": 1}, "nodes is 1"),
         ({"sources": ["imagenet"]}, "unknown init 'imagenet'"),
+        ({"sources": "scratch"}, "sources has 'scratch'"),
+        ({"pretrain_schedule": "foo"}, "pretrain_schedule is 'foo'"),
+        ({"pretrain_render": 16}, "pretrain_render is 16"),
     ],
 )
 def test_wrong_settings_are_named(overrides, words):
     with pytest.raises(ValueError, match=words):
         load_settings("02", "quick", **overrides)
+
+
+def test_what_a_search_refuses_is_told_by_its_notebook_alone():
+    wrong = {"conditions": ["mixed"], "sources": ["fractaldb1k"]}
+    assert load_settings("02", "quick", **wrong)
+    with pytest.raises(ValueError, match="notebook 03.*one source each"):
+        load_settings("03", "quick", **wrong)
+    possible = load_settings("03", "quick", sources=["fractaldb1k"]).conditions
+    assert possible == ("none", "fractaldb1k")
 
 
 @pytest.mark.parametrize(
@@ -62,6 +98,7 @@ def test_wrong_settings_are_named(overrides, words):
         ("shred:\n  epochs: 3\n", "shred"),
         ("shared:\n  epoks: 3\n", "did you mean epochs"),
         ("shared: [1, 2]\n", "sections of name: value"),
+        ("- shared\n", "sections of name: value"),
         ("shared: {\n", "not readable YAML"),
         ("shared: !!python/object/apply:os.system ['true']\n", "not readable YAML"),
     ],
@@ -73,26 +110,93 @@ def test_wrong_profiles_are_named(tmp_path, text, words):
         load_settings("00", path)
     with pytest.raises(ValueError, match="profile is 'quik'"):
         load_settings("00", "quik")
+    with pytest.raises(ValueError, match="there is no such file"):
+        load_settings("00", "nowhere.yaml")
     with pytest.raises(ValueError, match="no notebook '07'"):
         load_settings("07")
 
 
-def test_override_texts():
-    pairs = ["a=1", "03.b=0.5", "c=[x, y]", "d=null", "e=word"]
-    assert parse_overrides(pairs) == {"a": 1, "03.b": 0.5, "c": ["x", "y"], "d": None, "e": "word"}
-    with pytest.raises(ValueError, match="'a' is not name=value"):
+@pytest.mark.parametrize("name", ["cars #2", "2024_05_01", "010", "2024-05-01", "on", "12:30"])
+def test_texts_stay_as_they_are_typed(name):
+    given = parse_overrides([f"dataset={name}", f"sources=[{name}.pt, 1e3.pt]"])
+    found = load_settings("02", "smoke", **given)
+    assert found.dataset == name
+    assert found.sources == (f"{name}.pt", "1e3.pt")
+
+
+def test_texts_are_read_by_the_setting_s_type():
+    pairs = [
+        "lr=1e-3",
+        "epochs=5",
+        "nesterov=false",
+        "limit=null",
+        "dask=none",
+        "split=[.5, .2, .3]",
+    ]
+    found = load_settings("02", "smoke", **parse_overrides([*pairs, "sources=w.pt"]))
+    assert (found.lr, found.epochs, found.nesterov, found.limit) == (0.001, 5, False, None)
+    assert (found.dask, found.split, found.sources) == (None, (0.5, 0.2, 0.3), ("w.pt",))
+    each = load_settings("02", "smoke", arch="[resnet18_w8, resnet18_w16, resnet18_w8]")
+    assert each.archs == ("resnet18_w8", "resnet18_w16", "resnet18_w8")
+    assert each.search_config("none").archs == ("resnet18_w8", "resnet18_w16")
+    drawn = [(config.source, config.arch) for config in each.pretrain_configs()]
+    assert drawn[:2] == [(each.sources[0], "resnet18_w8"), (each.sources[0], "resnet18_w16")]
+    with pytest.raises(ValueError, match="'a' is not NAME=VALUE"):
         parse_overrides(["a"])
-    assert load_settings("02", "quick", **parse_overrides(["lr=1e-3"])).lr == 0.001
 
 
 def test_a_number_in_front_means_one_notebook():
     given = {"epochs": 2, "03.trials": 5, "02.lr": 0.5}
-    assert select_settings("02", given) == {"epochs": 2, "lr": 0.5}
-    assert select_settings("03", given) == {"epochs": 2, "trials": 5}
-    with pytest.raises(ValueError, match=r"no setting '07.lr'"):
-        select_settings("02", {"07.lr": 1})
-    with pytest.raises(ValueError, match="did you mean trials"):
-        select_settings("02", {"trails": 1})
+    assert raw_settings("02", "quick", given)["lr"] == 0.5
+    assert raw_settings("03", "quick", given)["trials"] == 5
+    assert raw_settings("02", "quick", given)["trials"] == raw_settings("00", "quick", {})["trials"]
+    assert raw_settings("03", "quick", given)["epochs"] == 2
+
+
+def test_the_home_is_meant_in_every_path(home):
+    given = {"dataset": "~/x", "weights": ["~/w", "{out}/v"], "ready_runs": "~/r"}
+    found = load_settings("02", "smoke", "~/out", **given)
+    assert found.dataset == str(home / "x")
+    assert found.weights == (str(home / "w"), str(home / "out/v"))
+    assert (found.out, found.ready_runs) == (str(home / "out"), str(home / "r"))
+
+
+def test_a_folder_belongs_to_one_profile(home):
+    assert load_settings("02", "smoke").out == "data/runs/smoke"
+    first = load_settings("02", "smoke", "here")
+    assert first.store().folder == home.joinpath("here/runs").relative_to(home)
+    assert load_settings("04", "smoke", "here")
+    with pytest.raises(ValueError, match="here holds results of profile 'smoke', not 'quick'"):
+        load_settings("02", "quick", "here")
+    mark = home / "here/profile.json"
+    before = mark.stat().st_mtime_ns
+    first.store()
+    assert mark.stat().st_mtime_ns == before  # or notebooks would not be "unchanged"
+
+
+def test_weights_that_come_with_the_kit_are_found_from_any_folder(home, monkeypatch):
+    load_settings("02", "quick", "any out").store()
+    assert (home / "any out/weights/fractaldb1k-resnet18_w16.safetensors").is_file()
+    asked = []
+    monkeypatch.setattr(ktglite.settings, "adopt", lambda *given: asked.append(given))
+    load_settings("02", "quick", "other").store()
+    places = [place for config, place, out in asked if config.source == "imagenet1k_standin"]
+    assert places == ["data/weights", "data/runs/quick/weights"]
+
+
+def test_finished_runs_are_taken_from_a_folder(home):
+    records = load_settings("02", "smoke", ready_runs="data/reference_runs/cars64").store().ready
+    assert {"graph", "seed", "epochs"} <= set(records[0])
+    (home / "mine").mkdir()
+    (home / "mine/table1.json").write_text(json.dumps(records[:2]))
+    assert load_settings("02", "smoke", ready_runs="mine").store().ready == records[:2]
+    with pytest.raises(FileNotFoundError, match="nowhere has neither"):
+        load_settings("02", "smoke", ready_runs="nowhere").store()
+
+
+def test_profiles_for_images_of_one_s_own_say_so(home):
+    with pytest.raises(ValueError, match="profile photos .* --set dataset=FOLDER"):
+        load_settings("02", "photos").load_data()
 
 
 def test_data_and_fit_come_from_settings(tmp_path):

@@ -1,10 +1,12 @@
-"""The search space: conditions, seeded plans, Optuna's parameters and back."""
+"""The search space: conditions, seeded plans without repeats, Optuna's parameters and back."""
 
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
 
+from ktglite.experiments import space
 from ktglite.experiments.space import (
     SearchConfig,
     expected_share_run,
@@ -23,14 +25,9 @@ def test_conditions_name_the_source_that_is_at_hand():
     assert SearchConfig("mixed").choices == ("scratch", "imagenet1k", "fractaldb1k")
     sources = ("imagenet1k_standin", "fractaldb1k")
     assert SearchConfig("imagenet1k", sources).choices == ("scratch", "imagenet1k_standin")
-    assert SearchConfig("mixed", sources).choices == (
-        "scratch",
-        "imagenet1k_standin",
-        "fractaldb1k",
-    )
-    with pytest.raises(
-        ValueError, match="'mixed' needs one source each for imagenet1k, fractaldb1k"
-    ):
+    assert SearchConfig("mixed", sources).choices == ("scratch", *sources)
+    needed = "'mixed' needs one source each for imagenet1k, fractaldb1k"
+    with pytest.raises(ValueError, match=needed):
         SearchConfig("mixed", ("imagenet1k",))
 
 
@@ -38,10 +35,10 @@ def test_conditions_name_the_source_that_is_at_hand():
     ("setting", "value"),
     [
         ("condition", "all"),
-        ("sampler", "grid"),
         ("pruner", "x"),
         ("select_on", "train"),
         ("trials", 0),
+        ("trials", 2_000_000),
         ("reduction_factor", 1),
         ("arch", "?"),
     ],
@@ -49,16 +46,23 @@ def test_conditions_name_the_source_that_is_at_hand():
 def test_bad_settings_are_named(setting, value):
     with pytest.raises(ValueError, match=setting):
         SearchConfig(**{setting: value})
-    with pytest.raises(ValueError, match="use 'asha'"):
-        SearchConfig(sampler="tpe", pruner="promote")
 
 
-def test_plan_is_seeded_valid_without_repeats_and_grows_at_its_end(four_gates):
+def test_rungs_are_told_or_what_does_not_fit():
+    assert SearchConfig("none").rungs(12) == [1, 2, 4, 8, 12]
+    assert SearchConfig("none", min_resource=3, reduction_factor=3).rungs(30) == [3, 9, 27, 30]
+    assert SearchConfig("none", pruner="none", min_resource=50).rungs(12) == [12]
+    with pytest.raises(ValueError, match="min_resource is 13, but a graph has 12 epochs"):
+        SearchConfig("none", min_resource=13).rungs(12)
+    with pytest.raises(ValueError, match="trials is 15: promotion to epoch 12 needs 16"):
+        SearchConfig("none", pruner="promote", trials=15).rungs(12)
+
+
+def test_a_plan_is_seeded_grows_at_its_end_and_has_no_graph_twice(four_gates):
     plan = sample_graphs(FRACTALS, 300, seed=1)
-    assert len(set(plan)) == 300
+    assert len({graph.canonical() for graph in plan}) == 300
     assert plan[:50] == sample_graphs(FRACTALS, 50, seed=1)
     assert plan[:50] != sample_graphs(FRACTALS, 50, seed=2)
-    assert sample_graphs(FRACTALS, 0) == []
     gates = Counter(gate for graph in plan for row in graph.gates[1:] for gate in row)
     assert len(gates) == 4
     assert all(abs(count / 1800 - 1 / 4) < 0.05 for count in gates.values())
@@ -71,18 +75,45 @@ def test_plan_is_seeded_valid_without_repeats_and_grows_at_its_end(four_gates):
 def test_the_plan_of_a_seed_never_changes(four_gates):
     """Recorded searches are resumed by it."""
     drawn = str(sample_graphs(FRACTALS, 1, seed=0)[0])
-    node1, rest = (
-        "1 fractaldb1k <- label linear, 2 correct, 3 linear",
-        "3 fractaldb1k <- 2 through, label linear",
-    )
-    assert drawn == f"{node1}; 2 fractaldb1k <- 3 linear; {rest}"
+    target = "1 fractaldb1k <- label linear, 2 correct, 3 linear"
+    rest = "3 fractaldb1k <- 2 through, label linear"
+    assert drawn == f"{target}; 2 fractaldb1k <- 3 linear; {rest}"
 
 
-def test_plan_can_exhaust_a_small_space_and_no_more(four_gates):
-    small = SearchConfig("none", arch=ARCH, nodes=2)
-    assert len(set(sample_graphs(small, 15 * 16))) == 240
-    with pytest.raises(ValueError, match="only 240 different graphs"):
-        sample_graphs(small, 241)
+def every_graph(settings):
+    """All graphs of a small space, by their parameters."""
+    starts = {
+        name: settings.choices if name.startswith("init") else values
+        for name, values in settings.space.items()
+    }
+    for values in product(*starts.values()):
+        drawn = from_params(dict(zip(starts, values, strict=True)))
+        if set(drawn["gates"][0]) != {"cutoff"}:
+            for node, row in zip(drawn["nodes"], drawn["gates"], strict=True):
+                if settings.teachers == "trained" and set(row) == {"cutoff"}:
+                    node["init"] = "teacher"
+            yield Graph.from_dict(drawn)
+
+
+@pytest.mark.parametrize("teachers", ["random", "trained"])
+@pytest.mark.parametrize(("condition", "nodes"), [("none", 1), ("none", 2), ("fractaldb1k", 2)])
+def test_a_plan_can_exhaust_a_space_and_no_more(four_gates, condition, nodes, teachers):
+    settings = SearchConfig(condition, arch=ARCH, nodes=nodes, trials=1, teachers=teachers)
+    every = {graph.canonical() for graph in every_graph(settings)}
+    assert {g.canonical() for g in sample_graphs(settings, len(every))} == every
+    with pytest.raises(ValueError, match=f"only {len(every)} different graphs of {nodes} nodes"):
+        sample_graphs(settings, len(every) + 1)
+
+
+def test_graphs_of_three_nodes_are_counted(monkeypatch):
+    """46,656 k^3 + 324 k^2 + 2 k for k starts; of a smaller space, every graph."""
+    assert [space.count_graphs(k, k, 4, 3) for k in (1, 2, 3)] == [46_982, 374_548, 1_262_634]
+    for gate in ("linear", "correct"):
+        monkeypatch.delitem(space.GATES, gate)
+    monkeypatch.setitem(space.GATES, "correct", space.GATES["through"])
+    settings = SearchConfig("none", arch=ARCH, trials=1)
+    every = {graph.canonical() for graph in every_graph(settings)}
+    assert len(every) == space.count_graphs(1, 1, len(space.GATES), 3)
 
 
 def test_graphs_survive_optunas_parameters():
@@ -95,8 +126,14 @@ def test_graphs_survive_optunas_parameters():
     assert all(value in FRACTALS.space[name] for name, value in params.items())
 
 
+def test_only_the_package_s_gates_are_searched(monkeypatch):
+    monkeypatch.setitem(space.GATES, "mine", lambda losses, correct, progress: losses.sum())
+    with pytest.raises(ValueError, match="gate 'mine' is not the package's own: train it by"):
+        sample_graphs(SearchConfig("none", arch=ARCH), 1)
+
+
 def brute_force_share_run(n):
-    """Every assignment of the four gates, one Graph-free matrix each: paths to the target as powers of a matrix."""
+    """Every assignment of the four gates: paths to the target as powers of a matrix."""
     codes = np.arange(4 ** (n * n))[:, None] // 4 ** np.arange(n * n) % 4
     opened = (codes != 1).reshape(-1, n, n)
     opened = opened[opened[:, 0].any(1)].astype(int)
@@ -105,38 +142,5 @@ def brute_force_share_run(n):
 
 
 def test_unreachable_nodes_are_counted_exactly(four_gates):
-    assert expected_share_run(1) == 1
-    assert expected_share_run(2) == pytest.approx(brute_force_share_run(2), abs=1e-12)
-    assert expected_share_run(3) == pytest.approx(brute_force_share_run(3), abs=1e-12)  # all 4^9
-    graphs = sample_graphs(SearchConfig("none", arch=ARCH), 4000)
-    shares = [len(graph.reaching_target()) / 3 for graph in graphs]
-    assert abs(np.mean(shares) - expected_share_run(3)) < 4 * np.std(shares) / 4000**0.5
-
-
-@pytest.mark.parametrize(("sources", "nodes"), [(("fractaldb1k",), 2), ((), 2)])
-def test_a_fixed_node_may_be_a_trained_teacher(sources, nodes):
-    condition = "fractaldb1k" if sources else "none"
-    settings = SearchConfig(condition, sources, ARCH, nodes, teachers="trained")
-    plain = SearchConfig(condition, sources, ARCH, nodes)
-    starts = len(settings.choices)
-    every = (
-        starts * 15 * (starts * 15 + 1)
-    )  # a fixed node has one start, and any other start that was drawn is gone
-    graphs = sample_graphs(settings, every)
-    assert len(set(graphs)) == every
-    assert {node.init for g in graphs for i, node in enumerate(g.nodes) if not g.learns(i)} == {
-        "teacher"
-    }
-    assert "teacher" not in {
-        node.init for g in graphs for i, node in enumerate(g.nodes) if g.learns(i)
-    }
-    assert "teacher" not in {node.init for g in sample_graphs(plain, 200) for node in g.nodes}
-    assert all(
-        settings.space[name].count(value)
-        for g in graphs[:50]
-        for name, value in to_params(g).items()
-    )
-    with pytest.raises(ValueError, match=f"only {every} different graphs"):
-        sample_graphs(settings, every + 1)
-    with pytest.raises(ValueError, match="use 'random'"):
-        SearchConfig(condition, sources, ARCH, nodes, sampler="tpe", teachers="trained")
+    for n in (1, 2, 3):  # of three nodes all 4^9
+        assert expected_share_run(n) == pytest.approx(brute_force_share_run(n), abs=1e-12)

@@ -10,6 +10,18 @@ from ktglite.experiments import stats
 from ktglite.experiments.stats import Arm
 
 
+def published(values):
+    return Arm(float(np.mean(values)), float(np.std(values, ddof=1)), len(values))
+
+
+def by_seed(values, first=0):
+    return stats.arm(dict(enumerate(map(float, values), first)))
+
+
+def ends(found):
+    return found["low"], found["high"]
+
+
 def test_summary_by_hand():
     found = stats.summary([1.0, 2.0, 3.0])
     assert (found["mean"], found["std"], found["n"]) == (2.0, 1.0, 3)
@@ -21,14 +33,23 @@ def test_summary_by_hand():
     assert stats.summary([])["n"] == 0
 
 
-def test_a_pair_by_hand_and_by_scipy():
+def test_a_further_run_is_predicted_by_hand():
+    low, high = stats.prediction([1.0, 2.0, 3.0])
+    assert high - 2 == pytest.approx(4.302653 * math.sqrt(1 + 1 / 3), abs=1e-5)
+    assert low == pytest.approx(4 - high)
+    _, of_two = stats.prediction([1.0, 2.0, 3.0], runs=2)
+    assert of_two - 2 == pytest.approx(4.302653 * math.sqrt(1 / 2 + 1 / 3), abs=1e-5)
+    assert math.isnan(stats.prediction([1.0])[0])
+
+
+def test_a_difference_by_hand_and_by_scipy():
     a, b = {0: 12.0, 1: 15.0, 2: 11.0, 9: 99.0}, {0: 10.0, 1: 14.0, 2: 8.0, 5: 0.0}
-    found = stats.pair(a, b)
-    assert found["effect"] == 2
+    found = stats.difference(a, b)  # seeds 9 and 5 have no second one of their kind
+    assert found["effect"] == pytest.approx(2)
     assert found["n"] == 3
     expected = reference.ttest_rel([12, 15, 11], [10, 14, 8])
     assert found["p"] == pytest.approx(expected.pvalue)
-    assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval()))
+    assert ends(found) == pytest.approx(tuple(expected.confidence_interval()))
 
 
 SLEEP = (
@@ -38,76 +59,97 @@ SLEEP = (
 
 
 def test_student_s_sleep_data():
-    # Student (1908), hours of sleep gained by ten patients under two drugs; the numbers are those
-    # of R's t.test
-    first, second = ({i: value for i, value in enumerate(values)} for values in SLEEP)
-    found = stats.pair(first, second)
-    assert (round(found["effect"], 2), round(found["p"], 6), found["n"]) == (-1.58, 0.002833, 10)
-    assert (found["low"], found["high"]) == pytest.approx((-2.4598858, -0.7001142), abs=1e-7)
-    arms = {"a": stats.arm(first), "b": stats.arm(second)}
-    found = stats.contrast(arms, {"a": 1, "b": -1})  # two lone arms: Welch's test
-    assert round(found["p"], 5) == 0.07939
-    assert (found["low"], found["high"]) == pytest.approx((-3.3654832, 0.2054832), abs=1e-7)
-    together = stats.contrast(
-        arms, {"a": 1, "b": -1}, [["a", "b"]]
-    )  # two arms of a group: the paired test
-    assert round(together["p"], 6) == 0.002833
+    """Student (1908), hours gained by ten patients under two drugs: the numbers of R's t.test."""
+    first, second = SLEEP
+    same = stats.contrast({"a": by_seed(first), "b": by_seed(second)}, {"a": 1, "b": -1})
+    assert (round(same["effect"], 2), round(same["p"], 6), same["n"]) == (-1.58, 0.002833, 10)
+    assert ends(same) == pytest.approx((-2.4598858, -0.7001142), abs=1e-7)
+    for other in (by_seed(second, first=100), published(second)):  # no seed in common: Welch's
+        found = stats.contrast({"a": by_seed(first), "b": other}, {"a": 1, "b": -1})
+        assert round(found["p"], 5) == 0.07939
+        assert ends(found) == pytest.approx((-3.3654832, 0.2054832), abs=1e-7)
 
 
-def test_lone_published_arms_are_welch_s():
+def test_published_arms_are_welch_s():
     a, b = [27.5, 21.0, 19.0, 23.6, 17.0], [27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8]
-    arms = {name: Arm(np.mean(x), np.std(x, ddof=1), len(x)) for name, x in (("a", a), ("b", b))}
-    found = stats.contrast(arms, {"a": 1, "b": -1})
+    found = stats.contrast({"a": published(a), "b": published(b)}, {"a": 1, "b": -1})
     expected = reference.ttest_ind(a, b, equal_var=False)
     assert found["p"] == pytest.approx(expected.pvalue)
-    assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval()))
-    pooled = stats.contrast(
-        arms, {"a": 1, "b": -1}, [["a", "b"]]
-    )  # one variance in a group: Student's own test
-    assert pooled["p"] == pytest.approx(reference.ttest_ind(a, b).pvalue)
+    assert ends(found) == pytest.approx(tuple(expected.confidence_interval()))
+    assert found["n"] == 5
 
 
-def test_a_split_plot_by_hand():
-    """Group {a, b} with seeds 0, 1, 2, and c alone. By seed: a - mean = -2, 0, 2; b - mean = 0, -1, 1."""
-    arms = {"a": stats.arm({0: 8.0, 1: 10.0, 2: 12.0}), "b": stats.arm({0: 5.0, 1: 4.0, 2: 6.0})}
-    arms["c"] = stats.arm({0: 1.0, 1: 2.0, 2: 3.0})
-    found = stats.contrast(arms, {"a": 0.5, "b": 0.5, "c": -1.0}, [["a", "b"]])
-    assert found["effect"] == 5.5
-    # seed means -1, -0.5, 1.5: mean square 2 x 3.5 / 2 = 3.5; its share of the variance is 3.5 x
-    # 1^2 / (2 x 3) weights of a and b are equal, so that no residual is in it; c adds 1 / 3
-    assert found["error"] ** 2 == pytest.approx(3.5 / 6 + 1 / 3)
-    assert found["df"] == pytest.approx(
-        (3.5 / 6 + 1 / 3) ** 2 / ((3.5 / 6) ** 2 / 2 + (1 / 3) ** 2 / 2)
-    )
-    inside = stats.contrast(arms, {"a": 1.0, "b": -1.0}, [["a", "b"]])
-    # residuals -1, 0.5, 0.5 and their opposites: mean square 3 / 2; of a difference within a seed 2
-    # x 1.5 / 3
-    assert inside["error"] ** 2 == pytest.approx(1.0)
-    assert inside["df"] == pytest.approx(2)
+def test_a_contrast_of_many_rows_is_a_t_test_of_one_number_per_seed():
+    values = np.random.default_rng(0).normal(size=(4, 6)) + np.arange(6)  # rows move together
+    arms = {name: by_seed(row) for name, row in zip("abcd", values, strict=True)}
+    weights = {"a": 0.5, "b": 0.5, "c": -0.5, "d": -0.5}
+    found = stats.contrast(arms, weights)
+    expected = reference.ttest_1samp([0.5, 0.5, -0.5, -0.5] @ values, 0)
+    assert found["p"] == pytest.approx(expected.pvalue)
+    assert ends(found) == pytest.approx(tuple(expected.confidence_interval()))
+    assert found["df"] == 5
+    backwards = {name: weights[name] for name in "dcba"}
+    assert stats.contrast(arms, backwards)["low"] == pytest.approx(found["low"])
 
 
-def test_only_seeds_that_all_weighted_arms_have():
-    arms = {
-        "a": stats.arm({0: 1.0, 1: 3.0, 2: 9.0}),
-        "b": stats.arm({1: 1.0, 2: 2.5}),
-        "c": stats.arm({7: 0.0}),
-    }
-    found = stats.contrast(arms, {"a": 1, "b": -1}, [["a", "b", "c"]])
-    assert found["effect"] == 6.0 - 1.75
+def test_every_seed_counts_where_arms_share_only_some():
+    """a has seeds 0 to 3, b 0 and 1: seeds add a/4 - b/2 = -1, 1 and a/4 = 1, 2."""
+    arms = {"a": stats.arm({0: 4.0, 1: 8.0, 2: 4.0, 3: 8.0}), "b": stats.arm({0: 4.0, 1: 2.0})}
+    found = stats.contrast(arms, {"a": 1, "b": -1})
+    assert found["effect"] == 6.0 - 3.0
+    shared, alone = 2 * 2.0, 2 * 0.5  # size x sample variance
+    assert found["error"] ** 2 == pytest.approx(shared + alone)
+    assert found["df"] == pytest.approx((shared + alone) ** 2 / (shared**2 / 1 + alone**2 / 1))
     assert found["n"] == 2
+
+
+def test_the_rule_errs_as_often_as_it_says_where_seeds_are_missing():
+    """Four rows that move together, two by two of one start; half of them have more seeds.
+
+    Welch's test over rows takes them as independent and errs twice as often as it says.
+    """
+    rng = np.random.default_rng(1)
+    weights = {"a": 0.5, "b": 0.5, "c": -0.5, "d": -0.5}
+    errors = np.zeros(2)
+    for _ in range(1000):
+        shared = np.repeat(rng.normal(size=(2, 5)), 2, axis=0)
+        values = 0.95 * shared + 0.3 * rng.normal(size=(4, 5))
+        rows = {n: v[:size] for n, v, size in zip("abcd", values, (5, 3, 5, 3), strict=True)}
+        for i, make in enumerate((by_seed, published)):
+            found = stats.contrast({name: make(row) for name, row in rows.items()}, weights)
+            errors[i] += found["p"] < 0.05
+    assert 0.02 < errors[0] / 1000 < 0.08
+    assert errors[1] / 1000 > 0.09
+
+
+def test_what_is_not_known_is_nan():
+    arms = {"a": by_seed([1.0, 3.0]), "b": by_seed([1.0])}
+    single = stats.contrast(arms, {"a": 1, "b": -1})
+    assert single["effect"] == 1.0
+    assert single["n"] == 1
+    assert math.isnan(single["low"])
+    assert math.isnan(single["p"])
     missing = stats.contrast(arms, {"a": 1, "x": -1})
     assert math.isnan(missing["effect"])
     assert missing["n"] == 0
 
 
-def test_equivalence_is_two_one_sided_tests():
-    a, b = [10.2, 9.8, 10.1, 10.3, 9.9], [10.0, 9.9, 10.2, 10.1, 9.7]
-    found = stats.contrast(
-        {"a": stats.arm(dict(enumerate(a))), "b": stats.arm(dict(enumerate(b)))}, {"a": 1, "b": -1}
-    )
-    lower = reference.ttest_ind(np.array(a) + 1, b, equal_var=False, alternative="greater").pvalue
-    upper = reference.ttest_ind(np.array(a) - 1, b, equal_var=False, alternative="less").pvalue
-    assert stats.equivalence(found, 1.0) == pytest.approx(max(lower, upper))
+def test_a_pretraining_is_a_unit_when_several_take_their_turns():
+    """Seeds 0, 2, 4 start from weights p, seeds 1, 3 from q: means 2 and 5, of scratch 0 and 1."""
+    weights = {seed: ("p", "q")[seed % 2] for seed in range(5)}
+    arms = {
+        "on": stats.arm(
+            {0: 1.0, 1: 4.0, 2: 2.0, 3: 6.0, 4: 3.0}, {s: (w,) for s, w in weights.items()}
+        ),
+        "off": stats.arm({0: 0.0, 1: 1.0, 2: 0.0, 3: 1.0, 4: 0.0}),
+    }
+    found = stats.over_pretrainings(arms, {"on": 1, "off": -1})
+    assert found["effect"] == (2.0 + 4.0) / 2
+    assert found["n"] == 2
+    assert found["error"] == pytest.approx(1.0)  # of 2 and 4: standard deviation over root 2
+    assert stats.contrast(arms, {"on": 1, "off": -1})["pretrainings"] == 2
+    one = stats.over_pretrainings({"on": by_seed([1, 2, 3]), "off": by_seed([0, 0, 1])}, {"on": 1})
+    assert math.isnan(one["low"])
 
 
 def test_holm_as_r_does_it():
@@ -115,21 +157,22 @@ def test_holm_as_r_does_it():
     assert stats.holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx(
         [0.05, 0.08, 0.09, 0.09, 0.09]
     )
-
-
-def test_holm_example():
     # the usual textbook case: 0.01, 0.04, 0.03, 0.005 become 0.03, 0.06, 0.06, 0.02
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    with_nan = stats.holm([0.01, math.nan, 0.04])
-    assert with_nan[0] == pytest.approx(0.02)
-    assert math.isnan(with_nan[1])
     assert stats.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_a_declared_test_that_was_not_made_counts_in_its_family():
+    with_nan = stats.holm([0.01, math.nan, 0.04])
+    assert with_nan[0] == pytest.approx(0.03)
+    assert with_nan[2] == pytest.approx(0.08)
+    assert math.isnan(with_nan[1])
 
 
 def test_no_spread_is_no_proof():
     same = {0: 50.0, 1: 50.0, 2: 50.0}
-    found = stats.pair({seed: 60.0 for seed in same}, same)
-    assert found["effect"] == 10
+    found = stats.difference({seed: 60.0 for seed in same}, same)
+    assert found["effect"] == pytest.approx(10)
     assert math.isnan(found["p"])
     assert stats.verdict(found["effect"], found["p"]) == "not resolved at this n"
 

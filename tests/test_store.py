@@ -1,13 +1,19 @@
 """Atomic files, content hashes, keys over code, and checkpoints."""
 
+import errno
+import fcntl
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
+import warnings
 from contextlib import suppress
 
 import pytest
 import torch
+from filelock import FileLock
 
 from ktglite import store
 from ktglite.store import (
@@ -16,6 +22,7 @@ from ktglite.store import (
     atomic_write,
     code_hash,
     make_key,
+    make_once,
     read_record,
     write_json,
 )
@@ -59,6 +66,31 @@ def test_made_once_by_many(tmp_path):
     for thread in threads:
         thread.join()
     assert made == [tmp_path / "x" / "r.json"]
+    assert list((tmp_path / "x").iterdir()) == made  # and no lock beside it
+
+
+@pytest.mark.parametrize("flock", [True, False])
+def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch, caplog, flock):
+    """On a disk without flock, a lock file is a lock, and one that a killed process left stays."""
+
+    def no_flock(*arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    path = tmp_path / "r.json"
+    lock = FileLock(f"{path}.lock")
+    lock.acquire()
+    if not flock:
+        monkeypatch.setattr(fcntl, "flock", no_flock)
+    monkeypatch.setattr(store, "WAIT_IN_SILENCE", 0.1)
+    monkeypatch.setattr(warnings, "warn", lambda *arguments, **more: None)  # filelock's own
+    waiting = threading.Thread(target=make_once, args=(path, lambda path: write_json(path, 1)))
+    waiting.start()
+    while not caplog.text:
+        time.sleep(0.05)
+    assert f"release {path}.lock; if there is none, delete that file" in caplog.text
+    os.unlink(lock.lock_file) if not flock else lock.release()
+    waiting.join(30)
+    assert json.loads(path.read_text()) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,6 +133,48 @@ def test_code_is_known_by_what_it_does(tmp_path, monkeypatch):
     code_hash.cache_clear()
 
 
+def test_the_text_that_is_hashed_is_the_same_in_every_python():
+    """Syntax trees and tokens are not: f-strings have been other tokens since 3.12."""
+    source = '''"""Words."""
+import math  # more
+def area(r: float) -> str:
+    """Of a circle,
+    # of radius r."""
+    text = f"{math.pi * r**2:.2f} # m"  # it is
+    "alone"
+    return (
+        text
+        # or so
+    )
+'''
+    text = 'text=f"{math.pi*r**2:.2f}#m"'
+    assert store._dump_code(source) == f"importmathdefarea(r:float)->str:{text}return(text)"
+
+
+def test_the_commit_of_a_project_around_the_package_is_not_ours(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        done = subprocess.run(["git", *who, *arguments], cwd=tmp_path, capture_output=True)
+        return done.stdout.decode().strip()
+
+    git("init")
+    git("commit", "--allow-empty", "--message", "another project")
+    site = tmp_path / ".venv" / "site-packages"
+    site.mkdir(parents=True)
+    for checkout, commit in ((tmp_path, git("rev-parse", "HEAD")), (site, None)):
+        monkeypatch.setattr(store, "CHECKOUT", checkout)
+        facts = store.provenance()
+        assert facts["git"] == commit
+        assert facts["dirty"] == (None if commit is None else False)
+
+
+def test_windows_is_never_asked_for_a_process(tmp_path, monkeypatch):
+    """There, the question itself is Ctrl-C."""
+    monkeypatch.setattr(store.os, "kill", lambda *arguments: pytest.fail("asked"))
+    monkeypatch.setattr(store.os, "name", "nt")
+    assert store._is_alive(os.getpid())
+
+
 def test_keys_are_made_of_all_parts():
     assert make_key({"a": 1, "b": 2}) == make_key({"b": 2, "a": 1}) != make_key({"a": 1, "b": 3})
     assert len(make_key()) == 32
@@ -125,7 +199,7 @@ def test_checkpoints_of_others_are_set_aside(tmp_path, caplog):
 
 
 def test_checkpoints_take_no_more_than_their_share(tmp_path, monkeypatch):
-    """Saving takes a tick of this clock, and so does an epoch that is let pass: one in ten or so is kept."""
+    """Saving takes a tick of this clock, and so does an epoch that is not: one in ten is saved."""
     now = iter(range(1000))
     monkeypatch.setattr(store.time, "perf_counter", lambda: next(now))
     checkpoint, kept = Checkpoint(tmp_path / "a.ckpt", "key", share=0.1), []

@@ -1,6 +1,7 @@
-"""Car pictures by formula: seeded, balanced, of every size, and no model in two sets."""
+"""Synthetic cars: seeded, balanced, of every size, and no model in two sets."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,8 +98,20 @@ def test_a_negative_count_is_an_error():
         synthcars.draw(-1, 16)
 
 
+def test_the_stand_in_has_other_models_than_the_task():
+    """Else a start from the stand-in would have seen the classes it is tested on."""
+    config = SimpleNamespace(standin_images=80, render=None, size=16)
+    standin = synthcars.open_standin(config, cache=None)
+    mine = {replace(model, name="") for model in synthcars.car_models()}
+    others = synthcars.car_models(synthcars.STANDIN_MODELS, synthcars.STANDIN_SEED)
+    assert standin.classes == tuple(synthcars.class_names(others))
+    assert not mine & {replace(model, name="") for model in others}
+    drawn = {image.tobytes() for image in np.moveaxis(synthcars.draw(80, 16)[0], 3, 1)}
+    assert not drawn & {image.tobytes() for image in standin.batch(np.arange(80))[0]}
+
+
 def test_a_model_can_be_told_from_its_like():
-    """The class is in the picture: one model's pictures from one random stream differ from another's."""
+    """The class is in the picture: from one random stream, two models give two pictures."""
     a, b = (model for model in synthcars.car_models(16) if model.body == "sedan")
     pictures = [
         synthcars._draw_one(model, 64, np.random.default_rng(5)).astype(float) for model in (a, b)

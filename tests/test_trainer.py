@@ -264,3 +264,19 @@ def test_an_epoch_computes_as_its_settings_say_and_restores_the_rest(tiny_data, 
         )
     )
     assert seen == [(True, False, True)] * 4 + [(False, True, before[2])] * 4
+
+
+def test_dropout_draws_the_same_in_an_epoch_that_is_resumed(tiny_data, tmp_path):
+    graph = independent(Node("squeezenet1_1"))
+    data = dataclasses.replace(tiny_data, fingerprint="")
+
+    def train(name, epochs_at_once):
+        checkpoint = Checkpoint(tmp_path / name, "key")
+        for stop in epochs_at_once:
+            torch.manual_seed(stop)  # whatever happened before in this process
+            for record in epochs(graph, data, CONFIG, 0, checkpoint=checkpoint):
+                if record["epoch"] == stop:
+                    break
+        return record["train_loss"]
+
+    assert train("whole", [2]) == train("parts", [1, 2])

@@ -1,4 +1,4 @@
-"""VisualAtom-1k against PIL's lines and a plain renderer written here from the published procedure."""
+"""VisualAtom-1k against PIL's lines and a plain renderer written here."""
 
 import hashlib
 import math
@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from ktglite.sources import visualatom
-from ktglite.sources.visualatom import VisualAtom
+from ktglite_formulas import visualatom
+from ktglite_formulas.visualatom import VisualAtom
 
 
 def pnoise(bits):
-    """Perlin noise of one dimension in the lattice cell of the upper eight bits, where the lower eight are."""
+    """Perlin noise of one dimension: the upper eight bits are the cell, the lower where in it."""
     cell, t = bits >> 8, (bits % 256 + 0.5) / 256
     slopes = [int(visualatom.LATTICE[k % 256], 16) for k in (cell, cell + 1)]
     slopes = [bits + 1 if bits < 8 else -1 for bits in slopes]

@@ -22,14 +22,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from ktglite import Node, TrainConfig, all_through, models, pool, trainer
+from ktglite import Node, TrainConfig, all_through, cli, models, pool, trainer
 from ktglite.experiments import runs, search
 from ktglite.experiments.space import SearchConfig
 from ktglite.pool import open_pool
 from ktglite.sources import datasets, fractaldb, pretrain
 from ktglite.sources.datasets import load_data
 from ktglite.store import read_record
-from ktglite.tools import commands
 
 ARCH = "resnet18_w8"
 FEW = [
@@ -89,7 +88,7 @@ def reproduction(out: Path) -> None:
 
 
 def fractal_bank(out: Path) -> None:
-    fractaldb.bank(128, 200_000, fractaldb.categories(24), out / "cache", progress=False)
+    fractaldb.bank(128, 200_000, fractaldb.categories(24), out / "cache")
 
 
 def data_cache(out: Path) -> None:
@@ -108,7 +107,7 @@ def shared_store(out: Path) -> None:
 
 def command(*arguments: object) -> None:
     sys.argv = ["ktglite", *map(str, arguments)]
-    commands.main()
+    cli.main()
 
 
 def settings(out: Path, *pairs: str) -> list[str]:
@@ -212,11 +211,11 @@ class Workload:
 
 EPOCH = (trainer, "learning_rate")
 WORKLOADS = {
-    "pre-training": Workload(pretraining, None, (pretrain, "_learning_rate"), "epochs", 5),
+    "pre-training": Workload(pretraining, None, EPOCH, "epochs", 5),
     "ablation run": Workload(ablation_run, with_weights, EPOCH, "epochs", 5, workers=2),
     "search": Workload(search_run, None, EPOCH, "epochs", 5),
     "ktglite reproduce": Workload(reproduction, with_weights, EPOCH, "epochs", 3, workers=2),
-    "FractalDB bank": Workload(fractal_bank, None, (fractaldb, "_coverages"), "categories", 5),
+    "FractalDB bank": Workload(fractal_bank, None, (fractaldb, "_reach_all"), "categories", 5),
     "shared store": Workload(shared_store, None, EPOCH, "epochs", 0),
     "data cache": Workload(data_cache, with_images, (datasets, "read_image"), "images", 5),
 }

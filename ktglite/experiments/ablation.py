@@ -2,18 +2,21 @@
 to node 1.
 
 The eight patterns are data; training them is `runs.run_all`; what follows from the records is
-`stats`.
+`stats` and `claims`.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import yaml
 
 from ktglite.experiments import stats
 from ktglite.graph import Graph, Node, all_through, independent
@@ -24,149 +27,137 @@ __all__ = [
     "ablation_graphs",
     "ablation_grid",
     "ablation_table",
-    "markdown",
     "paper",
+    "reproduction_check",
     "tidy",
     "write_table",
 ]
 
+# ---- the graphs
+
 
 def patterns(n: int = 3) -> list[str]:
-    """The 2^n patterns in the order of Table 1, binary in (node 1, node 2, ..): "none", "3", "2", "2+3", "1", .."""
+    """The 2^n patterns in the order of Table 1, binary in (node 1, node 2, ..).
+
+    "none", "3", "2", "2+3", "1", ..: the numbers of the pre-trained nodes.
+    """
     rows = product([False, True], repeat=n)
     return ["+".join(str(i + 1) for i in range(n) if row[i]) or "none" for row in rows]
 
 
-def ablation_graphs(arch: str, source: str, n: int = 3) -> dict[str, Graph]:
-    """One all-Through graph of `n` nodes per pattern, the named nodes starting from `source` (paper, Table 1)."""
+def ablation_graphs(arch: str | Sequence[str], source: str, n: int = 3) -> dict[str, Graph]:
+    """An all-Through graph of `n` nodes per pattern, the named nodes starting from `source`.
+
+    `arch`: of all nodes, or one for each.
+    """
+    archs = [arch] * n if isinstance(arch, str) else arch
     graphs = {}
     for pattern in patterns(n):
-        chosen = [str(i + 1) in pattern.split("+") for i in range(n)]
-        graphs[pattern] = all_through(*(Node(arch, source if on else "scratch") for on in chosen))
+        chosen = [source if str(i + 1) in pattern.split("+") else "scratch" for i in range(n)]
+        graphs[pattern] = all_through(*map(Node, archs, chosen))
     return graphs
 
 
-def ablation_grid(arch: str, sources: Sequence[str], n: int = 3) -> dict[str, Graph]:
-    """All rows of Table 1 for several sources: "none", which they share, and "<source>/<pattern>";
-    beside them every start alone, as a graph of one node: "alone" (from scratch) and
-    "<source>/alone".
+def ablation_grid(
+    arch: str | Sequence[str], sources: Sequence[str], n: int = 3
+) -> dict[str, Graph]:
+    """All rows of Table 1 by label: "none", which the sources share, and "<source>/<pattern>".
 
-    Raises ValueError for sources that a table could not tell apart, and what `Node` raises for an
-    unknown one.
+    Beside them every start alone, as a graph of one node: "alone" (from scratch) and
+    "<source>/alone". Raises ValueError for fewer than two nodes, for sources that pre-train
+    nothing or that a table could not tell apart, and what `Node` raises for an unknown one.
     """
+    if n < 2:
+        raise ValueError(f"nodes is {n}: Table 1 needs an auxiliary node, such as --nodes 3 gives")
+    if "scratch" in sources:
+        others = "name sources of pre-trained weights alone, such as --sources fractaldb1k"
+        raise ValueError(f"scratch is in every table as the row without pre-training: {others}")
     names = [title(source) for source in sources]
     if len(set(names)) < len(names):
-        raise ValueError(
-            f"sources {', '.join(sources)} are called {', '.join(names)} in tables: rename a file"
-        )
-    grid = {"none": ablation_graphs(arch, "scratch", n)["none"], "alone": independent(Node(arch))}
+        called = f"sources {', '.join(sources)} are called {', '.join(names)} in tables"
+        raise ValueError(f"{called}: rename a file")
+    target = arch if isinstance(arch, str) else arch[0]
+    none = ablation_graphs(arch, "scratch", n)["none"]
+    grid = {"none": none, "alone": independent(Node(target))}
     for source in sources:
-        grid |= {f"{source}/alone": independent(Node(arch, source))}
-        grid |= {
-            f"{source}/{p}": graph
-            for p, graph in ablation_graphs(arch, source, n).items()
-            if p != "none"
-        }
+        grid[f"{source}/alone"] = independent(Node(target, source))
+        rows = ablation_graphs(arch, source, n)
+        grid |= {f"{source}/{pattern}": rows[pattern] for pattern in patterns(n)[1:]}
     return grid
 
 
-def read_runs(folder: str | Path) -> list[dict]:
-    """The records of Table 1 that notebook 02 or `ktglite ablation` left in `<folder>/table1.json`.
-
-    Raises FileNotFoundError where there are none, ValueError when the file is none.
-    """
-    path = Path(folder) / "table1.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: run notebook 02 or ktglite ablation first")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is no table of runs ({error}); notebook 02 writes it again"
-        ) from error
+# ---- the paper's numbers, and words
 
 
 @cache
 def paper() -> dict:
     """The paper's published numbers, in percent and points."""
-    return json.loads(files("ktglite.experiments").joinpath("paper.json").read_text())
+    return json.loads(files(__package__).joinpath("paper.json").read_text(encoding="utf-8"))
 
 
 def paper_source(source: str) -> str | None:
-    """The paper's column that stands beside `source`: a stand-in's or a variant's is that of what it stands for."""
+    """The paper's column beside `source`: that of what a stand-in or a variant stands for."""
     name = source.partition("_")[0]
     return name if name in paper()["table1"] else None
 
 
 def stands_for(title: str) -> str:
-    """What the paper calls a source of this title: "ImageNet-1k" for its stand-in and for its quantised weights."""
+    """What the paper calls a source of this title: "ImageNet-1k" for its stand-in, too."""
     return re.sub(r" stand-in| \(.*\)", "", title)
 
 
 def paper_arms(sources: Sequence[str], n: int = 3) -> dict[tuple[str, str], stats.Arm]:
-    """The paper's Table 1 under the names of `sources`; nothing for graphs of other than its 3 nodes."""
-    table, arms = paper()["table1"], {}
+    """The paper's Table 1 by (source, pattern), under the names of `sources`; it has 3 nodes."""
+    table = paper()["table1"]
+    arms = {}
     for source in sources if n == 3 else ():
-        column = paper_source(source)
-        if column:
+        if column := paper_source(source):
             rows = {"none": table["none"], **table[column]}
             arms |= {(source, pattern): stats.Arm(**row) for pattern, row in rows.items()}
     return arms
 
 
-def sources_of(records: Iterable[Mapping]) -> list[str]:
-    """The pre-training sources that occur in the labels of `records`, in order of appearance."""
-    return list(
-        dict.fromkeys(
-            record["label"].rpartition("/")[0] for record in records if "/" in record["label"]
-        )
-    )
+@cache
+def words(lang: str = "en") -> dict:
+    """The templates of sentences, see `words.yaml`. Raises ValueError for another language."""
+    known = yaml.safe_load(files(__package__).joinpath("words.yaml").read_text(encoding="utf-8"))
+    if lang not in known:
+        raise ValueError(f"lang is {lang!r}: there are {', '.join(known)}")
+    return known[lang]
 
 
-def tidy(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per run and source: `source`, `pattern`, `node 1`.., `seed`, `accuracy` (%, node 1,
-    test), and of runs that were kept `ensemble`, `agreement` and `calibration_error`.
+# ---- from records
 
-    "none" stands under every source.
+
+def read_runs(folder: str | Path) -> list[dict]:
+    """The records of Table 1 that notebook 02 or `ktglite ablation` left in a folder.
+
+    Raises FileNotFoundError where there is no table1.json, ValueError when it is damaged.
     """
-    names, rows = [f"node {i + 1}" for i in range(count_nodes(records))], []
-    records = [record for record in records if record["label"].rpartition("/")[2] != "alone"]
-    for source in sources or sources_of(records) or [""]:
-        for record in records:
-            of, _, pattern = record["label"].rpartition("/")
-            if of == source or pattern == "none":
-                on = {name: name[5:] in pattern.split("+") for name in names}
-                run = {"seed": record["seed"], "accuracy": record["test_accuracy"][0]}
-                rows.append(
-                    {
-                        "source": source,
-                        "pattern": pattern,
-                        **on,
-                        **run,
-                        **record.get("together", {}),
-                    }
-                )
-    columns = ["source", "pattern", *names, "seed", "accuracy"]
-    return pd.DataFrame(
-        rows, columns=None if any("together" in record for record in records) else columns
-    )
+    path = Path(folder) / "table1.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there: run notebook 02 or ktglite ablation first")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        found = f"{path} is no table of runs ({error})"
+        raise ValueError(f"{found}; ktglite ablation writes it again") from error
 
 
-def run_arms(
-    records: Sequence[Mapping], sources: Sequence[str] | None = None
-) -> dict[tuple[str, str], stats.Arm]:
-    """Our runs as arms by (source, pattern); each start alone by (source, "alone"), ("scratch", "alone")."""
-    table = tidy(records, sources)
-    alone = [record for record in records if record["label"].rpartition("/")[2] == "alone"]
-    rows = [
-        (r["label"].rpartition("/")[0] or "scratch", r["seed"], r["test_accuracy"][0])
-        for r in alone
-    ]
-    single = pd.DataFrame(rows, columns=["source", "seed", "accuracy"]).assign(pattern="alone")
-    return {
-        key: stats.arm(dict(zip(part["seed"], part["accuracy"], strict=True)))
-        for key, part in pd.concat([table, single]).groupby(["source", "pattern"], sort=False)
-    }
+def split_label(record: Mapping) -> tuple[str, str]:
+    """(source, pattern) of a record: "x/1+2" is ("x", "1+2"); "none" and "alone" are of scratch."""
+    label = record["label"]
+    if label is None:
+        example = 'name its row, as in ktg.run(Run(.., label="fractaldb1k/1+2"), ..)'
+        raise ValueError(f"label is None of the run with seed {record['seed']}: {example}")
+    source, _, pattern = label.rpartition("/")
+    return source or "scratch", pattern
+
+
+def sources_of(records: Iterable[Mapping]) -> list[str]:
+    """The pre-training sources in the labels of `records`, in order of appearance."""
+    found = dict.fromkeys(split_label(record)[0] for record in records)
+    return [source for source in found if source != "scratch"]
 
 
 def count_nodes(records: Sequence[Mapping]) -> int:
@@ -174,66 +165,136 @@ def count_nodes(records: Sequence[Mapping]) -> int:
     return max((len(record["graph"]["nodes"]) for record in records), default=3)
 
 
-def ablation_table(
-    records: Sequence[Mapping], sources: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Table 1 in numbers: a row per pattern, and per source `mean`, `std`, `n`, 95 % interval,
-    beside the paper's.
+def tidy(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row per run and source: `source`, `pattern`, `node 1`.., `seed`, `accuracy` (%).
 
-    Columns are pairs (source title, quantity). Missing runs show as n = 0, not as an error.
+    Accuracy is node 1's on the test images. Of runs whose networks were kept also `ensemble`,
+    `agreement` and `calibration_error`. The row without pre-training is repeated for every source;
+    networks alone are left out.
+    """
+    nodes = range(1, count_nodes(records) + 1)
+    rows = []
+    for source in sources or sources_of(records) or ["scratch"]:
+        for record in records:
+            of, pattern = split_label(record)
+            if pattern != "alone" and (of == source or pattern == "none"):
+                row = {"source": source, "pattern": pattern}
+                row |= {f"node {i}": str(i) in pattern.split("+") for i in nodes}
+                row |= {"seed": record["seed"], "accuracy": record["test_accuracy"][0]}
+                rows.append(row | record.get("ensemble_metrics", {}))
+    columns = ["source", "pattern", *(f"node {i}" for i in nodes), "seed", "accuracy"]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+
+
+def target_accuracy(record: Mapping) -> float:
+    """Test accuracy of node 1 (%)."""
+    return record["test_accuracy"][0]
+
+
+def nodes_accuracy(record: Mapping) -> float:
+    """Test accuracy (%), mean over all nodes: for graphs whose nodes are exchangeable."""
+    return float(np.mean(record["test_accuracy"]))
+
+
+def run_arms(
+    records: Sequence[Mapping],
+    sources: Sequence[str] | None = None,
+    value: Callable[[Mapping], float] = target_accuracy,
+) -> dict[tuple[str, str], stats.Arm]:
+    """Our runs as arms by (source, pattern), each by the `value` of its records.
+
+    A start alone is (source, "alone"). What starts from scratch has the source "scratch"; its
+    graph, "none", stands under every one of `sources`, too.
+    """
+    runs = defaultdict(dict)
+    for record in records:
+        source, pattern = split_label(record)
+        also = (sources or sources_of(records)) if pattern == "none" else ()
+        for name in (source, *also):
+            runs[name, pattern][record["seed"]] = record
+    arms = {}
+    for name, found in runs.items():
+        weights = {s: tuple(sorted(r.get("weights", {}).values())) for s, r in found.items()}
+        arms[name] = stats.arm({seed: value(r) for seed, r in found.items()}, weights)
+    return arms
+
+
+# ---- the table
+
+
+def ablation_table(
+    records: Sequence[Mapping], sources: Sequence[str] | None = None, paper: bool = True
+) -> pd.DataFrame:
+    """Table 1 in numbers: a row per pattern, columns (source title, quantity).
+
+    Quantities are `mean`, sample `std`, `n`, `low` and `high` (95 % interval) of node 1's test
+    accuracy (%), and the number of `pretrainings`. Rows whose nodes are exchangeable (none and all
+    pre-trained) also have their `mean over nodes` and `std over nodes`. Missing runs are n = 0.
+
+    - `paper`: beside them its `paper mean` and `paper std`; only of use where the images are of
+      the paper's kind.
     """
     sources = list(sources or sources_of(records))
     n = count_nodes(records)
-    ours, theirs = run_arms(records, sources), paper_arms(sources, n)
+    ours, nodes = run_arms(records, sources), run_arms(records, sources, nodes_accuracy)
+    theirs = paper_arms(sources, n) if paper else {}
     rows = {}
     for pattern in patterns(n):
-        row = {
-            ("", f"node {i + 1}"): "✓" if str(i + 1) in pattern.split("+") else "–"
-            for i in range(n)
-        }
+        pretrained = pattern.split("+")
+        row = {("", f"node {i}"): "✓" if str(i) in pretrained else "–" for i in range(1, n + 1)}
         for source in sources:
-            arm = ours.get((source, pattern))
-            found = stats.summary(list(arm.by_seed.values()) if arm else [])
-            row |= {(title(source), key): found[key] for key in ("mean", "std", "n", "low", "high")}
-            published = theirs.get((source, pattern))
-            if published:
-                row |= {
-                    (title(source), "paper mean"): published.mean,
-                    (title(source), "paper std"): published.std,
-                }
+            cells = _cells(ours.get((source, pattern)))
+            if pattern in ("none", patterns(n)[-1]) and (source, pattern) in nodes:
+                over = nodes[source, pattern]
+                cells |= {"mean over nodes": over.mean, "std over nodes": over.std}
+            if published := theirs.get((source, pattern)):
+                cells |= {"paper mean": published.mean, "paper std": published.std}
+            row |= {(title(source), name): value for name, value in cells.items()}
         rows[pattern] = row
-    table = pd.DataFrame.from_dict(rows, orient="index")
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("pattern")
     table.columns = pd.MultiIndex.from_tuples(table.columns)
     return table
 
 
+def _cells(arm: stats.Arm | None) -> dict[str, float | int]:
+    """The quantities of one row and source."""
+    found = stats.summary(list(arm.by_seed.values()) if arm else [])
+    return found | {"pretrainings": arm.pretrainings if arm else 0}
+
+
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
-    """`ablation_table` for reading: one column of "mean ± std (n)" per source, and one of the paper's (n = 3)."""
+    """`ablation_table` for reading: "mean ± std (n)" per source, and the paper's (n = 3)."""
     shown = table[""].copy()
     for source in dict.fromkeys(name for name in table.columns.get_level_values(0) if name):
         part = table[source]
-        shown[source] = [
-            f"{r['mean']:.2f} ± {r['std']:.2f} ({r['n']:.0f})" for _, r in part.iterrows()
-        ]
+        cells = zip(part["mean"], part["std"], part["n"], strict=True)
+        shown[source] = [f"{_mean_and_spread(mean, std)} ({n:.0f})" for mean, std, n in cells]
         if "paper mean" in part:
-            name = stands_for(source)
-            shown[f"paper, {name}"] = [
-                f"{r['paper mean']:.2f} ± {r['paper std']:.2f}" for _, r in part.iterrows()
-            ]
+            cells = zip(part["paper mean"], part["paper std"], strict=True)
+            shown[f"paper, {stands_for(source)}"] = [_mean_and_spread(*cell) for cell in cells]
     return shown
 
 
+def _mean_and_spread(mean: float, std: float) -> str:
+    """ "90.45 ± 0.42"; of one run its value, of none a dash."""
+    if np.isnan(mean):
+        return "–"
+    return f"{mean:.2f}" if np.isnan(std) else f"{mean:.2f} ± {std:.2f}"
+
+
 def write_table(table: pd.DataFrame, folder: str | Path) -> list[Path]:
-    """`table1.csv` with every number, `table1.tex` (booktabs) and `table1.md` for reading. Same table, same bytes."""
+    """`table1.csv` with every number, `table1.tex` (booktabs) and `table1.md` for reading.
+
+    The same table gives the same bytes.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    flat = table.copy()
-    flat.columns = [" ".join(filter(None, column)) for column in table.columns]
+    flat = table.set_axis([" ".join(filter(None, column)) for column in table], axis=1)
     shown = format_table(table)
     latex = shown.replace({" ± ": r" $\\pm$ ", "✓": r"$\\checkmark$", "–": "--"}, regex=True)
     latex = latex.rename(columns=lambda name: re.sub(r"([_%&#$])", r"\\\1", name))
     texts = {
-        "table1.csv": flat.to_csv(index_label="pattern", float_format="%.4f"),
+        "table1.csv": flat.to_csv(float_format="%.4f"),
         "table1.tex": latex.to_latex(index=False, column_format="c" * latex.shape[1]),
         "table1.md": markdown(shown),
     }
@@ -251,8 +312,64 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def style_table(table: pd.DataFrame):
     """`format_table` as a pandas Styler, with a caption that says what the numbers are."""
-    caption = "Accuracy of node 1 (%), test split: mean ± standard deviation (n seeds). ✓: starts pre-trained. Paper: n = 3."
+    caption = "Accuracy of node 1 (%), test split: mean ± standard deviation (n seeds). "
+    caption += "✓: starts pre-trained. Paper: n = 3."
     centred = [{"selector": "td, th", "props": "text-align: center"}]
-    return (
-        format_table(table).style.hide(axis="index").set_caption(caption).set_table_styles(centred)
-    )
+    return format_table(table).style.set_caption(caption).set_table_styles(centred)
+
+
+# ---- does this machine get what was recorded
+
+
+def reproduction_check(live: Sequence[Mapping], recorded: Sequence[Mapping]) -> pd.DataFrame:
+    """For every row, does a live run lie where recorded ones of the same training predict it?
+
+    Recorded runs of a live seed are left out, since they are the same run, and those of other
+    images or settings. Accuracies are node 1's on the test images (%).
+
+    Returns:
+        A row per label of `live`: `row`, `live` (mean of its runs), `mean` (recorded), `low` and
+        `high` (95 % prediction interval, `stats.prediction`), `n` (recorded runs) and `inside`,
+        which is missing where n is below 2.
+    """
+    rows = []
+    for label in dict.fromkeys(record["label"] for record in live):
+        ours = [record for record in live if record["label"] == label]
+        seeds = {record["seed"] for record in ours}
+        theirs = [r for r in recorded if r["label"] == label and r["seed"] not in seeds]
+        values = [target_accuracy(r) for r in theirs if _same_training(r, ours[0])]
+        mean = float(np.mean([target_accuracy(record) for record in ours]))
+        low, high = stats.prediction(values, len(ours))
+        row = {"row": row_title(ours[0]), "live": mean, "mean": stats.summary(values)["mean"]}
+        row |= {"low": low, "high": high, "n": len(values)}
+        inside = low - 1e-9 <= mean <= high + 1e-9  # the same number, summed up in another order
+        rows.append(row | {"inside": inside if len(values) > 1 else pd.NA})
+    columns = ["row", "live", "mean", "low", "high", "n", "inside"]
+    return pd.DataFrame(rows, columns=columns).astype({"inside": "boolean"})
+
+
+def row_title(record: Mapping) -> str:
+    """A row for readers: "none", "FractalDB-1k 1+2"."""
+    source, pattern = split_label(record)
+    return pattern if source == "scratch" else f"{title(source)} {pattern}"
+
+
+def _same_training(a: Mapping, b: Mapping) -> bool:
+    """Whether two records are of the same images and settings, on whichever device."""
+    ours, theirs = a.get("config", {}), b.get("config", {})
+    shared = (ours.keys() & theirs.keys()) - {"device", "precision"}
+    same = a["data"]["fingerprint"] == b["data"]["fingerprint"]
+    return same and all(ours[name] == theirs[name] for name in shared)
+
+
+def reproduction_sentence(check: pd.DataFrame, lang: str = "en") -> str:
+    """How many rows of a `reproduction_check` lie inside, how many by chance, which do not."""
+    text = words(lang)["reproduction"]
+    known = check[check.inside.notna()]
+    if known.empty:
+        return text["nothing"]
+    count = {"inside": int(known.inside.sum()), "rows": len(known)}
+    sentence = text["count"].format(**count, expected=stats.LEVEL * len(known))
+    outside = known[~known.inside.astype(bool)]
+    named = [text["row"].format(**row) for row in outside.to_dict("records")]
+    return sentence + (text["outside"].format(rows=text["between"].join(named)) if named else "")

@@ -1,29 +1,48 @@
-"""The paper's claims C1 to C5, and C0, put to our records and to the paper's own numbers by one
-rule.
+"""The paper's claims put to our records and to the paper's own numbers, by one rule.
 
-One primary contrast per claim and source is declared in `primaries`, before any run. Holm's
-correction is over the primaries of a set of records. Everything else is exploratory: effects with
-intervals, and no verdict.
+C1 to C3 are confirmatory: one primary contrast per claim and source, declared in `primaries`
+before the runs that it judges, with Holm's correction over all of them. C0, a graph against its
+target alone, is a question of ours and a family of its own. C4, C5 and C0 of searched graphs are
+about the graphs that single searches found, and S1 to S3 are secondary: effects with intervals,
+and no verdict. A family is what is declared, whoever asks for whichever part of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
 
 from ktglite.experiments import stats
 from ktglite.experiments.ablation import (
+    ablation_table,
     count_nodes,
+    nodes_accuracy,
     paper,
     paper_arms,
+    paper_source,
     patterns,
     run_arms,
     sources_of,
+    target_accuracy,
+    words,
+    write_table,
 )
+from ktglite.graph import Graph
 from ktglite.models import title
+from ktglite.store import atomic_write
 
-__all__ = ["CLAIMS", "claims_table", "exploratory", "forest", "gate_effects", "search_luck"]
+__all__ = [
+    "CLAIMS",
+    "answer_table1",
+    "claims_table",
+    "convergence_table",
+    "exploratory",
+    "forest",
+    "gate_effects",
+    "search_luck",
+    "write_tables",
+]
 
 CLAIMS = {
     "C0": "the graph beats its target alone, with the same start and budget",
@@ -33,27 +52,24 @@ CLAIMS = {
     "C4": "the searched graph with pre-training beats the searched graph without",
     "C5": "the searched graph of mixed sources is best",
 }
-MARGIN = 2.0  # points: C5 is also tested for equivalence within this
+FAMILIES = {"C0": "C0", "C1": "C1-C3", "C2": "C1-C3", "C3": "C1-C3"}  # of Table 1
 ONE_SEARCH = "about the graphs found by one search each"
 
+# ---- what is declared
 
-def primaries(source: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The declared contrasts of Table 1 for a source, each as weights over arms; `names`: the
-    patterns.
 
-    C0 twice: the graph without pre-training ("C0 scratch"), and with all nodes pre-trained.
+def primaries(names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The contrasts of C0 to C3, the same for every source, as weights over patterns (`names`).
+
+    "alone" is the target of the graph with the same start.
     """
     scratch, trained = _by_target(names)
+    one = dict.fromkeys(trained, 1 / len(trained)) | dict.fromkeys(scratch, -1 / len(scratch))
     everything = names[-1]
-    helpers = {name: 0 if name == "none" else name.count("+") + 1 for name in scratch}
-    mean = np.mean(list(helpers.values()))
-    spread = sum((count - mean) ** 2 for count in helpers.values())
-    slope = {name: (count - mean) / spread for name, count in helpers.items()} if spread else {}
     return {
-        "C0 scratch": {"none": 1.0, "alone": -1.0},
-        "C0": {everything: 1.0, f"{source}/alone": -1.0},
-        "C1": dict.fromkeys(trained, 1 / len(trained)) | dict.fromkeys(scratch, -1 / len(scratch)),
-        "C2": slope,
+        "C0": {everything: 1.0, "alone": -1.0},
+        "C1": one,
+        "C2": _slope(scratch),
         "C3": {everything: 1.0, "none": -1.0},
     }
 
@@ -64,230 +80,64 @@ def _by_target(names: Sequence[str]) -> tuple[list[str], list[str]]:
     return [name for name in names if name not in trained], trained
 
 
-def _arms_of(arms: Mapping[tuple[str, str], stats.Arm], source: str) -> dict[str, stats.Arm]:
-    """The arms of one source by pattern, with "alone" and "<source>/alone"."""
-    found = {
-        pattern: arm for (of, pattern), arm in arms.items() if of == source and pattern != "alone"
-    }
-    found |= {"alone": arms["scratch", "alone"]} if ("scratch", "alone") in arms else {}
-    return found | ({f"{source}/alone": arms[source, "alone"]} if (source, "alone") in arms else {})
+def _slope(names: Sequence[str]) -> dict[str, float]:
+    """Gain per pre-trained auxiliary over patterns that have their target's start in common."""
+    counts = np.array([len(set(name.split("+")) - {"none", "1"}) for name in names], float)
+    off = counts - counts.mean()
+    return dict(zip(names, (off / (off @ off)).tolist(), strict=True))
 
 
-def _table1_rows(
-    arms: Mapping[tuple[str, str], stats.Arm], sources: Sequence[str], n: int
-) -> list[dict]:
-    """C0 to C3 from the arms of a Table 1, one row per claim and source."""
-    rows, names = [], patterns(n)
-    for i, source in enumerate(sources):
-        for claim, weights in primaries(source, names).items():
-            if claim == "C0 scratch" and i:
-                continue  # one arm for all sources
-            found = stats.contrast(_arms_of(arms, source), weights, _by_target(names))
-            of = title("scratch") if claim == "C0 scratch" else title(source)
-            rows.append({"claim": claim[:2], "says": CLAIMS[claim[:2]], "source": of, **found})
-    return rows
+def _secondary(sources: Sequence[str], names: Sequence[str]) -> Iterator[tuple]:
+    """S1 to S3, and C0 and C3 by the mean over nodes: (claim, kind, source, contrast, weights).
 
-
-def _search_arms(summaries: Mapping[str, Mapping]) -> dict[tuple[str, str], stats.Arm]:
-    """Re-evaluated graphs as arms by (condition, label).
-
-    Searches that maximised the ensemble have none: the claims, and the paper's numbers, are of node
-    1.
+    The kind of value is "node 1", "nodes" or "epochs", see `exploratory`.
     """
-    return {
-        (name, entry["label"]): stats.arm(
-            dict(zip(entry["seeds"], entry["test_accuracy"], strict=True))
-        )
-        for name, summary in summaries.items()
-        if summary.get("search", {}).get("objective", "target") == "target"
-        for entry in summary["reevaluated"]
-    }
+    scratch, trained = _by_target(names)
+    everything = names[-1]
+    interaction = _slope(trained) | {name: -weight for name, weight in _slope(scratch).items()}
+    less_none = {everything: 1.0, "none": -1.0}
+    less_alone = {everything: 1.0, "alone": -1.0}
+    what = "none less its target alone, mean over nodes"
+    yield "", "nodes", title("scratch"), what, _of("scratch", {"none": 1.0, "alone": -1.0})
+    for source in sources:
+        of = title(source)
+        what = f"{everything} less its target alone, mean over nodes"
+        yield "", "nodes", of, what, _of(source, less_alone)
+        yield "", "nodes", of, f"{everything} less none, mean over nodes", _of(source, less_none)
+        what = "gain per pre-trained auxiliary, node 1 pre-trained less from scratch"
+        yield "S1", "node 1", of, what, _of(source, interaction)
+        one_network = {(source, "alone"): 1.0, ("scratch", "alone"): -1.0}
+        yield "S3", "epochs", of, "one network, pre-trained less from scratch", one_network
+        yield "S3", "epochs", of, f"graph, {everything} less none", _of(source, less_none)
+    rival = next((source for source in sources if paper_source(source) == "imagenet1k"), None)
+    for source in [source for source in sources if rival not in (None, source)]:
+        of = f"{title(source)} less {title(rival)}"
+        for what, pattern in (("start of node 1", "1"), ("auxiliaries", scratch[-1])):
+            weights = {(source, pattern): 1.0, (rival, pattern): -1.0}
+            yield "S2", "node 1", of, f"as {what}: row {pattern}", weights
 
 
-def is_single(graph: Mapping) -> bool:
-    """Whether no other node can reach node 1 of a graph (`Graph.to_dict`): then it is a single network."""
-    reached, frontier = {0}, [0]
-    while frontier:
-        heard = {
-            s for s, gate in enumerate(graph["gates"][frontier.pop()]) if gate != "cutoff"
-        } - reached
-        reached |= heard
-        frontier += heard
-    return len(reached) == 1
-
-
-def _search_rows(summaries: Mapping[str, Mapping]) -> list[dict]:
-    """C0, C4 and C5 from searches whose best graphs were trained again with fresh seeds."""
-    arms, rows = _search_arms(summaries), []
-
-    def add(
-        claim: str, condition: str, weights: dict[tuple[str, str], float], rival: str = ""
-    ) -> None:
-        found = stats.contrast(arms, weights)
-        single = condition in summaries and summaries[condition]["best"] is not None
-        single = single and is_single(summaries[condition]["best"]["graph"])
-        says = (
-            f"{CLAIMS[claim]} ({ONE_SEARCH}{'; the winner is a single network' if single else ''})"
-        )
-        source = f"searched: {condition_title(condition, summaries)}"
-        source += f", against {condition_title(rival, summaries)}" if rival else ""
-        row = {"claim": claim, "says": says, "source": source, **found}
-        row |= {"published": paper()["search_gain"][condition]} if claim == "C4" else {}
-        rows.append(
-            row | ({"p_equivalent": stats.equivalence(found, MARGIN)} if claim == "C5" else {})
-        )
-
-    for name in summaries:
-        add("C0", name, {(name, "top 1"): 1.0, (name, "independent"): -1.0})
-    for name in ("imagenet1k", "fractaldb1k", "mixed"):
-        if name in summaries and "none" in summaries:
-            add("C4", name, {(name, "top 1"): 1.0, ("none", "top 1"): -1.0})
-    for name in ("imagenet1k", "fractaldb1k"):
-        if name in summaries and "mixed" in summaries:
-            add("C5", "mixed", {("mixed", "top 1"): 1.0, (name, "top 1"): -1.0}, name)
-    return rows
-
-
-def split_gain(summaries: Mapping[str, Mapping]) -> pd.DataFrame:
-    """C4 in two parts, exploratory: what the start gives (independent against independent), what the graph adds."""
-    arms, rows = _search_arms(summaries), []
-    for name in [name for name in summaries if name != "none" and "none" in summaries]:
-        start = {(name, "independent"): 1.0, ("none", "independent"): -1.0}
-        adds = {(name, "top 1"): 1.0, ("none", "top 1"): -1.0} | {
-            arm: -weight for arm, weight in start.items()
-        }
-        for part, weights in {"the start gives": start, "the graph adds": adds}.items():
-            row = {"condition": condition_title(name, summaries), "part": part}
-            rows.append(row | _brief(stats.contrast(arms, weights)))
-    return pd.DataFrame(rows)
-
-
-def _brief(found: Mapping[str, float]) -> dict[str, float]:
-    return {name: found[name] for name in ("effect", "low", "high", "n")}
-
-
-def _judge(rows: list[dict]) -> pd.DataFrame:
-    """Holm's p over these primaries, and their verdicts."""
-    table = pd.DataFrame(rows)
-    if table.empty:
-        return table
-    table["p_holm"] = stats.holm(table["p"])
-    table["verdict"] = [
-        stats.verdict(*pair) for pair in zip(table["effect"], table["p_holm"], strict=True)
-    ]
-    return table
-
-
-def claims_table(
-    records: Sequence[Mapping],
-    summaries: Mapping[str, Mapping] | None = None,
-    sources: Sequence[str] | None = None,
-    scale: str = "",
-) -> pd.DataFrame:
-    """A row per claim and source: `claim`, `says`, `source`, `effect`, `low`, `high`, `p_holm`,
-    `n`, `verdict`, and the paper's `paper effect`, `paper low`, `paper high`, `paper verdict` by
-    the same rule.
-
-    - `records`: of Table 1.  `summaries`: `search.study_summary` by condition, re-evaluated, for
-      C0, C4 and C5.
-    - `scale`: the profile the numbers come from, which every row names: a verdict holds at that
-      scale only.
-    """
-    sources = list(sources or sources_of(records))
-    n = count_nodes(records)
-    rows = _table1_rows(run_arms(records, sources), sources, n) + _search_rows(summaries or {})
-    ours, theirs = (
-        _judge(rows),
-        _judge(_table1_rows(paper_arms(sources, n), sources, n)) if n == 3 else pd.DataFrame(),
-    )
-    if not theirs.empty:
-        theirs = theirs.set_index(["claim", "source"])[
-            ["effect", "low", "high", "verdict"]
-        ].add_prefix("paper ")
-        ours = ours.join(theirs, on=["claim", "source"])
-    # of a search the paper gives one run each, and no spread; of other numbers of nodes nothing
-    for column, missing in {
-        "paper effect": ours.get("published", np.nan),
-        "paper verdict": "not measured",
-    }.items():
-        ours[column] = ours[column].fillna(missing) if column in ours else missing
-    return ours.drop(columns=["p", "df", "error", "published"], errors="ignore").assign(scale=scale)
-
-
-def forest(sets: Mapping[str, tuple[Sequence[Mapping], Mapping[str, Mapping]]]) -> pd.DataFrame:
-    """Primaries of several sets of records for one forest plot, the paper's beside them.
-
-    `sets`: {"quick": (records of Table 1, summaries), ..}. Columns `set`, `claim`, `source`,
-    `effect`, `low`, `high`, `n`, `verdict`; `source` keeps apart a stand-in and what it stands for.
-    The paper's searches, shown beside searches of our own, are one run each: without interval.
-    """
-    parts, columns = [], ["claim", "source", "effect", "low", "high", "n", "verdict"]
-    for name, (records, summaries) in sets.items():
-        parts.append(claims_table(records, summaries)[columns].assign(set=name))
-    sources = ["imagenet1k", "fractaldb1k"]
-    parts.append(_judge(_table1_rows(paper_arms(sources), sources, 3))[columns].assign(set="paper"))
-    if any(summaries for _, summaries in sets.values()):
-        parts.append(pd.DataFrame(_published_searches(), columns=columns).assign(set="paper"))
-    return pd.concat(parts, ignore_index=True)[["set", *columns]]
-
-
-def _published_searches() -> list[dict]:
-    """C4 and C5 as the paper has them: gains over its search without pre-training, and differences of those."""
-    gains, once = paper()["search_gain"], {"n": 1, "verdict": "not measured"}
-    own = {name: f"searched: {condition_title(name, {})}" for name in gains}
-    rows = [
-        {"claim": "C4", "source": own[name], "effect": gain, **once} for name, gain in gains.items()
-    ]
-    for rival in ("imagenet1k", "fractaldb1k"):
-        source = f"{own['mixed']}, against {condition_title(rival, {})}"
-        rows.append(
-            {"claim": "C5", "source": source, "effect": gains["mixed"] - gains[rival], **once}
-        )
-    return rows
-
-
-def exploratory(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
-    """Effects that no claim rests on, with intervals and without verdicts; of this run and of the
-    paper (`from`).
-
-    Per source: each flip of node 1, each pattern of auxiliaries against none, each graph less its
-    target alone, main effects of the nodes, and node 2 minus node 3, which stand in the same place
-    of the graph, so that it must be 0 by design. The paper has no network alone.
-    """
-    sources, rows = list(sources or sources_of(records)), []
-    n = count_nodes(records)
-    names = patterns(n)
-    for origin, arms in (
-        ("this run", run_arms(records, sources)),
-        ("paper", paper_arms(sources, n)),
-    ):
-        for source in sources:
-            own = _arms_of(arms, source)
-            for what, weights in _explored(names, source).items():
-                found = stats.contrast(own, weights, _by_target(names))
-                rows.append(
-                    {"from": origin, "source": title(source), "contrast": what, **_brief(found)}
-                )
-    return pd.DataFrame(rows)
-
-
-def _explored(names: Sequence[str], source: str) -> dict[str, dict[str, float]]:
-    """The exploratory contrasts of a source as weights over patterns."""
+def _explored(source: str, names: Sequence[str]) -> dict[str, dict]:
+    """The exploratory contrasts of a source."""
     scratch, trained = _by_target(names)
     found = {f"node 1, when {name}": {_add(name, "1"): 1.0, name: -1.0} for name in scratch}
-    found |= {f"only {name}": {name: 1.0, "none": -1.0} for name in scratch if name != "none"}
-    found |= {f"{name} less its target alone": {name: 1.0, "alone": -1.0} for name in scratch}
-    found |= {
-        f"{name} less its target alone": {name: 1.0, f"{source}/alone": -1.0} for name in trained
-    }
-    nodes = sorted({node for name in names if name != "none" for node in name.split("+")})
+    found |= {f"only {name}": {name: 1.0, "none": -1.0} for name in scratch[1:]}
+    nodes = names[-1].split("+")
     main = {node: _main_effect(names, node) for node in nodes}
     found |= {f"main effect of node {node}": weights for node, weights in main.items()}
     if len(nodes) == 3:
-        found["node 2 - node 3 (0 by design)"] = {
-            name: main["2"][name] - main["3"][name] for name in names
-        }
+        same = {name: main["2"][name] - main["3"][name] for name in names}
+        found["node 2 - node 3 (0 by design)"] = same
+    found = {what: _of(source, weights) for what, weights in found.items()}
+    for name in names:
+        own = source if name in trained else "scratch"
+        less = {(source, name): 1.0, (own, "alone"): -1.0}
+        found[f"{name} less its target alone"] = less
     return found
+
+
+def _of(source: str, weights: Mapping[str, float]) -> dict[tuple[str, str], float]:
+    return {(source, pattern): weight for pattern, weight in weights.items()}
 
 
 def _add(pattern: str, node: str) -> str:
@@ -298,30 +148,313 @@ def _main_effect(names: Sequence[str], node: str) -> dict[str, float]:
     return {name: (1.0 if node in name.split("+") else -1.0) / (len(names) / 2) for name in names}
 
 
+# ---- verdicts
+
+
+def claims_table(
+    records: Sequence[Mapping],
+    summaries: Mapping[str, Mapping] | None = None,
+    sources: Sequence[str] | None = None,
+    scale: str = "",
+) -> pd.DataFrame:
+    """A row per claim and source, ours with the paper's beside it by the same rule.
+
+    Args:
+        records: of Table 1.
+        summaries: `search.study_summary` by condition, re-evaluated, for C4, C5 and C0 of
+            searched graphs.
+        sources: which to show, in this order; the family of tests is that of all in `records`.
+        scale: the profile of the numbers: a verdict holds at that scale only.
+
+    Returns:
+        Columns `claim`, `says`, `source`, `effect`, `low`, `high`, `p`, `df`, `n`,
+        `pretrainings`, `low_pretrainings` and `high_pretrainings` (the interval with a
+        pre-training as the unit, where several took turns), `family`, `p_holm`, `verdict`,
+        `paper effect`, `paper low`, `paper high`, `paper verdict`, `scale`.
+    """
+    n = count_nodes(records)
+    sources = list(sources or sources_of(records))
+    family = list(dict.fromkeys([*sources, *sources_of(records)]))
+    arms = run_arms(records, family)
+    ours = _judge(_table1_rows(arms, family, n) + _search_rows(summaries or {}, arms))
+    hidden = [title(source) for source in family if source not in sources]
+    ours = ours[~ours.source.isin(hidden)].reset_index(drop=True)
+    theirs = _judge(_table1_rows(paper_arms(family, n), family, n)).set_index(["claim", "source"])
+    theirs = theirs[["effect", "low", "high", "verdict"]].add_prefix("paper ")
+    ours = ours.join(theirs, on=["claim", "source"])
+    # of a search the paper gives one run each, and no spread
+    ours["paper effect"] = ours["paper effect"].fillna(ours["published"])
+    ours["paper verdict"] = ours["paper verdict"].fillna("not measured")
+    return ours.drop(columns=["error", "published"]).assign(scale=scale)
+
+
+def _table1_rows(
+    arms: Mapping[tuple[str, str], stats.Arm], sources: Sequence[str], n: int
+) -> list[dict]:
+    """C0 to C3 from the arms of a Table 1, one row per claim and source; C0 also from scratch."""
+    declared = [("C0", "scratch", {"none": 1.0, "alone": -1.0})]
+    for source in sources:
+        declared += [(claim, source, weights) for claim, weights in primaries(patterns(n)).items()]
+    rows = []
+    for claim, source, weights in declared:
+        weights = _of(source, weights)
+        row = {"claim": claim, "says": CLAIMS[claim], "source": title(source)}
+        row |= stats.contrast(arms, weights)
+        over = stats.over_pretrainings(arms, weights)
+        row |= {f"{end}_pretrainings": over[end] for end in ("low", "high")}
+        rows.append(row | {"family": FAMILIES[claim], "published": np.nan})
+    return rows
+
+
+def _judge(rows: list[dict]) -> pd.DataFrame:
+    """Holm's p within each family, and verdicts; what is in no family is descriptive."""
+    table = pd.DataFrame(rows).assign(p_holm=np.nan, verdict="descriptive")
+    table.loc[table.effect.isna(), "verdict"] = "not measured"
+    for family in set(FAMILIES.values()):
+        own = table.index[table.family == family]
+        table.loc[own, "p_holm"] = stats.holm(table.loc[own, "p"])
+        judged = table.loc[own, ["effect", "p_holm"]].itertuples(index=False)
+        table.loc[own, "verdict"] = [stats.verdict(*row) for row in judged]
+    return table
+
+
+def forest(sets: Mapping[str, tuple[Sequence[Mapping], Mapping[str, Mapping]]]) -> pd.DataFrame:
+    """Primaries of several sets of records for one forest plot, the paper's beside them.
+
+    `sets`: {"quick": (records of Table 1, summaries), ..}. Columns `set`, `claim`, `source`,
+    `effect`, `low`, `high`, `n`, `verdict`; `source` keeps apart a stand-in and what it stands for.
+    The paper's searches, shown beside searches of our own, are one run each: without interval.
+    """
+    columns = ["claim", "source", "effect", "low", "high", "n", "verdict"]
+    sources = ["imagenet1k", "fractaldb1k"]
+    published = _judge(_table1_rows(paper_arms(sources), sources, 3))
+    if any(summaries for _, summaries in sets.values()):
+        published = pd.concat([published, pd.DataFrame(_published_searches())])
+    tables = {name: claims_table(*given) for name, given in sets.items()} | {"paper": published}
+    parts = [table[columns].assign(set=name) for name, table in tables.items()]
+    return pd.concat(parts, ignore_index=True)[["set", *columns]]
+
+
+def exploratory(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
+    """Effects that no verdict rests on, with intervals; of this run and of the paper (`from`).
+
+    Per source: each flip of node 1, each pattern of auxiliaries against none, main effects of the
+    nodes, node 2 minus node 3, which stand in the same place of the graph, so that it must be 0 by
+    design, and each graph less its target alone. The paper has no network alone. Then, declared
+    before the runs, the secondary claims (`claim`):
+
+    - S1: the interaction of node 1's start and the auxiliaries.
+    - S2: FractalDB-1k against ImageNet-1k or its stand-in, as a start and as a teacher.
+    - S3: high accuracy in a short time: epochs until the validation accuracy of node 1 first
+      reaches what the median network from scratch, alone, ends with; a run that never does counts
+      with all of its epochs.
+
+    Columns `from`, `claim`, `source`, `contrast`, `unit` (points or epochs), `effect`, `low`,
+    `high`, `n`, `pretrainings`.
+    """
+    sources = list(sources or sources_of(records))
+    n = count_nodes(records)
+    declared = [
+        ("", "node 1", title(source), what, weights)
+        for source in sources
+        for what, weights in _explored(source, patterns(n)).items()
+    ]
+    declared += _secondary(sources, patterns(n))
+    ours = {
+        "node 1": run_arms(records, sources),
+        "nodes": run_arms(records, sources, nodes_accuracy),
+        "epochs": run_arms(records, sources, _epochs_to_level(records)),
+    }
+    rows = []
+    for origin, arms in {"this run": ours, "paper": {"node 1": paper_arms(sources, n)}}.items():
+        for claim, kind, source, what, weights in declared:
+            if kind in arms:
+                row = {"from": origin, "claim": claim, "source": source, "contrast": what}
+                row["unit"] = "epochs" if kind == "epochs" else "points"
+                rows.append(row | _brief(stats.contrast(arms[kind], weights)))
+    return pd.DataFrame(rows)
+
+
+def _epochs_to_level(records: Sequence[Mapping]) -> Callable[[Mapping], float]:
+    """A function of a record: epochs until node 1 has the accuracy that S3 asks for."""
+    ends = [r["epochs"][-1]["val_accuracy"][0] for r in records if r["label"] == "alone"]
+    level = np.median(ends) if ends else np.nan
+
+    def count(record: Mapping) -> float:
+        curve = np.array([epoch["val_accuracy"][0] for epoch in record["epochs"]])
+        reached = np.flatnonzero(curve >= level)
+        return float(reached[0] + 1 if len(reached) else len(curve)) if ends else np.nan
+
+    return count
+
+
+def _brief(found: Mapping[str, float]) -> dict[str, float]:
+    return {name: found[name] for name in ("effect", "low", "high", "n", "pretrainings")}
+
+
+def convergence_table(records: Sequence[Mapping]) -> pd.DataFrame:
+    """C0 against how far the target alone has come: when does mutual learning help?
+
+    `records`: of starts alone ("alone", "<source>/alone") and of the all-Through graphs of that
+    start ("none", "<source>/1+2+3"), at any numbers of epochs and images. A row per `start`,
+    `images` (to train) and `epochs`: `train_accuracy` of the target alone (%, last epoch, mean),
+    `effect`, `low`, `high`, `n`: graph minus alone on the test images (points, node 1), and
+    `nodes_effect`, `nodes_low`, `nodes_high` by the mean over the graph's nodes.
+    """
+    rows = []
+    sources = ["scratch", *sources_of(records)]
+    sizes = [(record["data"]["train"], record["config"]["epochs"]) for record in records]
+    for images, epochs in sorted(set(sizes)):
+        own = [r for r, size in zip(records, sizes, strict=True) if size == (images, epochs)]
+        everything = patterns(count_nodes(own))[-1]
+        target, nodes, fit = (
+            run_arms(own, sources, value)
+            for value in (target_accuracy, nodes_accuracy, _train_accuracy)
+        )
+        for source in sources:
+            pattern = "none" if source == "scratch" else everything
+            weights = _of(source, {pattern: 1.0, "alone": -1.0})
+            found, over = stats.contrast(target, weights), stats.contrast(nodes, weights)
+            if found["n"]:
+                row = {"start": title(source), "images": images, "epochs": epochs}
+                row["train_accuracy"] = fit[source, "alone"].mean
+                ends = {f"nodes_{name}": over[name] for name in ("effect", "low", "high")}
+                rows.append(row | _brief(found) | ends)
+    return pd.DataFrame(rows)
+
+
+def write_tables(
+    records: Sequence[Mapping],
+    folder: str | Path,
+    sources: Sequence[str] | None = None,
+    scale: str = "",
+) -> list[Path]:
+    """All tables of a Table 1 as files: `write_table`'s three, `claims.csv`, `exploratory.csv`.
+
+    The same records give the same bytes. Arguments are those of `claims_table`.
+    """
+    paths = write_table(ablation_table(records, sources), folder)
+    for name, table in {
+        "claims.csv": claims_table(records, sources=sources, scale=scale),
+        "exploratory.csv": exploratory(records, sources),
+    }.items():
+        paths.append(Path(folder, name))
+        with atomic_write(paths[-1]) as file:
+            file.write(table.to_csv(index=False, float_format="%.6g").encode())
+    return paths
+
+
+def _train_accuracy(record: Mapping) -> float:
+    """Training accuracy of node 1 in the last epoch (%)."""
+    return record["epochs"][-1]["train_accuracy"][0]
+
+
+# ---- searches
+
+
+def is_single(graph: Mapping) -> bool:
+    """Whether no other node can reach node 1 of a graph (`Graph.to_dict`): a single network."""
+    return len(Graph.from_dict(graph).reaching_target()) == 1
+
+
+def _search_arms(
+    summaries: Mapping[str, Mapping], table1: Mapping[tuple[str, str], stats.Arm]
+) -> dict[tuple[str, str], stats.Arm]:
+    """Re-evaluated graphs as arms by (condition, label).
+
+    The target alone, "independent", is Table 1's where it was not trained again. Searches that
+    maximised the ensemble have no arms: the claims, and the paper's numbers, are of node 1.
+    """
+    arms = {}
+    for name, summary in summaries.items():
+        if summary.get("search", {}).get("objective", "target") == "target":
+            if summary["best"] is not None:
+                start = summary["best"]["graph"]["nodes"][0]["init"]
+                arms[name, "independent"] = table1.get((start, "alone"), stats.arm({}))
+            for entry in summary["reevaluated"]:
+                values = dict(zip(entry["seeds"], entry["test_accuracy"], strict=True))
+                arms[name, entry["label"]] = stats.arm(values)
+    return arms
+
+
+def _search_rows(
+    summaries: Mapping[str, Mapping], table1: Mapping[tuple[str, str], stats.Arm]
+) -> list[dict]:
+    """C0, C4 and C5 from searches whose best graphs were trained again with fresh seeds."""
+    arms = _search_arms(summaries, table1)
+    declared = [("C0", name, "independent", name) for name in summaries]
+    pretrained = [name for name in ("imagenet1k", "fractaldb1k", "mixed") if name in summaries]
+    if "none" in summaries:
+        declared += [("C4", name, "top 1", "none") for name in pretrained]
+    if "mixed" in summaries:
+        declared += [("C5", "mixed", "top 1", name) for name in pretrained if name != "mixed"]
+    rows = []
+    for claim, name, label, rival in declared:
+        best = summaries[name]["best"]
+        single = best is not None and is_single(best["graph"])
+        caveat = f"{ONE_SEARCH}{'; the winner is a single network' if single else ''}"
+        source = f"searched: {condition_title(name, summaries)}"
+        source += f", against {condition_title(rival, summaries)}" if claim == "C5" else ""
+        row = {"claim": claim, "says": f"{CLAIMS[claim]} ({caveat})", "source": source}
+        row |= stats.contrast(arms, {(name, "top 1"): 1.0, (rival, label): -1.0})
+        published = paper()["search_gain"][name] if claim == "C4" else np.nan
+        rows.append(row | {"family": "", "published": published})
+    return rows
+
+
+def _published_searches() -> list[dict]:
+    """C4 and C5 as the paper has them: gains over its search without pre-training, differences."""
+    gains = paper()["search_gain"]
+    mixed = f"searched: {condition_title('mixed', {})}"
+    found = [("C4", f"searched: {condition_title(name, {})}", gains[name]) for name in gains]
+    for rival in ("imagenet1k", "fractaldb1k"):
+        source = f"{mixed}, against {condition_title(rival, {})}"
+        found.append(("C5", source, gains["mixed"] - gains[rival]))
+    once = {"low": np.nan, "high": np.nan, "n": 1, "verdict": "descriptive"}
+    return [{"claim": c, "source": source, "effect": effect, **once} for c, source, effect in found]
+
+
+def split_gain(summaries: Mapping[str, Mapping], records: Sequence[Mapping] = ()) -> pd.DataFrame:
+    """C4 in two parts, exploratory: what the start alone gives, and what the graph adds to it."""
+    arms = _search_arms(summaries, run_arms(records))
+    rows = []
+    for name in [name for name in summaries if name != "none" and "none" in summaries]:
+        start = {(name, "independent"): 1.0, ("none", "independent"): -1.0}
+        adds = {(name, "top 1"): 1.0, ("none", "top 1"): -1.0}
+        adds |= {arm: -weight for arm, weight in start.items()}
+        for part, weights in {"the start gives": start, "the graph adds": adds}.items():
+            row = {"condition": condition_title(name, summaries), "part": part}
+            rows.append(row | _brief(stats.contrast(arms, weights)))
+    return pd.DataFrame(rows)
+
+
+def _completed(summary: Mapping) -> list[Mapping]:
+    """The trials of a search that were trained to the end."""
+    return [trial for trial in summary["trials"] if trial["state"] == "COMPLETE"]
+
+
 def search_luck(summary: Mapping, size: int, repeats: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """What other searches of `size` graphs would have found: drawn without replacement from a
-    recorded search.
+    """What other searches of `size` graphs would have found, resampled from a recorded search.
 
     A row per repeat: `selection` (validation accuracy of the winner), `test` (its test accuracy),
     `target` (what its node 1 starts from), `single` (whether it is a single network). Only graphs
-    trained to the end count.
+    trained to the end count, drawn without replacement. Raises ValueError where they are fewer.
     """
-    done = [
-        trial
-        for trial in summary["trials"]
-        if trial["state"] == "COMPLETE" and trial.get("test_accuracy") is not None
-    ]
+    done = [trial for trial in _completed(summary) if trial.get("test_accuracy") is not None]
     if size > len(done):
         raise ValueError(f"size is {size}, but only {len(done)} graphs were trained to the end")
-    rng, rows = np.random.default_rng(seed), []
-    for _ in range(repeats):
-        best = max(
-            (done[i] for i in rng.permutation(len(done))[:size]), key=lambda trial: trial["value"]
-        )
-        start = best["graph"]["nodes"][0]["init"]
-        row = {"selection": best["value"], "test": best["test_accuracy"], "target": start}
-        rows.append(row | {"single": is_single(best["graph"])})
-    return pd.DataFrame(rows)
+    values = np.array([trial["value"] for trial in done])
+    rng = np.random.default_rng(seed)
+    drawn = (rng.permutation(len(done))[:size] for _ in range(repeats))
+    winners = [done[own[values[own].argmax()]] for own in drawn]
+    return pd.DataFrame(
+        {
+            "selection": [trial["value"] for trial in winners],
+            "test": [trial["test_accuracy"] for trial in winners],
+            "target": [trial["graph"]["nodes"][0]["init"] for trial in winners],
+            "single": [is_single(trial["graph"]) for trial in winners],
+        }
+    )
 
 
 def gate_effects(summary: Mapping) -> pd.DataFrame:
@@ -334,7 +467,7 @@ def gate_effects(summary: Mapping) -> pd.DataFrame:
     intervals and the number `n` of graphs. Exploratory. Raises ValueError where there are too few
     graphs.
     """
-    done = [trial for trial in summary["trials"] if trial["state"] == "COMPLETE"]
+    done = _completed(summary)
     starts = [[node["init"] for node in trial["graph"]["nodes"]] for trial in done]
     gates = [trial["graph"]["gates"][0] for trial in done]
     columns = {"constant": np.ones(len(done))}
@@ -344,31 +477,55 @@ def gate_effects(summary: Mapping) -> pd.DataFrame:
     for gate in [gate for gate in summary["search"]["gates"] if gate != "cutoff"]:
         columns[f"label edge: {gate}"] = [row[0] == gate for row in gates]
         columns[f"edge from an auxiliary: {gate}"] = [row[1:].count(gate) for row in gates]
-    table, values = pd.DataFrame(columns, dtype=float), np.array([trial["value"] for trial in done])
+    table = pd.DataFrame(columns, dtype=float)
+    table = table.loc[:, table.any()]  # of canonical graphs no label edge is Correct
+    values = np.array([trial["value"] for trial in done])
     free = len(table) - len(table.columns)
     if free < 1 or np.linalg.matrix_rank(table) < len(table.columns):
-        raise ValueError(
-            f"{len(done)} graphs were trained to the end: too few for {len(table.columns)} effects"
-        )
-    effects, (squares,), *_ = np.linalg.lstsq(table, values)
+        needed = f"too few for {len(table.columns)} effects"
+        raise ValueError(f"{len(done)} graphs were trained to the end: {needed}")
+    effect, (squares,), *_ = np.linalg.lstsq(table, values)
     error = np.sqrt(np.diag(np.linalg.inv(table.T @ table)) * squares / free)
-    half = distributions.t.ppf((1 + stats.LEVEL) / 2, free) * error
-    rows = {
-        "term": table.columns,
-        "effect": effects,
-        "low": effects - half,
-        "high": effects + half,
-        "n": len(done),
-    }
-    return pd.DataFrame(rows)[1:].sort_values("term", ignore_index=True)
+    half = stats.quantile(free) * error
+    ends = {"low": effect - half, "high": effect + half}
+    found = pd.DataFrame({"term": table.columns, "effect": effect, **ends, "n": len(done)})
+    return found[1:].sort_values("term", ignore_index=True)
 
 
 def condition_title(condition: str, summaries: Mapping[str, Mapping]) -> str:
     """A condition for readers, with its stand-in named: "ImageNet-1k stand-in + FractalDB-1k"."""
-    known = {"none": [], "imagenet1k": ["imagenet1k"], "fractaldb1k": ["fractaldb1k"]}
-    known["mixed"] = known["imagenet1k"] + known["fractaldb1k"]
-    choices = (
-        summaries[condition]["choices"] if condition in summaries else known.get(condition, [])
-    )
+    known = {"imagenet1k": ["imagenet1k"], "fractaldb1k": ["fractaldb1k"]}
+    known["mixed"] = ["imagenet1k", "fractaldb1k"]
+    choices = known.get(condition, [])
+    if condition in summaries:
+        choices = summaries[condition]["choices"]
     names = " + ".join(title(choice) for choice in choices if choice != "scratch")
     return names or "no pre-training"
+
+
+# ---- in a sentence
+
+
+def answer_table1(
+    records: Sequence[Mapping], sources: Sequence[str] | None = None, lang: str = "en"
+) -> str:
+    """What a Table 1 says, a sentence per source: C1, C2, C3 and C0 with intervals and verdicts.
+
+    Raises ValueError for a `lang` other than "en" or "ja".
+    """
+    text = words(lang)["table1"]
+    sentences = []
+    for source, rows in claims_table(records, sources=sources).groupby("source", sort=False):
+        told = {row["claim"]: _told(row, text) for row in rows.to_dict("records")}
+        template = text["source" if "C1" in told else "scratch"]
+        sentences.append(template.format(source=source, **told))
+    return text["between"].join(sentences)
+
+
+def _told(row: Mapping, text: Mapping[str, str]) -> str:
+    """An effect with its interval and verdict in words."""
+    verdict = text[row["verdict"]].format(**row)
+    if not row["n"]:
+        return verdict
+    shown = text["single" if np.isnan(row["low"]) else "effect"]
+    return shown.format(**row | {"verdict": verdict}).replace("-", "−")

@@ -1,4 +1,4 @@
-"""Trained networks to take away: files that say how they are fed, and what their answers are worth."""
+"""Trained networks to take away: how they are fed, and what their answers are worth."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
@@ -34,9 +34,15 @@ def save_network(net: nn.Module, path: str | Path, card: Mapping) -> Path:
 
 
 def read_header(path: str | Path) -> dict:
-    """What ktglite wrote into the header of a safetensors file; empty for files of others."""
-    with safe_open(path, "pt") as file:
-        return json.loads((file.metadata() or {}).get("ktglite", "{}"))
+    """What ktglite wrote into the header of a safetensors file; empty for files of others.
+
+    Raises ValueError for a file that is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get("ktglite", "{}"))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): save or download it again") from error
 
 
 def read_card(path: str | Path) -> dict:
@@ -97,6 +103,7 @@ def card_of(record: Mapping, data: Data, node: int) -> dict:
         "classes": list(data.classes),
         "size": data.size,
         "fit": (data.spec or {}).get("fit", "squash"),
+        "dataset": {k: v for k, v in (data.spec or {}).items() if k not in ("cache", "raw")},
     }
 
 

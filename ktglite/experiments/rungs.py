@@ -1,209 +1,193 @@
-"""ASHA's rungs: who trains next and up to which epoch, in a search or replayed on whole curves without training."""
+"""ASHA's rungs: who trains next and up to which epoch, in a search or replayed on whole curves."""
 
 import bisect
 import heapq
-import itertools
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-import pandas as pd
-from scipy.stats import binomtest
 
-from ktglite.experiments import stats
+__all__ = ["Rungs", "replay", "rung_epochs", "simulate"]
 
-__all__ = ["early_rungs", "pruner_table", "replay"]
+
+def rung_epochs(
+    pruner: str, min_resource: int, reduction_factor: int, epochs: int, trials: int
+) -> list[int]:
+    """The epochs at which graphs are judged, and the last one, at which none is.
+
+    Raises ValueError when the first comes after the last epoch, or `trials` are too few to promote
+    one graph to it.
+    """
+    if pruner != "none" and min_resource > epochs:
+        way_out = "choose an earlier first rung, or pruner 'none'"
+        raise ValueError(
+            f"min_resource is {min_resource}, but a graph has {epochs} epochs: {way_out}"
+        )
+    rungs = []
+    rung = min_resource
+    while rung < epochs and pruner != "none":
+        rungs.append(rung)
+        rung *= reduction_factor
+    needed = reduction_factor ** len(rungs)
+    if pruner == "promote" and trials < needed:
+        way_out = f"promotion to epoch {epochs} needs {needed}, or a later first rung"
+        raise ValueError(f"trials is {trials}: {way_out}")
+    return [*rungs, epochs]
 
 
 class Rungs:
-    """Which trial trains next, and up to which epoch: one of the rungs, or the end."""
+    """Which trial trains next, and up to which epoch: one of `rung_epochs`."""
 
-    def __init__(self, pruner: str, first: int, eta: int, epochs: int, trials: int):
-        self.pruner, self.eta, self.trials, self.steps = pruner, eta, trials, []
-        while first < epochs and pruner != "none":
-            self.steps.append(first)
-            first *= eta
-        self.steps.append(epochs)
-        if pruner == "promote" and trials < (needed := eta ** (len(self.steps) - 1)):
-            raise ValueError(
-                f"trials is {trials}: promotion to epoch {epochs} needs {needed}, or a later first rung"
-            )
-        self.goal: dict[int, int] = {}  # trial -> index of the step up to which it may train
+    def __init__(self, pruner: str, epochs: list[int], eta: int, trials: int):
+        self.pruner = pruner
+        self.epochs = epochs
+        self.eta = eta
+        self.trials = trials
+        self.goal: dict[int, int] = {}  # trial -> index of the rung up to which it may train
         self.reached: list[list[tuple[float, int]]] = [
-            [] for _ in self.steps
-        ]  # (-value, trial), the best first
+            [] for _ in epochs
+        ]  # (-value, trial), sorted
         self.over: set[int] = set()
         self.ready: deque[int] = deque()
 
     def until(self, trial: int) -> int:
         """The epoch up to which a trial may train."""
-        return self.steps[self.goal[trial]]
-
-    def arrive(self, trial: int, value: float) -> None:
-        """It has reached that epoch, with this value."""
-        bisect.insort(self.reached[self.goal[trial]], (-value, trial))
-
-    def let_on(self, trial: int) -> None:
-        """It may train up to the next step."""
-        self.goal[trial] += 1
-        self.ready.append(trial)
-
-    def passes(self, trial: int, value: float) -> bool:
-        """ASHA as Optuna has it: whether it is among the best floor(n / eta) that came so far, or the best of few."""
-        reached = self.reached[self.goal[trial]]
-        return -value <= reached[max(1, len(reached) // self.eta) - 1][0]
+        return self.epochs[self.goal[trial]]
 
     def pick(self) -> int | None:
-        """The trial to train next: one that was let on, one to promote, or a new one; None if there is none now."""
+        """The trial to train next: one that may go on, one to promote, or a new one; or None."""
         if not self.ready and self.pruner == "promote":
-            self._promote()
+            self._promote_best_paused()
         if not self.ready and len(self.goal) < self.trials:
             self.ready.append(len(self.goal))
             self.goal[len(self.goal)] = 0
         return self.ready.popleft() if self.ready else None
 
-    def _promote(self) -> None:
-        """ASHA as published (Li et al., MLSys 2020, algorithm 2): from the highest rung that has
-        one, let on the best trial that is paused there and belongs to its best floor(n / eta),
-        those that went on counted."""
-        for rung in reversed(range(len(self.steps) - 1)):
+    def arrive(self, trial: int, value: float) -> None:
+        """A trial has trained as far as it may, with this value: under "asha" it advances or is
+        over, under "promote" it pauses."""
+        self._enter(trial, value)
+        if self.pruner == "asha":
+            if self.survives_rung(trial, value):
+                self.advance(trial)
+            else:
+                self.over.add(trial)
+
+    def _enter(self, trial: int, value: float) -> None:
+        bisect.insort(self.reached[self.goal[trial]], (-value, trial))
+
+    def survives_rung(self, trial: int, value: float) -> bool:
+        """ASHA as Optuna has it: among the best floor(n / eta) that came so far, or the best of
+        few."""
+        reached = self.reached[self.goal[trial]]
+        return -value <= reached[max(1, len(reached) // self.eta) - 1][0]
+
+    def advance(self, trial: int) -> None:
+        """A trial may train up to the next rung."""
+        self.goal[trial] += 1
+        self.ready.append(trial)
+
+    def _promote_best_paused(self) -> None:
+        """ASHA as published (Li et al., MLSys 2020, algorithm 2).
+
+        From the highest rung that has one, advance the best trial that is paused there and belongs
+        to its best floor(n / eta), those that went on counted.
+        """
+        for rung in reversed(range(len(self.epochs) - 1)):
             for _, trial in self.reached[rung][: len(self.reached[rung]) // self.eta]:
                 if self.goal[trial] == rung and trial not in self.over:
-                    return self.let_on(trial)
+                    return self.advance(trial)
 
     def hopeless(self) -> set[int]:
-        """Paused trials that are never among the best floor(n / eta) of their rung, whatever the others reach."""
-        found, most = set(), self.trials  # most: how many can reach the rung in the end
+        """Paused trials that are never among the best floor(n / eta) of their rung, whatever the
+        others reach."""
+        found = set()
+        most = self.trials  # how many can reach the rung in the end
         for rung, reached in enumerate(self.reached[:-1]):
-            paused = [
-                (rank, trial) for rank, (_, trial) in enumerate(reached) if self.goal[trial] == rung
-            ]
             stay = {
-                trial for rank, trial in paused if rank >= most // self.eta or trial in self.over
+                trial
+                for rank, (_, trial) in enumerate(reached)
+                if self.goal[trial] == rung and (rank >= most // self.eta or trial in self.over)
             }
-            found, most = found | stay - self.over, most - len(stay)
+            found |= stay - self.over
+            most -= len(stay)
         return found
+
+    def restore(self, trial: int, until: int, values: Mapping[int, float], over: bool) -> None:
+        """Take up a trial as it was left, in any order of trials.
+
+        Args:
+            until: the epoch up to which it may train.
+            values: by epoch, as far as it has trained.
+            over: whether it has ended. One that has reached `until` and has not is paused under
+                "promote"; under "asha" it is still to be judged, and arrives once more.
+        """
+        for goal, epoch in enumerate(self.epochs[: self.epochs.index(until) + 1]):
+            self.goal[trial] = goal
+            if epoch in values and (over or epoch < until or self.pruner == "promote"):
+                self._enter(trial, values[epoch])
+        paused = self.pruner == "promote" and until in values and until < self.epochs[-1]
+        if over:
+            self.over.add(trial)
+        elif not paused:
+            self.ready.append(trial)
 
 
 # ---- what the rungs would decide, replayed on whole curves
 
 
-def replay(
-    curves: np.ndarray, pruner: str = "asha", eta: int = 2, first_rung: int = 1, workers: int = 1
-) -> np.ndarray:  # fmt: skip
-    """How many epochs of each of these curves a search would train if it took them in this order;
-    int (trials,).
+def simulate(
+    rungs: Rungs, begin: Callable[[int], tuple[np.ndarray, np.ndarray]], workers: int = 1
+) -> Iterator[tuple[float, int, int]]:
+    """A search whose trainings are known, in simulated time: (clock, trial, epoch) whenever a trial
+    has trained as far as it may.
 
-    `curves`: the values after epochs 1, 2, .. of every trial, (trials, epochs).  `workers` train at
-    the same time, and every epoch takes equally long.
+    Args:
+        begin: the values after, and the seconds of, each epoch of a trial, when it is first picked.
+            It has diverged in the epoch where its values become NaN.
+        workers: how many train at the same time.
     """
-    (trials, epochs), clock, running = curves.shape, 0, []
-    rungs, trained = Rungs(pruner, first_rung, eta, epochs, trials), np.zeros(trials, int)
+    curves = {}
+    trained = Counter()
+    running = []
+    clock = 0.0
     while True:
         while len(running) < workers and (trial := rungs.pick()) is not None:
-            heapq.heappush(running, (clock + rungs.until(trial) - trained[trial], trial))
+            if trial not in curves:
+                curves[trial] = begin(trial)
+            values, seconds = curves[trial]
+            until = rungs.until(trial)
+            finite = int(np.isfinite(values[:until]).sum())
+            until = min(until, finite + 1)
+            taken = float(np.nansum(seconds[trained[trial] : until]))
+            trained[trial] = min(until, finite)
+            heapq.heappush(running, (clock + taken, trial))
         if not running:
-            return trained
+            return
         clock, trial = heapq.heappop(running)
-        trained[trial] = epoch = rungs.until(trial)
-        rungs.arrive(trial, value := curves[trial, epoch - 1])
-        if pruner == "asha" and epoch < epochs and rungs.passes(trial, value):
-            rungs.let_on(trial)
+        yield clock, trial, trained[trial]
+        if trained[trial] < rungs.until(trial):
+            rungs.over.add(trial)
+        elif trained[trial] < rungs.epochs[-1]:
+            rungs.arrive(trial, curves[trial][0][trained[trial] - 1])
 
 
-def _whole_curves(summary: dict) -> np.ndarray:
-    if summary["search"]["pruner"] != "none":
-        raise ValueError(
-            f"study {summary['study']!r} was pruned: search with pruner='none' to see whole curves"
-        )
-    return np.array(
-        [trial["values"] for trial in summary["trials"] if trial["state"] == "COMPLETE"]
-    )
+def replay(
+    curves: np.ndarray, pruner: str = "asha", eta: int = 2, first_rung: int = 1, workers: int = 1
+) -> np.ndarray:
+    """How many epochs of each of these curves a search would train, took it them in this order.
 
+    Args:
+        curves: the values after epochs 1, 2, .. of every trial, (trials, epochs).
+        workers: how many train at the same time; every epoch takes equally long.
 
-def _replays(curves: np.ndarray, orders: int, graphs: int | None = None, **how) -> np.ndarray:
-    """`replay` in random orders, each of so many of the curves: int (orders, trials), 0 for those left out."""
-    rng, trained = np.random.default_rng(0), np.zeros((orders, len(curves)), int)
-    for row in trained:
-        order = rng.permutation(len(curves))[:graphs]
-        row[order] = replay(curves[order], **how)
+    Returns:
+        int (trials,).
+    """
+    count, epochs = curves.shape
+    rungs = Rungs(pruner, rung_epochs(pruner, first_rung, eta, epochs, count), eta, count)
+    trained = np.zeros(count, int)
+    seconds = np.ones(epochs)
+    for _, trial, epoch in simulate(rungs, lambda trial: (curves[trial], seconds), workers):
+        trained[trial] = epoch
     return trained
-
-
-def pruner_table(
-    curves: np.ndarray | dict, first_rungs: Sequence[int] = (1, 2, 4), orders: int = 200, eta: int = 2,
-    graphs: int | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """What "asha" and "promote" would keep of graphs that were all trained to the end, and what
-    they would spend.
-
-    `curves` as for `replay`, or the summary of a search with `pruner="none"`; `graphs` of them,
-    drawn anew for every order, or all. Percent, by `pruner` and `first_rung`: `best_kept`, in how
-    many random orders a graph of the best final value is trained to its end, with the 95 % interval
-    `low` to `high` over orders (Wilson), and `epochs`, the share of all epochs that is trained.
-    """
-    curves, rows = _whole_curves(curves) if isinstance(curves, dict) else curves, []
-    for pruner, rung in itertools.product(("asha", "promote"), first_rungs):
-        trained = _replays(curves, orders, graphs, pruner=pruner, eta=eta, first_rung=rung)
-        final = np.where(trained > 0, curves[:, -1], -np.inf)
-        best = (final == final.max(1, keepdims=True)) & (trained == curves.shape[1])
-        kept = binomtest(int(best.any(1).sum()), orders)
-        low, high = kept.proportion_ci(method="wilson")
-        row = {"best_kept": kept.statistic, "low": low, "high": high}
-        row["epochs"] = trained[trained > 0].mean() / curves.shape[1]
-        rows.append(
-            {"pruner": pruner, "first_rung": rung}
-            | {name: 100 * share for name, share in row.items()}
-        )
-    return pd.DataFrame(rows)
-
-
-def early_rungs(
-    summary: dict, first_rungs: Sequence[int] = (1, 2, 4), orders: int = 200
-) -> pd.DataFrame:
-    """Whether a first rung decides for or against a start of the target: ASHA replayed on whole
-    curves.
-
-    By `rung` and `target` (its initialisation), percent of its `n` graphs: `passed`, the chance to
-    pass the first rung with its 95 % interval `low` to `high`; `deserved`, who ends among the best
-    1/reduction_factor of all; `bias`, the paired difference with its interval, and in words as
-    `verdict`. Raises ValueError for a search that was pruned.
-    """
-    curves, eta, rows = _whole_curves(summary), summary["search"]["reduction_factor"], []
-    starts = [
-        trial["graph"]["nodes"][0]["init"]
-        for trial in summary["trials"]
-        if trial["state"] == "COMPLETE"
-    ]
-    deserved = curves[:, -1] >= np.sort(curves[:, -1])[-max(1, len(curves) // eta)]
-    for rung in [rung for rung in first_rungs if rung < curves.shape[1]]:
-        passed = (_replays(curves, orders, eta=eta, first_rung=rung) > rung).mean(0)
-        for target in summary["choices"]:
-            own = np.array(starts) == target
-            mean, bias = (
-                stats.summary(100 * passed[own]),
-                stats.summary(100 * (passed - deserved)[own]),
-            )
-            verdict = (
-                "favoured"
-                if bias["low"] > 0
-                else "held back"
-                if bias["high"] < 0
-                else "not resolved"
-            )
-            row = {
-                "rung": rung,
-                "target": target,
-                "n": mean["n"],
-                "passed": mean["mean"],
-                "low": mean["low"],
-            }
-            row |= {
-                "high": mean["high"],
-                "deserved": 100 * deserved[own].mean(),
-                "bias": bias["mean"],
-            }
-            rows.append(
-                row | {"bias_low": bias["low"], "bias_high": bias["high"], "verdict": verdict}
-            )
-    return pd.DataFrame(rows)

@@ -2,17 +2,17 @@
 
 import dataclasses
 import logging
+import pickle
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -116,10 +116,14 @@ class Store:
     ready: Sequence[dict] = ()
 
     def find_ready(self, task: Run) -> dict | None:
-        """The ready record of a run; its code, weights files and machine may be others."""
+        """The ready record of a run; its code, weights files and machine may be others.
+
+        None where networks are to be kept, which no record has.
+        """
+        graph = task.graph.to_dict()
         config = _settings(task.config)
-        for record in self.ready:
-            same = record["seed"] == task.seed and record["graph"] == task.graph.to_dict()
+        for record in self.ready if self.keep == "none" else ():
+            same = record["seed"] == task.seed and record["graph"] == graph
             same = same and record["data"]["fingerprint"] == task.data.fingerprint
             if same and {**_DEFAULTS, **record["config"], "device": "auto"} == config:
                 return record | {"label": task.label}
@@ -245,8 +249,7 @@ def run_until(task: Run, store: str | Path, epoch: int) -> list[dict]:
     At the last epoch they are those of `run`. The checkpoint `<store>/<key>.ckpt` stays, so that a
     later call resumes from it. Raises what `run` raises.
     """
-    task = _with_images(task)
-    with _one_training:
+    with _begin(task) as task:
         if epoch >= task.config.epochs:
             return run(task, store)["epochs"]
         key = task.key()
@@ -277,19 +280,20 @@ def run_all(
     Raises:
         FileNotFoundError, ValueError: for weights that are missing or do not fit, before anything
             is trained.
-        Exception: what a run raises, with a note that names it.
+        Exception: what a run raises, with a note that names it; of a run that was left out only
+            when no other has a record.
     """
+    store = store if isinstance(store, Store) else Store(store)
     folders = [weights] if isinstance(weights, str | Path) else list(weights)
     tasks = {
         (label, seed): Run(graph, data, config, seed, folders[seed % len(folders)], label)
         for seed in seeds  # so that a table that is not whole has every row equally often
         for label, graph in graphs.items()
     }
-    store = store if isinstance(store, Store) else Store(store)
     records = {name: found for name, task in tasks.items() if (found := store.find_ready(task))}
     tasks = {name: task for name, task in tasks.items() if name not in records}
-    if tasks:
-        _check_starts([task.graph for task in tasks.values()], data, config, folders)
+    _check_starts(tasks.values())
+    failure = None
     with open_pool() if pool is None else nullcontext(pool) as pool:
         futures = {
             pool.submit(_run_task, portable(task), replace(store, ready=())): name
@@ -301,54 +305,51 @@ def run_all(
                 records[label, seed] = future.result()
             except (FloatingPointError, ChildProcessError) as error:
                 log.warning("%s, seed %d failed and is left out: %s", label, seed, error)
+                failure = error
             except BaseException as error:
                 error.add_note(f"This was run {label!r}, seed {seed}; finished ones are kept.")
                 for other in futures:
                     other.cancel()
                 raise
+    if failure and not records:
+        failure.add_note("No run of this command came to its end, and this was the last of them.")
+        raise failure
     order = [(label, seed) for label in graphs for seed in seeds]
     return [records[name] for name in order if name in records]
 
 
-def _check_starts(
-    graphs: Sequence[Graph], data: Data, config: TrainConfig, folders: Sequence[str | Path]
-) -> None:
+def _check_starts(tasks: Iterable[Run]) -> None:
     """Load every start once: what is missing or does not fit is told now, and not in hours."""
-    starts = {graph.nodes[i] for graph in graphs for i in graph.reaching_target()}
-    fixed = {
-        graph.nodes[i] for graph in graphs for i in graph.reaching_target() if not graph.learns(i)
-    }
-    for node in sorted(starts):
-        for folder in folders:
-            classes = len(data.classes)
-            how = {"scale": config.scale, "stages": config.stages}
-            initialise(node.arch, node.init, classes, 0, folder, **how)
-            path = find_weights(node.arch, node.init, folder)
-            _warn_of_start(node, path, data, config, node in fixed)
-
-
-def _warn_of_start(
-    node: Node, path: Path | None, data: Data, config: TrainConfig, fixed: bool
-) -> None:
-    """Warn of test images that a start was trained on, and of a fixed teacher with a random head."""
-    card = {}
-    if path is not None and path.suffix == ".safetensors":
-        card = networks.read_header(path)
-    trained_on = card.get("data", {})
-    if trained_on.get("name") == data.name and trained_on.get("fingerprint") != data.fingerprint:
-        log.warning(
-            "%s was trained on another split of %s: test images of this one may be among its "
-            "training images, and accuracies too high; train it on the same split",
-            path,
-            data.name,
-        )
-    fits = config.head == "fit" and config.stages == 5 and card.get("classes") == list(data.classes)
-    if fixed and not fits:
-        log.warning(
-            "a node that starts from %s never learns, and its head is random: it teaches noise; "
-            "start it from a network trained on these images, as keep= leaves them",
-            node.init,
-        )
+    starts = {}
+    fixed = set()
+    for task in tasks:
+        for i in task.graph.reaching_target():
+            start = task.graph.nodes[i], task.weights
+            starts[start] = task
+            fixed |= set() if task.graph.learns(i) else {start}
+    for (node, folder), task in starts.items():
+        config = task.config
+        how = {"scale": config.scale, "stages": config.stages}
+        initialise(node.arch, node.init, len(task.data.classes), 0, folder, **how)
+        path = find_weights(node.arch, node.init, folder)
+        ours = path is not None and path.suffix == ".safetensors"
+        card = networks.read_header(path) if ours else {}
+        trained_on = card.get("data", {})
+        name = task.data.name
+        if trained_on.get("name") == name and trained_on["fingerprint"] != task.data.fingerprint:
+            log.warning(
+                "%s was trained on another split of %s: test images of this one may be among its "
+                "training images, and accuracies too high; train it on the same split",
+                path,
+                name,
+            )
+        whole = config.head == "fit" and config.stages == 5
+        if (node, folder) in fixed and not (whole and card.get("classes") == [*task.data.classes]):
+            log.warning(
+                "a node that starts from %s never learns, and its head is random: it teaches "
+                "noise; start it from a network trained on these images, as keep= leaves them",
+                node.init,
+            )
 
 
 # ---- in worker processes
@@ -360,17 +361,29 @@ _loaded: dict[str, Data] = {}  # what a process keeps between its tasks, by fing
 
 @dataclass(frozen=True)
 class Images:
-    """What a task says of its images: how to load them, or they themselves, and which they are."""
+    """What a task says of its images: which they are, and how to load them or they themselves."""
 
     fingerprint: str
     spec: dict | None
-    data: dict | None = None
+    data: Data | None = None
+
+    def __reduce__(self):
+        # As bytes: tensors would go through shared memory, of which containers have little.
+        sent = None
+        if self.data is not None:
+            parts = {name: getattr(self.data, name) for name in ("train", "val", "test")}
+            copies = {  # without the rest of a tensor that a part is a view of
+                name: Split(part.images.clone(), part.labels.clone())
+                for name, part in parts.items()
+            }
+            sent = replace(self.data, **copies)
+        return _unpack, (self.fingerprint, self.spec, pickle.dumps(sent))
 
     def load(self) -> Data:
         """The data. Raises ValueError where the images are others now."""
         if self.fingerprint not in _loaded:
             _loaded.clear()
-            found = load_data(**self.spec) if self.spec is not None else _unpack(self.data)
+            found = self.data or load_data(**self.spec)
             if found.fingerprint != self.fingerprint:
                 name = f"the images of {found.name} are not those the command began with"
                 raise ValueError(f"{name}: they were changed, or differ between machines")
@@ -378,40 +391,26 @@ class Images:
         return _loaded[self.fingerprint]
 
 
+def _unpack(fingerprint: str, spec: dict | None, data: bytes) -> Images:
+    return Images(fingerprint, spec, pickle.loads(data))
+
+
 def portable(task: Run) -> Run:
-    """A run as it is sent to another process: by the arguments of `load_data`, or NumPy arrays."""
+    """A run as it is sent to another process, which loads its images if `load_data` made them."""
     data = task.data
-    if data.spec is not None:
-        return replace(task, data=Images(data.fingerprint, data.spec))
-    # Tensors would go through shared memory, of which containers have little.
-    arrays = {
-        name: (getattr(data, name).images.numpy(), getattr(data, name).labels.numpy())
-        for name in ("train", "val", "test")
-    }
-    whole = {"name": data.name, "size": data.size, "classes": data.classes, "splits": arrays}
-    return replace(task, data=Images(data.fingerprint, None, whole))
+    return replace(task, data=Images(data.fingerprint, data.spec, None if data.spec else data))
 
 
-def _unpack(whole: dict) -> Data:
-    """The inverse of `portable` for data without a spec."""
-    splits = {
-        name: Split(*(torch.from_numpy(np.array(array)) for array in arrays))
-        for name, arrays in whole["splits"].items()
-    }
-    return Data(whole["name"], whole["size"], whole["classes"], **splits)
-
-
-def _with_images(task: Run) -> Run:
-    if isinstance(task.data, Data):
-        return task
+@contextmanager
+def _begin(task: Run) -> Iterator[Run]:
+    """A task with its images, while no other trains in this process."""
     with _one_training:
-        return replace(task, data=task.data.load())
+        yield replace(task, data=task.data.load()) if isinstance(task.data, Images) else task
 
 
 def _run_task(task: Run, store: Store) -> dict:
     """`run` in a worker process."""
-    task = _with_images(task)
-    with _one_training:
+    with _begin(task) as task:
         return run(task, store)
 
 

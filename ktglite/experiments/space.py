@@ -1,4 +1,5 @@
-"""The search space: what a search may try, as settings, as seeded random graphs, and as Optuna's parameters."""
+"""The search space: what a search may try, as settings, as a seeded plan of graphs, and as the
+parameters of Optuna's trials."""
 
 import random
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from itertools import product
 from math import inf
 from typing import Literal
 
+from ktglite.experiments.rungs import rung_epochs
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node
 from ktglite.trainer import check_config
@@ -24,29 +26,27 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What is searched and how. The defaults are the paper's: 1,500 graphs of three ResNet18, ASHA
-    as released.
+    """What is searched and how. The defaults are the paper's (section 4): 1,500 graphs of three
+    ResNet18, ASHA as in the released code.
 
     - `sources`: the pre-trained initialisations at hand; "imagenet1k_standin" takes the place of
       "imagenet1k".
     - `arch`: one architecture, or several for every node to choose from.  `nodes`: N, the target
       included.
-    - `trials`: how many graphs.  `seed`: of the plan, and of *every* training, so that graphs
-      differ by what they are.
-    - `sampler`: "random" (uniform, no graph twice) or "tpe", which learns from the trials before.
+    - `trials`: how many graphs, no two of them equal in effect.
+    - `seed`: of the plan, and of *every* training, so that graphs differ by what they are.
     - `pruner`: what happens at the rungs, the epochs `min_resource` x `reduction_factor`^i. "asha"
-      stops a graph there for good unless it is among the best 1/`reduction_factor` so far
-      (Optuna's, as in the released code); "promote" pauses every graph there, and lets one go on as
-      soon as it is (Li et al., 2020); "none" has no rungs.
+      stops a graph there for good unless it is among the best 1/`reduction_factor` so far (the
+      released code); "promote" pauses every graph there, and lets one go on as soon as it is (Li
+      et al., 2020); "none" has no rungs.
     - `teachers`: where a node starts that never learns, since all edges into it are Cutoff:
       "random" as it is drawn, with a random head (the paper: "Step 1 weights or random"), or
       "trained" on the same images (Minami et al., 2020).
-    - `objective`: the accuracy of the "target" (the paper), or of the "ensemble", the mean softmax
-      of all nodes that can influence it (Okamoto et al., ECCV 2022).
     - `select_on`: prune and select on "val", or on "test" as the released code does: no estimate of
       anything then.
 
-    Raises ValueError naming the setting that is out of range.
+    Raises ValueError naming the setting that is out of range, and for more `trials` than there are
+    graphs.
     """
 
     condition: Literal["none", "imagenet1k", "fractaldb1k", "mixed"] = "mixed"
@@ -55,12 +55,10 @@ class SearchConfig:
     nodes: int = 3
     trials: int = 1500
     seed: int = 0
-    sampler: Literal["random", "tpe"] = "random"
     pruner: Literal["asha", "promote", "none"] = "asha"
     min_resource: int = 1
     reduction_factor: int = 2
     teachers: Literal["random", "trained"] = "random"
-    objective: Literal["target", "ensemble"] = "target"
     select_on: Literal["val", "test"] = "val"
 
     def __post_init__(self):
@@ -68,19 +66,11 @@ class SearchConfig:
         check_config(self, limits | {"reduction_factor": (2, inf)})
         if len(self.choices) != len(CONDITIONS[self.condition]):
             needed = ", ".join(CONDITIONS[self.condition][1:])
-            raise ValueError(
-                f"{self.condition!r} needs one source each for {needed}: sources are {self.sources}"
-            )
-        if (self.sampler, self.pruner) == ("tpe", "promote"):
-            raise ValueError(
-                "sampler 'tpe' learns from finished graphs, and pruner 'promote' pauses them: use 'asha'"
-            )
-        if (self.sampler, self.teachers) == ("tpe", "trained"):
-            raise ValueError(
-                "sampler 'tpe' draws starts before it is known who is a teacher: use 'random'"
-            )
+            found = f"sources are {self.sources}"
+            raise ValueError(f"{self.condition!r} needs one source each for {needed}: {found}")
         for arch, init in product(self.archs, self.choices):
             Node(arch, init)
+        self.check_trials(self.trials)
 
     @property
     def archs(self) -> tuple[str, ...]:
@@ -95,11 +85,55 @@ class SearchConfig:
 
     @property
     def space(self) -> dict[str, tuple[str, ...]]:
-        """Name and choices of every parameter: "arch 1", "init 1", .., "gate label->1", "gate 2->1", .."""
+        """Name and choices of every parameter: "arch 1", "init 1", .., "gate label->1", .."""
         nodes = range(1, self.nodes + 1)
         starts = self.choices if self.teachers == "random" else (*self.choices, "teacher")
         names = {f"arch {i}": self.archs for i in nodes} | {f"init {i}": starts for i in nodes}
         return names | {_edge(s, t): tuple(GATES) for t in nodes for s in nodes}
+
+    def rungs(self, epochs: int) -> list[int]:
+        """The epochs up to which graphs train before they are judged, and the last, `epochs`.
+
+        Raises ValueError when `min_resource` is above `epochs`, or `trials` are too few for
+        promotion.
+        """
+        return rung_epochs(
+            self.pruner, self.min_resource, self.reduction_factor, epochs, self.trials
+        )
+
+    def check_trials(self, trials: int) -> None:
+        """Raise ValueError when there are not that many graphs that differ in effect."""
+        starts = len(self.choices) * len(self.archs)
+        fixed = starts if self.teachers == "random" else len(self.archs)
+        count = count_graphs(starts, fixed, len(GATES), self.nodes)
+        if trials > count and self.nodes <= 3:  # larger spaces have billions
+            found = f"only {count} different graphs of {self.nodes} nodes from {starts} starts"
+            raise ValueError(f"trials is {trials}, but there are {found}: fewer, or more nodes")
+
+
+def count_graphs(starts: int, fixed: int, gates: int, nodes: int) -> int:
+    """How many graphs of at most three nodes differ in effect (`Graph.canonical`).
+
+    A node that learns has one of `starts`, one that never does one of `fixed`. On a label edge
+    Correct is Through, so that it has one gate less than the others. Auxiliary nodes that reach the
+    target may be swapped: with two of them, half of all graphs and of those that are their own
+    image count.
+    """
+    labels = gates - 1
+    open_gates = gates - 1
+    target = starts * labels * open_gates  # with one edge from an auxiliary
+    alone = starts * (labels - 1)
+    if nodes == 1:
+        return alone
+    pairs = target * (starts * (labels * gates - 1) + fixed)
+    if nodes == 2:
+        return alone + pairs
+    auxiliary = starts * (labels * gates**2 - 1) + fixed
+    heard_through_the_other = starts * labels * gates * open_gates
+    both_direct = target * open_gates * auxiliary**2
+    one_behind = 2 * target * heard_through_the_other * auxiliary
+    own_image = target * auxiliary
+    return alone + pairs + (both_direct + one_behind + own_image) // 2
 
 
 def _edge(source: int, target: int) -> str:
@@ -110,13 +144,16 @@ def to_params(graph: Graph) -> dict[str, str]:
     """A graph as the parameters of an Optuna trial."""
     params = {f"arch {i}": node.arch for i, node in enumerate(graph.nodes, 1)}
     params |= {f"init {i}": node.init for i, node in enumerate(graph.nodes, 1)}
-    return params | {
-        _edge(s, t): gate for t, row in enumerate(graph.gates, 1) for s, gate in enumerate(row, 1)
-    }
+    for t, row in enumerate(graph.gates, 1):
+        params |= {_edge(s, t): gate for s, gate in enumerate(row, 1)}
+    return params
 
 
 def from_params(params: dict[str, str]) -> dict:
-    """The inverse of `to_params`, in the form of `Graph.to_dict`; not checked: a target may learn from nothing."""
+    """The inverse of `to_params`, in the form of `Graph.to_dict`.
+
+    It is not checked: a target may learn from nothing.
+    """
     nodes = range(1, 1 + sum(name.startswith("init ") for name in params))
     gates = [[params[_edge(s, t)] for s in nodes] for t in nodes]
     named = [{"arch": params[f"arch {i}"], "init": params[f"init {i}"]} for i in nodes]
@@ -126,30 +163,39 @@ def from_params(params: dict[str, str]) -> dict:
 def sample_graphs(
     settings: SearchConfig, trials: int | None = None, seed: int | None = None
 ) -> list[Graph]:
-    """Different graphs, uniform over all whose target learns; by default the plan of a random
-    search.
+    """Graphs drawn uniformly from all whose target learns, without those that are equal in effect
+    to one before (`Graph.canonical`); by default the plan of a search.
 
     The first graphs stay the same when `trials` grows. Raises ValueError when there are not that
-    many graphs.
+    many graphs, or for a gate that is not the package's own.
     """
     trials = settings.trials if trials is None else trials
-    starts, learners = len(settings.choices) * len(settings.archs), len(GATES) ** settings.nodes - 1
-    fixed = starts if settings.teachers == "random" else len(settings.archs)
-    count = starts * learners * (starts * learners + fixed) ** (settings.nodes - 1)
-    if trials > count:
-        raise ValueError(
-            f"trials is {trials}, but there are only {count} different graphs: fewer, or more nodes"
-        )
-    rng, graphs, space = random.Random(settings.seed if seed is None else seed), {}, settings.space
-    space |= {name: settings.choices for name in space if name.startswith("init ")}
-    while len(graphs) < trials:
+    settings.check_trials(trials)
+    _check_gates()
+    rng = random.Random(settings.seed if seed is None else seed)
+    space = {
+        name: settings.choices if name.startswith("init ") else values
+        for name, values in settings.space.items()
+    }
+    plan: dict[Graph, Graph] = {}  # by canonical form
+    while len(plan) < trials:
         drawn = from_params({name: rng.choice(values) for name, values in space.items()})
-        if set(drawn["gates"][0]) != {"cutoff"}:
-            for node, row in zip(drawn["nodes"], drawn["gates"], strict=True):
-                if settings.teachers == "trained" and set(row) == {"cutoff"}:
-                    node["init"] = "teacher"
-            graphs[Graph.from_dict(drawn)] = None
-    return list(graphs)
+        if set(drawn["gates"][0]) == {"cutoff"}:
+            continue
+        for node, row in zip(drawn["nodes"], drawn["gates"], strict=True):
+            if settings.teachers == "trained" and set(row) == {"cutoff"}:
+                node["init"] = "teacher"
+        graph = Graph.from_dict(drawn)
+        plan.setdefault(graph.canonical(), graph)
+    return list(plan.values())
+
+
+def _check_gates() -> None:
+    """A search draws from all gates, and a run refuses those that were added (`Run.key`)."""
+    for name, gate in GATES.items():
+        if gate.__module__ != "ktglite.gates":
+            way_out = "train it by ktglite.epochs, or write it into ktglite/gates.py"
+            raise ValueError(f"gate {name!r} is not the package's own: {way_out}")
 
 
 def expected_share_run(n_nodes: int) -> float:
@@ -159,10 +205,13 @@ def expected_share_run(n_nodes: int) -> float:
     Only open or cut matters: 2^(n^2) patterns, each standing for (gates - 1)^(its open edges)
     assignments.
     """
-    n, total, reaching = n_nodes, 0, 0
+    n = n_nodes
+    total = 0
+    reaching = 0
     for gates in product(("cutoff", "through"), repeat=n * n):
         if "through" in gates[:n]:
             graph = Graph((Node("resnet18"),) * n, [gates[i : i + n] for i in range(0, n * n, n)])
             weight = (len(GATES) - 1) ** gates.count("through")
-            total, reaching = total + weight, reaching + weight * len(graph.reaching_target())
+            total += weight
+            reaching += weight * len(graph.reaching_target())
     return reaching / (n * total)

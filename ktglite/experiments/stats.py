@@ -1,181 +1,180 @@
-"""What a few runs can show: means with intervals, and contrasts of arms by one rule for our runs
-and for the paper's.
+"""What a few runs can show: means with intervals, and contrasts of arms by one rule.
 
 Accuracies are in percent, differences in points. docs/statistics.md says why the rule is what it
-is, with its power.
+is, and how often it errs and finds.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # Student's t, without the cost of scipy.stats
 
-__all__ = ["Arm", "contrast", "equivalence", "holm", "summary"]
+__all__ = ["Arm", "contrast", "difference", "holm", "prediction", "summary"]
 
 LEVEL = 0.95  # of every interval; 1 - LEVEL is the threshold of every verdict
+UNKNOWN = dict.fromkeys(("effect", "low", "high", "p", "df", "error"), np.nan)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a table: accuracies by seed where there are runs, else what was published of them."""
+    """One row of a table: its runs where there are some, else what was published of them.
+
+    - `by_seed`: values by seed; empty where only `mean`, sample `std` and `n` are known.
+    - `weights`: the pre-trained weights that a seed's run started from (SHA-256), by seed.
+    """
 
     mean: float
     std: float
     n: int
-    by_seed: Mapping[int, float] | None = None
+    by_seed: Mapping[int, float] = field(default_factory=dict)
+    weights: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def pretrainings(self) -> int:
+        """Number of different pre-trainings among its runs; 0 from scratch or where unknown."""
+        return len(set(filter(None, self.weights.values())))
 
 
-def arm(by_seed: Mapping[int, float]) -> Arm:
-    """An arm from accuracies (%) by seed."""
+def arm(by_seed: Mapping, weights: Mapping[int, tuple[str, ...]] | None = None) -> Arm:
+    """An arm from values by seed."""
     found = summary(list(by_seed.values()))
-    return Arm(found["mean"], found["std"], found["n"], dict(by_seed))
+    return Arm(found["mean"], found["std"], found["n"], dict(by_seed), weights or {})
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """`mean`, sample `std`, `n`, and the 95 % t interval of the mean, `low` to `high`; NaN where n is too small."""
-    values = np.asarray(values, float)
+    """`mean`, sample `std`, `n`, and the 95 % t interval of the mean, `low` to `high`.
+
+    NaN where n is too small.
+    """
     n = len(values)
-    mean = values.mean() if n else np.nan
-    std = values.std(ddof=1) if n > 1 else np.nan
-    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * std / np.sqrt(n) if n > 1 else np.nan
-    return {
-        "mean": float(mean),
-        "std": float(std),
-        "n": n,
-        "low": float(mean - half),
-        "high": float(mean + half),
-    }
+    mean = float(np.mean(values)) if n else np.nan
+    std = float(np.std(values, ddof=1)) if n > 1 else np.nan
+    half = quantile(n - 1) * std / np.sqrt(n) if n > 1 else np.nan
+    return {"mean": mean, "std": std, "n": n, "low": float(mean - half), "high": float(mean + half)}
+
+
+def prediction(values: Sequence[float], runs: int = 1) -> tuple[float, float]:
+    """The 95 % prediction interval, from recorded `values`, of the mean of further `runs`.
+
+    mean +- t s sqrt(1 / runs + 1 / n) as (low, high); NaN from fewer than two values.
+    """
+    found = summary(values)
+    n = found["n"]
+    half = quantile(n - 1) * found["std"] * np.sqrt(1 / runs + 1 / n) if n > 1 else np.nan
+    return float(found["mean"] - half), float(found["mean"] + half)
 
 
 def contrast(
-    arms: Mapping[str, Arm], weights: Mapping[str, float], groups: Sequence[Sequence[str]] = ()
-) -> dict:
-    """A weighted sum of arms' means: `effect`, 95 % interval `low`..`high`, two-sided `p`, `df`,
-    `error`, and `n`.
+    arms: Mapping[Hashable, Arm], weights: Mapping[Hashable, float]
+) -> dict[str, float | int]:
+    """A weighted sum of arms' means, with its 95 % interval.
 
-    - `weights`: by name of the arm; sums to 0 for a difference.
-    - `groups`: names of arms whose spread is estimated together, those that share the target's
-      start; an arm in none is a group of its own, so that two such arms are compared by Welch's
-      test.
+    Seeds are independent of each other; runs of one seed may move together. So a seed counts once,
+    with the sum of weight x value / n over the arms that have it. Seeds that the same arms have
+    make a stratum, and the variance is the sum over strata of size x sample variance, with
+    Satterthwaite's degrees of freedom. Where all arms have the same seeds this is the paired t
+    test; where no two arms share a seed it is Welch's, and published arms are taken like that. A
+    seed without a second one in its stratum shows no spread and is left out.
 
-    Runs of a group that share a seed may move together: the model of a group is accuracy = arm +
-    seed + residual, with both variances from the group's own runs (a split plot). Published
-    summaries are independent arms with one variance in a group. Degrees of freedom are
-    Satterthwaite's. NaN where an arm is absent or has a single run.
+    Args:
+        arms: by name.
+        weights: by name of the arm; they sum to 0 for a difference.
+
+    Returns:
+        `effect`, `low`, `high`, two-sided `p`, `df`, `error` (standard error), `n` (fewest runs of
+        an arm) and `pretrainings` (fewest of an arm that has any). NaN is what cannot be known:
+        all of it where an arm is absent, all but the effect where one has a single run.
     """
-    used = [name for name, weight in weights.items() if weight]
-    if not all(name in arms for name in used):
-        return {
-            "effect": np.nan,
-            "low": np.nan,
-            "high": np.nan,
-            "p": np.nan,
-            "df": np.nan,
-            "error": np.nan,
-            "n": 0,
-        }
-    seeds = _common_seeds([arms[name] for name in used])
-    n = min(arms[name].n for name in used) if seeds is None else len(seeds)
-    effect, terms = 0.0, []
-    together = [[name for name in group if name in used] for group in groups]
-    alone = [[name] for name in used if not any(name in group for group in groups)]
-    for members, own in zip([*groups, *alone], [*together, *alone], strict=True):
-        if own:
-            value, parts = _group(arms, members, {name: weights[name] for name in own}, seeds)
-            effect, terms = effect + value, terms + parts
-    return {**_interval(effect, terms), "n": n}
-
-
-def _common_seeds(arms: Sequence[Arm]) -> list[int] | None:
-    """Seeds that all arms have; None where one is known by its summary alone."""
-    if any(arm.by_seed is None for arm in arms):
-        return None
-    return sorted(set.intersection(*(set(arm.by_seed) for arm in arms)))
-
-
-def _group(
-    arms: Mapping[str, Arm],
-    members: Sequence[str],
-    weights: Mapping[str, float],
-    seeds: list[int] | None,
-) -> tuple[float, list[tuple[float, int]]]:
-    """One group's share of a contrast, and its variance as terms (variance, degrees of freedom)."""
-    if seeds is None:
-        known = [arms[name] for name in members if name in arms and arms[name].n > 1]
-        effect = sum(weight * arms[name].mean for name, weight in weights.items())
-        if not known:
-            return effect, [(np.nan, 1)]
-        df = sum(arm.n - 1 for arm in known)
-        variance = sum((arm.n - 1) * arm.std**2 for arm in known) / df
-        return effect, [
-            (variance * sum(weight**2 / arms[name].n for name, weight in weights.items()), df)
-        ]
-    names = [
-        name for name in members if name in arms and set(seeds) <= set(arms[name].by_seed or ())
+    used = {name: weight for name, weight in weights.items() if weight}
+    if not used or any(name not in arms or not arms[name].n for name in used):
+        return {**UNKNOWN, "n": 0, "pretrainings": 0}
+    own = {name: arms[name] for name in used}
+    values, counts = _strata({name: arm for name, arm in own.items() if arm.by_seed}, used)
+    effect = sum(map(sum, values))
+    terms = [
+        (np.nan, 1) if len(v) < 2 else (len(v) * np.var(v, ddof=1), len(v) - 1) for v in values
     ]
-    table = np.array(
-        [[arms[name].by_seed[seed] for seed in seeds] for name in names]
-    )  # (arms, seeds)
-    w, (k, n) = np.array([weights.get(name, 0.0) for name in names]), table.shape
-    if n < 2:
-        return float(w @ table.mean(1)), [(np.nan, 1)]
-    within = table - table.mean(1, keepdims=True)
-    by_seed = within.mean(0)
-    terms = [(k * (by_seed**2).sum() / (n - 1) * w.sum() ** 2 / (k * n), n - 1)]
-    if k > 1:
-        residual = ((within - by_seed) ** 2).sum() / ((k - 1) * (n - 1))
-        terms.append((residual * ((w**2).sum() - w.sum() ** 2 / k) / n, (k - 1) * (n - 1)))
-    return float(w @ table.mean(1)), terms
+    for name, arm in own.items():
+        if not arm.by_seed:
+            effect += used[name] * arm.mean
+            terms.append((used[name] ** 2 * arm.std**2 / arm.n, arm.n - 1))
+            counts[name] = arm.n
+    pretrainings = min(filter(None, (arm.pretrainings for arm in own.values())), default=0)
+    found = _interval(float(effect), terms)
+    return {**found, "n": min(counts.values()), "pretrainings": pretrainings}
+
+
+def _strata(
+    arms: Mapping[Hashable, Arm], weights: Mapping[Hashable, float]
+) -> tuple[list[list[float]], Counter]:
+    """What each seed adds to a contrast, by stratum, and how many seeds of each arm count."""
+    seeds = sorted({seed for arm in arms.values() for seed in arm.by_seed})
+    having = {seed: tuple(n for n, arm in arms.items() if seed in arm.by_seed) for seed in seeds}
+    sizes = Counter(having.values())
+    judged = {seed: names for seed, names in having.items() if sizes[names] > 1}
+    if {name for names in judged.values() for name in names} == set(arms):
+        having = judged  # else an arm would be lost: there is an effect, and no interval
+    counts = Counter(name for names in having.values() for name in names)
+    strata = defaultdict(list)
+    for seed, names in having.items():
+        shares = (weights[name] * arms[name].by_seed[seed] / counts[name] for name in names)
+        strata[names].append(sum(shares))
+    return list(strata.values()), counts
 
 
 def _interval(effect: float, terms: Sequence[tuple[float, int]]) -> dict[str, float]:
     """Interval and p by Student's t; an error of exactly 0 gives no scale to judge by (NaN)."""
-    variance, spread = sum(v for v, _ in terms), sum(v**2 / df for v, df in terms)
+    variance = sum(value for value, _ in terms)
     if not variance > 0:
-        return {
-            "effect": effect,
-            "low": np.nan,
-            "high": np.nan,
-            "p": np.nan,
-            "df": np.nan,
-            "error": 0.0,
-        }
-    df, error = variance**2 / spread, variance**0.5
-    half = stats.t.ppf((1 + LEVEL) / 2, df) * error
-    p = float(2 * stats.t.sf(abs(effect) / error, df))
-    return {
-        "effect": effect,
-        "low": effect - half,
-        "high": effect + half,
-        "p": p,
-        "df": df,
-        "error": error,
+        return {**UNKNOWN, "effect": effect}
+    df = float(variance**2 / sum(value**2 / df for value, df in terms))
+    error = float(variance**0.5)
+    half = quantile(df) * error
+    p = float(2 * stdtr(df, -abs(effect) / error))
+    ends = {"low": effect - half, "high": effect + half}
+    return {"effect": effect, **ends, "p": p, "df": df, "error": error}
+
+
+def quantile(df: float) -> float:
+    """Student's t that an interval reaches to on either side."""
+    return float(stdtrit(df, (1 + LEVEL) / 2))
+
+
+def difference(a: Mapping[int, float], b: Mapping[int, float]) -> dict[str, float | int]:
+    """a - b from values by seed, by `contrast`: paired where both have the same seeds."""
+    return contrast({"a": arm(a), "b": arm(b)}, {"a": 1.0, "b": -1.0})
+
+
+pair = difference
+
+
+def over_pretrainings(
+    arms: Mapping[Hashable, Arm], weights: Mapping[Hashable, float]
+) -> dict[str, float | int]:
+    """`contrast` with the pre-training as the unit: of the runs of each, only the mean counts.
+
+    Of seeds that all arms have; `n` is the number of pre-trainings, and NaN what one cannot show.
+    """
+    own = {name: arms[name] for name, weight in weights.items() if weight and name in arms}
+    starts = defaultdict(list)
+    common = set.intersection(*[set(arm.by_seed) for arm in own.values()]) if own else set()
+    for seed in sorted(common):
+        starts[tuple(arm.weights.get(seed, ()) for arm in own.values())].append(seed)
+    means = {
+        name: arm({key: np.mean([own[name].by_seed[s] for s in starts[key]]) for key in starts})
+        for name in own
     }
-
-
-def pair(a: Mapping[int, float], b: Mapping[int, float]) -> dict[str, float]:
-    """a - b by seed, over the seeds that both have: the paired t test, for two arms alone."""
-    return contrast(
-        {"gap": arm({seed: a[seed] - b[seed] for seed in sorted(set(a) & set(b))})}, {"gap": 1.0}
-    )
-
-
-def equivalence(found: Mapping[str, float], margin: float) -> float:
-    """p of two one-sided tests that a contrast lies within +-margin points."""
-    if not found["error"] > 0:
-        return np.nan
-    return float(stats.t.sf((margin - abs(found["effect"])) / found["error"], found["df"]))
+    return contrast(means, weights)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p of a family of tests; NaN stays and does not count."""
-    p = np.asarray(p, float)
-    adjusted, known = np.full(len(p), np.nan), np.flatnonzero(~np.isnan(p))
-    running = 0.0
-    for rank, i in enumerate(known[np.argsort(p[known], kind="stable")]):
-        running = max(running, (len(known) - rank) * p[i])
-        adjusted[i] = min(running, 1.0)
+    """Holm's adjusted p of a family of tests; NaN stays, and counts as a test that was declared."""
+    order = np.argsort(p, kind="stable")  # NaN comes last
+    steps = np.arange(len(order), 0, -1) * np.asarray(p, float)[order]
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted.tolist()
 
 

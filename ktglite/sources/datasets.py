@@ -1,12 +1,16 @@
 """A name or a folder becomes train, validation and test images, decoded once and cached."""
 
-import json
+import hashlib
 import logging
 import os
+import re
 import struct
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +18,47 @@ import torch
 from PIL import Image, ImageOps
 from torchvision import datasets
 
+from ktglite import store
 from ktglite.data import Data, Split
 from ktglite.models import file_hash
 from ktglite.sources import synthcars
-from ktglite.store import atomic_dir, code_hash, make_key, make_once
+
+with suppress(ImportError):  # Pillow reads an iPhone's photographs with it
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 __all__ = ["load_data"]
 
 log = logging.getLogger(__name__)
 
+SCHEMA = 1  # of cached images
+IMAGES = "images.bin"
 SYNTHCARS_IMAGES = 12_554  # as many as the paper's car set
 SPLITS = ("train", "val", "test")
-ANNOTATIONS = (
-    "val_annotations.txt"  # in the val/ of tiny-imagenet-200 as it is downloaded: file, class, box
-)
+SPLIT_WORDS = {
+    "train": 0, "training": 0, "trainval": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1,
+    "development": 1, "test": 2, "testing": 2, "eval": 3, "evaluation": 3,  # 3: val or test
+}  # fmt: skip
+FILLER = "set|data|split|images?|imgs?"  # trainset, test_images
+SPLIT_NAME = re.compile(rf"(.*[\W\d_]|)({'|'.join(SPLIT_WORDS)})(?:{FILLER})?([\W\d_].*|)", re.S)
+# What a NAS, an archive or a system puts among images; hidden folders are left out anyway.
+SYSTEM_FOLDERS = {
+    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin",
+    "__macosx", "__pycache__", "system volume information", "lost+found", "thumbnails", "thumbs",
+}  # fmt: skip
+# Extensions of images that Pillow alone does not read; of RAW it would read the thumbnail.
+RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"}
+HEIF = {".heic", ".heics", ".heif", ".heifs", ".hif"}
+NO_READER = RAW | HEIF | {".avif", ".exr", ".hdr", ".jxl", ".jxr", ".svg", ".svgz", ".xcf"}
+# Formats of still images. Pillow registers extensions of others, too, such as .pdf and .mpg.
+STILL = "AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI TGA TIFF WEBP"
+KNOWN = Image.registered_extensions().items()
+SUFFIXES = NO_READER | {extension for extension, kind in KNOWN if kind in STILL.split()}
+UNREADABLE = OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError
 Fit = Callable[[int, int], tuple[float, float, float, float]]
-# Name: torchvision's class, the argument that chooses a part, and its values with the split each of
-# them is.
+Rows = Iterator[tuple[np.ndarray, int, int]]  # image, label, and split or -1
+# torchvision's class, the argument that chooses a part, and its values with the split each is.
 TORCHVISION = {
     "stanford_cars": (datasets.StanfordCars, "split", {"train": 0, "test": 2}),
     "fgvc_aircraft": (datasets.FGVCAircraft, "split", {"train": 0, "val": 1, "test": 2}),
@@ -39,12 +67,10 @@ TORCHVISION = {
     "cifar10": (datasets.CIFAR10, "train", {True: 0, False: 2}),
     "cifar100": (datasets.CIFAR100, "train", {True: 0, False: 2}),
     "imagenette": (datasets.Imagenette, "split", {"train": 0, "val": 2}),
-    "imagenet": (datasets.ImageNet, "split", {"train": 0, "val": 2}),
 }
-# What torchvision cannot download, and which files to place where.
-PLACE = {
-    "stanford_cars": "stanford_cars/ with devkit/, cars_train/, cars_test/ and cars_test_annos_withlabels.mat",
-    "imagenet": "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz",
+MANUAL_DOWNLOADS = {  # what torchvision cannot download, and what to do
+    "stanford_cars": "stanford_cars/ with devkit/, cars_train/, cars_test/ and "
+    "cars_test_annos_withlabels.mat; or take hf:tanganke/stanford_cars"
 }
 
 
@@ -62,24 +88,30 @@ def load_data(
 ) -> Data:
     """Train, validation and test images of a data set.
 
-    - `name_or_folder`: "synthcars" (drawn by formula), a data set of torchvision (`TORCHVISION`,
-      under `raw`), or a folder of class folders, optionally below train/, val/ and test/, as
-      torchvision's ImageFolder has them.
-    - `size`: side of the square images in pixels, 8..1024.  `fit`: "squash" the image or
-      centre-"crop" it first.
-    - `limit`: number of images to use in all, the same share of every class; None for all of them.
-    - `split`: shares of train, val and test where the data set has no such folders; stratified,
-      from `split_seed`. What a data set does split itself is kept. Without a val, one is taken out
-      of its train; without a test, its val is the test set.
-    - `validate_on`: "test" puts the test images in the place of val, as the released code of the
-      graph selects.
+    What was understood is logged at level INFO, what is doubtful at WARNING.
 
-    Raises ValueError or FileNotFoundError that names the file or folder at fault.
+    Args:
+        name_or_folder: "synthcars", a data set of torchvision (`TORCHVISION`) or of the Hugging
+            Face hub (`_hugging_face`), or a folder of class folders, or of train/, val/ and test/.
+        size: side of the square images in pixels, 8..1024.
+        limit: number of images to use at most, the same share of every class; None for all.
+        split: shares of train, val and test where the data set has no splits; stratified, from
+            `split_seed`. What a data set does split itself is kept. Without a val, one is taken out
+            of its train; without a test, its val is the test set.
+        fit: "squash" the image or centre-"crop" it first.
+        skip_unreadable: leave out files that cannot be read.
+        validate_on: "test" selects by the test images, as the released code of the graph does.
+        cache: folder of decoded images.
+        raw: folder of torchvision's data sets.
+
+    Raises:
+        ValueError, FileNotFoundError: naming the file, folder or setting at fault.
     """
     spec = {
-        "name_or_folder": str(name_or_folder), "size": size, "limit": limit, "split": tuple(split),
-        "split_seed": split_seed, "fit": fit, "skip_unreadable": skip_unreadable, "validate_on": validate_on,
-        "cache": str(cache), "raw": str(raw),
+        "name_or_folder": os.path.expanduser(name_or_folder), "size": size, "limit": limit,
+        "split": tuple(split), "split_seed": split_seed, "fit": fit,
+        "skip_unreadable": skip_unreadable, "validate_on": validate_on,
+        "cache": os.path.expanduser(cache), "raw": os.path.expanduser(raw),
     }  # fmt: skip
     if not 8 <= size <= 1024:
         raise ValueError(f"size is {size}: images are square, 8 to 1024 px")
@@ -90,42 +122,98 @@ def load_data(
         raise ValueError(
             f"split is {split}: it needs three positive shares of train, val and test that sum to 1"
         )
-    images, labels, given, classes = _decoded(spec)
-    part = assign_splits(labels, given, classes, split, split_seed, limit)
-    parts = [np.flatnonzero(part == i) for i in range(3)]
-    if validate_on == "test":
-        parts[1] = parts[2]
-    splits = [
-        Split(torch.from_numpy(images[index]), torch.from_numpy(labels[index])) for index in parts
-    ]
-    return Data(Path(name_or_folder).name, size, tuple(classes), *splits, spec=spec)
+    return _split(spec, *_decoded(spec))
 
 
-def _decoded(spec: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """All images of a data set, uint8 (n, 3, S, S), labels, given splits (-1 for none) and class names, cached."""
-    name, size, cache = spec["name_or_folder"], spec["size"], Path(spec["cache"])
+def _decoded(spec: dict) -> tuple[Path, np.ndarray, dict]:
+    """The cached folder, images, uint8 (n, 3, S, S), and facts about them."""
+    name, size, fit = spec["name_or_folder"], spec["size"], spec["fit"]
+    stem = name
+    key = [name, size, fit, store.code_hash(__name__)]
+    found = []
     if name == "synthcars":
-        count = spec["limit"] or SYNTHCARS_IMAGES
-        key = [size, count, code_hash("ktglite.sources.synthcars")]
-        return _cached(cache, "synthcars", key, partial(_synthcars, count, size))
-    if name in TORCHVISION:
-        return _cached(
-            cache,
-            name,
-            [size, spec["fit"]],
-            partial(_torchvision, name, size, spec["fit"], spec["raw"]),
-        )
-    if name.startswith("hf:"):
-        return _cached(
-            cache,
-            "hf",
-            [name, size, spec["fit"]],
-            partial(_hugging_face, name[3:], size, spec["fit"]),
-        )
-    if Path(name).is_dir():
-        return _folder(Path(name), size, spec["fit"], spec["skip_unreadable"], cache)
-    names = ", ".join(["synthcars", *TORCHVISION])
-    raise FileNotFoundError(f"{name!r} is neither a folder nor hf:USER/NAME nor one of {names}")
+        least = 3 * len(synthcars.class_names())
+        count = SYNTHCARS_IMAGES if spec["limit"] is None else max(spec["limit"], least)
+        make = partial(_synthcars, count, size)
+        key += [count, store.code_hash("ktglite.sources.synthcars")]
+    elif name in TORCHVISION:
+        make = partial(_torchvision, name, size, fit, spec["raw"])
+    elif name.startswith("hf:"):
+        stem = "hf"
+        make = partial(_hugging_face, name, size, fit)
+        saved = Path(_hub_name(name)[0])
+        key += [(str(p), *size_and_time(p)) for p in sorted(saved.rglob("*")) if saved.is_dir()]
+    elif os.path.isdir(name):
+        found = _find_images(Path(name))
+        stem = "folder"
+        make = partial(_folder, found, size, fit, spec["skip_unreadable"])
+        key += [os.path.realpath(name), spec["skip_unreadable"]]
+        key += [(str(path), *size_and_time(path), *where) for path, *where in found]
+    else:
+        names = ", ".join(["synthcars", *TORCHVISION])
+        raise FileNotFoundError(f"{name!r} is neither a folder nor hf:USER/NAME nor one of {names}")
+    folder, images, facts = _cached(Path(spec["cache"]), stem, key, make)
+    if len(images) < len(found):
+        log.warning("skipped %d of %d files in %s", len(found) - len(images), len(found), name)
+    return folder, images, facts
+
+
+def _split(spec: dict, folder: Path, images: np.ndarray, facts: dict) -> Data:
+    """Decoded images in their splits. Raises ValueError where they are not as they were written."""
+    name = spec["name_or_folder"]
+    classes = facts["classes"]
+    labels, given = np.array(facts["labels"], np.int64), np.array(facts["given"], np.int8)
+    if (given == 1).any() and not (given == 2).any():
+        given[given == 1] = 2
+        log.warning("%s has no test set: its val is one, and a new val is taken from train", name)
+    settings = [spec[setting] for setting in ("split", "split_seed", "limit")]
+    part = assign_splits(labels, given, classes, *settings)
+    digests = np.array(facts["digests"])
+    if copies := np.isin(digests[part == 2], digests[np.isin(part, (0, 1))]).sum():
+        message = "%s: %d of %d test images are in train or val, too: results on them say little"
+        log.warning(message, name, copies, (part == 2).sum())
+    places = [np.flatnonzero(part == i) for i in range(3)]
+    if spec["validate_on"] == "test":
+        places[1] = places[2]
+    splits = [Split(torch.from_numpy(images[i]), torch.from_numpy(labels[i])) for i in places]
+    short = Path(_hub_name(name)[0] if name.startswith("hf:") else name).absolute().name
+    data = Data(short, spec["size"], tuple(classes), *splits, spec=spec)
+    # The file is hashed when it is split for the first time; after that, the fingerprint tells.
+    known = folder / f"{store.make_key(settings, spec['validate_on'])[:16]}.fingerprint"
+    before = known.read_text(encoding="utf-8") if known.exists() else None
+    if before != data.fingerprint and (before or file_hash(folder / IMAGES) != facts["images"]):
+        raise _damaged(folder, "its images are not as they were written")
+    if before is None:
+        with suppress(OSError), store.atomic_write(known) as file:  # or the cache is read-only
+            file.write(data.fingerprint.encode())
+    kind = "as given" if (given >= 0).any() else "by seed"
+    log.info("%s: %r, split %s, of %s", name, data, kind, _some(classes))
+    return data
+
+
+# ---- splits
+
+
+def split_roles(names: Iterable[str]) -> dict[str, int]:
+    """Those of `names` that stand for a split, and which: 0 train, 1 val, 2 test.
+
+    "Training", "test_images", and "cars_test" beside "cars_train" do. Raises ValueError where two
+    names stand for one split.
+    """
+    found = {}
+    for name in sorted(names):
+        if match := SPLIT_NAME.fullmatch(name.casefold()):
+            rest = re.sub(rf"[\W\d_]|{FILLER}", "", match[1] + match[3])
+            found[name] = SPLIT_WORDS[match[2]], rest
+    beside = {rest for role, rest in found.values() if role == 0} or {""}
+    roles = {name: role for name, (role, rest) in found.items() if rest in beside}
+    for name in [name for name in roles if roles[name] == 3]:
+        roles[name] = 1 if 2 in roles.values() else 2
+    for role, split in enumerate(SPLITS):
+        same = [name for name in roles if roles[name] == role]
+        if len(same) > 1 and 0 in roles.values():
+            raise ValueError(f"{' and '.join(same)} are both {split}: move one of them away")
+    return roles
 
 
 def assign_splits(
@@ -139,164 +227,327 @@ def assign_splits(
     """The split of every image: 0 train, 1 val, 2 test, -1 unused by `limit`. int8 (n,), stratified
     by class.
 
-    `given` holds 0, 1, 2 where the data set decides and -1 where it does not. Raises ValueError
-    naming a class with too few images to stand in every split.
+    `given` holds 0, 1, 2 where the data set decides and -1 where it does not; `limit` is the number
+    of images to use at most. Raises ValueError naming a class with too few images to stand in every
+    split, or the smallest limit with which all do.
     """
     part = given.copy()
-    share = 1.0 if limit is None else min(1.0, limit / len(labels))
     rng = np.random.default_rng([seed, 1])
-    for label, name in enumerate(classes):
+    has_val = (given == 1).any()
+    groups = {}
+    for label in range(len(classes)):
         for source in np.unique(given[labels == label]):
-            index = rng.permutation(np.flatnonzero((labels == label) & (given == source)))
-            keep = max(round(share * len(index)), min(len(index), 3))
-            part[index[keep:]] = -1
-            index = index[:keep]
-            if source == -1:
-                n_test, n_val = (max(1, round(s * keep)) for s in (shares[2], shares[1]))
-            elif source == 0 and not (given == 1).any():
-                n_test, n_val = 0, max(1, round(shares[1] / (shares[0] + shares[1]) * keep))
-            else:
-                continue
-            if keep < n_test + n_val + 1:
-                need = "train, val and test" if n_test else "train and val"
-                raise ValueError(
-                    f"class {name!r} has {keep} image(s): {need} need at least one each; add images or remove the class"
-                )
-            part[index] = 0
-            part[index[:n_test]] = 2
-            part[index[n_test : n_test + n_val]] = 1
-    for i, split in enumerate(SPLITS):
-        if not (part == i).any():
-            raise ValueError(f"no image is left for {split}")
-        absent = [
-            name
-            for label, name in enumerate(classes)
-            if not ((labels == label) & (part == i)).any()
-        ]
-        if absent and i != 1:
+            index = np.flatnonzero((labels == label) & (given == source))
+            groups[label, int(source)] = rng.permutation(index)
+    keep = _keep(limit, groups, has_val)
+    for (label, source), index in groups.items():
+        count = keep[label, source]
+        part[index[count:]] = -1
+        if source == -1:
+            n_test, n_val = (max(1, round(s * count)) for s in (shares[2], shares[1]))
+        elif source == 0 and not has_val:
+            n_test, n_val = 0, max(1, round(shares[1] / (shares[0] + shares[1]) * count))
+        else:
+            continue
+        if count < n_test + n_val + 1:
+            need = "train, val and test" if n_test else "train and val"
             raise ValueError(
-                f"class {absent[0]!r} has no image in {split}; every class needs one in train and in test"
+                f"class {classes[label]!r} has {count} image(s): {need} need at least one each; "
+                "add images or remove the class"
+            )
+        part[index[:count]] = 0
+        part[index[:n_test]] = 2
+        part[index[n_test : n_test + n_val]] = 1
+    for i, split in enumerate(SPLITS):
+        absent = [name for j, name in enumerate(classes) if not ((labels == j) & (part == i)).any()]
+        if absent and (i != 1 or not (part == 1).any()):
+            raise ValueError(
+                f"class {absent[0]!r} has no image in {split}: every class needs one in train and "
+                "in test, under the same name, capitals included"
             )
     return part
 
 
-def _cached(cache: Path, stem: str, key: list, make: Callable[[], tuple]) -> tuple:
-    """`make()` -> (images, labels, given, classes), done once and kept under `cache`, the images
-    memory-mapped.
+def _keep(limit: int | None, groups: dict, has_val: bool) -> dict:
+    """How many images of each (class, given split) to use, so many that every class is in all."""
+    sizes = {group: len(index) for group, index in groups.items()}
+    if limit is None:
+        return sizes
+    least = {-1: 3, 0: 1 if has_val else 2, 1: 1, 2: 1}
+    floor = {group: min(size, least[group[1]]) for group, size in sizes.items()}
+    if limit < sum(floor.values()):
+        needs = f"every class in train, val and test takes at least {sum(floor.values())}"
+        raise ValueError(f"limit is {limit}: {needs}")
+    share = min(1.0, limit / sum(sizes.values()))
+    keep = {group: max(round(share * size), floor[group]) for group, size in sizes.items()}
+    while sum(keep.values()) > limit:
+        above = [group for group in keep if keep[group] > floor[group]]
+        keep[max(above, key=lambda group: keep[group] - share * sizes[group])] -= 1
+    return keep
 
-    Raises ValueError naming the folder when it was damaged since.
+
+# ---- decoded images on disk
+
+
+def _cached(root: Path, stem: str, key: list, make: Callable) -> tuple[Path, np.ndarray, dict]:
+    """Where `make() -> (classes, Rows)` is kept below `root`, its images (memory-mapped) and facts.
+
+    Images are written one at a time. Raises ValueError naming the folder when it was damaged since.
     """
+    name, size = key[:2]
 
     def write(folder: Path) -> None:
-        images, labels, given, classes = make()
-        with atomic_dir(folder) as partial_folder:
-            np.save(partial_folder / "images.npy", images)
-            facts = {"labels": labels.tolist(), "given": given.tolist(), "classes": list(classes)}
-            facts["sha256"] = file_hash(partial_folder / "images.npy")
-            (partial_folder / "facts.json").write_text(json.dumps(facts))
+        classes, rows = make()
+        if len(classes) < 2:
+            raise ValueError(f"{name} has one class only ({classes[0]}): it needs at least two")
+        facts = {"classes": list(classes), "labels": [], "given": [], "digests": []}
+        with store.atomic_dir(folder) as unfinished:
+            with open(unfinished / IMAGES, "wb") as file, closing(rows):
+                for image, label, part in rows:
+                    pixels = image.tobytes()
+                    file.write(pixels)
+                    facts["labels"].append(int(label))
+                    facts["given"].append(part)
+                    facts["digests"].append(hashlib.blake2b(pixels, digest_size=8).hexdigest())
+            if not facts["labels"]:
+                raise ValueError(f"{name}: none of its files could be read as an image")
+            facts["images"] = file_hash(unfinished / IMAGES)
+            store.write_record(unfinished / "facts.json", facts, SCHEMA)
 
-    folder = make_once(cache / f"{stem}-{make_key(stem, key)[:16]}", write)
+    folder = store.make_once(root / f"{stem}-{store.make_key(stem, key)[:16]}", write)
     try:
-        facts = json.loads((folder / "facts.json").read_text())
-        if file_hash(folder / "images.npy") != facts["sha256"]:
-            raise ValueError("its images are not as they were written")
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        labels, given = np.array(facts["labels"], np.int64), np.array(facts["given"], np.int8)
-        if not len(images) == len(labels) == len(given):
-            raise ValueError(f"{len(images)} images, {len(labels)} labels")
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder} is damaged ({error}); delete it and it is made again"
-        ) from error
-    return images, labels, given, facts["classes"]
+        facts = store.read_record(folder / "facts.json", SCHEMA)
+        shape = len(facts["labels"]), 3, size, size
+        return folder, np.memmap(folder / IMAGES, np.uint8, "r", shape=shape), facts
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, str(error)) from error
 
 
-def _synthcars(count: int, size: int) -> tuple:
-    images, labels = synthcars.draw(count, size)
-    images = np.ascontiguousarray(np.moveaxis(images, 3, 1))
-    return images, labels, np.full(len(labels), -1, np.int8), synthcars.class_names()
+def _damaged(folder: Path, why: str) -> ValueError:
+    return ValueError(f"{folder} is damaged ({why}); delete it and it is made again")
 
 
-def _torchvision(name: str, size: int, fit: str, raw: str) -> tuple:
+def size_and_time(path: Path) -> tuple[int, ...]:
+    """What tells that a file has changed: size, times, inode; zeros for a link to nothing.
+
+    The system alone sets the last of the times: files whose other times are all equal differ in it.
+    """
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    return 0, 0, 0, 0
+
+
+# ---- data sets that go by a name
+
+
+def _synthcars(count: int, size: int) -> tuple[list[str], Rows]:
+    drawn = zip(*synthcars.draw(count, size), strict=True)
+    return synthcars.class_names(), ((np.moveaxis(image, 2, 0), i, -1) for image, i in drawn)
+
+
+def _torchvision(name: str, size: int, fit: str, raw: str) -> tuple[list[str], Rows]:
     kind, argument, flags = TORCHVISION[name]
-    images, labels, given = [], [], []
-    for flag, part in flags.items():
-        have = (
-            (Path(raw) / "imagenette2").exists() if name == "imagenette" else False
-        )  # it refuses to download twice
-        download = {} if name == "imagenet" else {"download": name not in PLACE and not have}
+    download = name not in MANUAL_DOWNLOADS
+    try:
+        found = {part: kind(raw, **{argument: f}, download=download) for f, part in flags.items()}
+    except (RuntimeError, OSError) as error:
+        wanted = MANUAL_DOWNLOADS.get(name, "its files as torchvision expects them")
+        raise FileNotFoundError(
+            f"{name} could not be had ({error}); place under {raw}: {wanted}"
+        ) from error
+    classes = [names if isinstance(names, str) else names[0] for names in found[0].classes]
+    return classes, _rows(found, size, fit, name)
+
+
+def _rows(parts: dict[int, Iterable], size: int, fit: str, name: str) -> Rows:
+    """The pictures and labels of every part, one at a time. Raises ValueError naming a bad one."""
+    for part, found in parts.items():
+        count = 0
         try:
-            source = kind(raw, **{argument: flag}, **download)
-        except (RuntimeError, OSError) as error:
-            wanted = PLACE.get(name, "its files as torchvision expects them")
-            raise FileNotFoundError(
-                f"{name} could not be had ({error}); place under {raw}: {wanted}"
-            ) from error
-        for picture, label in source:
-            images.append(to_square(picture, size, fit))
-            labels.append(label)
-            given.append(part)
-    classes = [
-        kind if isinstance(kind, str) else kind[0] for kind in source.classes
-    ]  # ImageNet's have synonyms
-    return np.stack(images), np.array(labels), np.array(given, np.int8), classes
+            for picture, label in found:
+                if label is None or label < 0:
+                    raise ValueError("it has no label; hf:NAME,splits=NAME+NAME takes others")
+                yield to_square(picture, size, fit), label, part
+                count += 1
+        except (*UNREADABLE, AttributeError) as error:
+            where = f"image {count} of {(*SPLITS, 'all')[part]} in {name}"
+            raise ValueError(f"{where} cannot be used ({error})") from error
 
 
-def _hugging_face(name: str, size: int, fit: str) -> tuple:
-    """A data set with columns of images and class labels, by the library `datasets`."""
+def _hub_name(text: str) -> tuple[str, dict[str, str]]:
+    """NAME and the choices of `hf:NAME,image=COLUMN,label=COLUMN,config=NAME,splits=NAME+NAME`."""
+    name, *options = re.split(r",(?=\w+=)", text.removeprefix("hf:"))
+    chosen = dict(option.split("=", 1) for option in options)
+    if unknown := sorted(chosen.keys() - {"image", "label", "config", "splits"}):
+        raise ValueError(f"{text}: {unknown[0]} is none of image, label, config and splits")
+    return os.path.expanduser(name), chosen
+
+
+def _hugging_face(text: str, size: int, fit: str) -> tuple[list[str], Rows]:
+    """A data set of the hub, or in a folder where `save_to_disk` wrote it, by the library datasets.
+
+    Columns, configuration and splits can be chosen, see `_hub_name`.
+    """
     try:
         import datasets as hub
     except ImportError as error:
-        raise ValueError(
-            "hf: data sets need the library datasets: pip install 'ktglite[hf]'"
-        ) from error
-    found = hub.load_dataset(name)
-    kinds = next(iter(found.values())).features
-    columns = {type(kind).__name__: column for column, kind in kinds.items()}
-    if not {"Image", "ClassLabel"} <= set(columns):
-        raise ValueError(
-            f"hf:{name} has columns {', '.join(kinds)}: it needs one of images and one of class labels"
-        )
-    image, label = columns["Image"], columns["ClassLabel"]
-    parts = {"train": 0, "validation": 1, "valid": 1, "test": 2}
-    if "test" not in found:
-        parts |= {"validation": 2, "valid": 2}
-    alone = len(found) == 1
-    rows = [
-        (row, -1 if alone else parts[part])
-        for part in found
-        if alone or part in parts
-        for row in found[part]
-    ]
-    images = np.stack([to_square(row[image], size, fit) for row, _ in rows])
-    given = np.array([part for _, part in rows], np.int8)
-    return images, np.array([row[label] for row, _ in rows]), given, kinds[label].names
+        raise ValueError(f"{text} needs the library datasets: pip install 'ktglite[hf]'") from error
+    name, chosen = _hub_name(text)
+    saved = any(Path(name, file).is_file() for file in ("dataset_dict.json", "state.json"))
+    config = [chosen["config"]] if "config" in chosen else []
+    try:
+        found = hub.load_from_disk(name) if saved else hub.load_dataset(name, *config)
+    except (OSError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"hf:{name} could not be loaded ({why})") from error
+    found = found if isinstance(found, dict) else {"all": found}
+    columns = next(iter(found.values())).features
+    for role, kind in (("image", "Image"), ("label", "ClassLabel")):
+        able = [column for column in columns if type(columns[column]).__name__ == kind]
+        if len(able) == 1:
+            chosen.setdefault(role, able[0])
+        if chosen.get(role) not in able:
+            way = f"choose one by hf:{name},{role}={able[0]}" if able else "cast_column makes one"
+            listed = ", ".join(f"{column} ({type(columns[column]).__name__})" for column in columns)
+            raise ValueError(f"hf:{name} needs a column of kind {kind} and has {listed}: {way}")
+    names = chosen["splits"].split("+") if "splits" in chosen else list(found)
+    roles = split_roles(names)
+    if not {*names} <= {*found} or (len(names) > 1 and 0 not in roles.values()):
+        way = f"choose train and test by hf:{name},splits=NAME+NAME"
+        raise ValueError(f"hf:{name} has the splits {_some(found)}: {way}")
+    if len(roles) < 2:
+        roles = dict.fromkeys(roles or names, -1)
+    if others := found.keys() - roles.keys():
+        log.warning("hf:%s: left out the splits %s", name, _some(others))
+    rows = {
+        part: ((row[chosen["image"]], row[chosen["label"]]) for row in found[split])
+        for split, part in roles.items()
+    }
+    return columns[chosen["label"]].names, _rows(rows, size, fit, f"hf:{name}")
 
 
-def _folder(root: Path, size: int, fit: str, skip_unreadable: bool, cache: Path) -> tuple:
-    roots = {part: root / part for part in SPLITS if (root / part).is_dir()}
-    if roots and "train" not in roots:
-        raise ValueError(
-            f"{root} has {', '.join(roots)} and no train: give train/ with val/ or test/, or classes"
-        )
-    if (root / "val" / ANNOTATIONS).is_file():
-        roots.pop("test", None)  # tiny-imagenet's test images have no labels
-    number = {part: i for i, part in enumerate(SPLITS)}
-    if roots and "test" not in roots:
-        number["val"] = 2
+# ---- folders
+
+
+def image_files(root: str | Path) -> list[tuple[Path, str]]:
+    """(file, class) of every image below the class folders of `root`, or of its train/; sorted.
+
+    Hidden files are left out; what else is, is said. Raises ValueError for a folder without images,
+    and for links that lead nowhere.
+    """
+    return [(path, name) for path, name, split in _find_images(Path(root)) if split < 1]
+
+
+def _find_images(root: Path) -> list[tuple[Path, str, int]]:
+    """(file, class, split or -1) of every image, sorted.
+
+    A split is a folder called like one; its class is the folder in it or, at its end, around it.
+    Without splits, the class is the first folder that not all images share.
+    """
+    images, folders = _walk(root)
+    deep = {path[:-1] for path in images} - {()}
+    levels = zip(*deep, strict=False)
+    common = [names[0] for names in takewhile(lambda names: len({*names}) == 1, levels)]
+    depth = min([len(common), *(len(parts) - 1 for parts in deep)])
+    tops = {parts[depth] for parts in deep}
+    roles = split_roles({name for parts in deep for name in parts[depth : depth + 2]} | {*common})
+    if roles and 0 not in roles.values() and ({*common} & roles.keys() or tops <= roles.keys()):
+        raise ValueError(f"{root} has {_some(roles)} and no train: give train/ too, or classes")
+    if len(roles) < 2 or 0 not in roles.values():
+        within = {top: set() for top in tops}
+        for parts in deep:
+            within[parts[depth]].update(parts[depth + 1 : depth + 2])
+        if len(tops) > 1 and (tops & roles.keys() or len(set.intersection(*within.values())) > 1):
+            way = "if they are splits, call them train, val and test"
+            log.warning("%s: %s are taken for classes; %s", root, _some(tops), way)
+        roles = {}
+
+    def place(parts: tuple[str, ...]) -> tuple[tuple[str, ...], str, int] | None:
+        """The folders above, the class and the split; None outside of the classes."""
+        for at, name in enumerate(parts[depth : depth + 2], depth):
+            inside = [name for name in parts[at + 1 :] if name not in roles] or parts[depth:at]
+            if name in roles and inside:
+                return parts[:at], inside[0], roles[name]
+        return None if roles or len(parts) <= depth else (parts[:depth], parts[depth], -1)
+
+    found = [(path, *at) for path in images if (at := place(path[:-1]))]
+    if not found:
+        way = "put the images of each class into a folder named after it"
+        raise ValueError(f"{root} has no class folders with images: {way}")
+    above = {top for _, top, _, _ in found}
+    if len(above) > 1 and any(top[-1:] != (name,) for _, top, name, _ in found):
+        several = _some("/".join(top) for top in above)
+        raise ValueError(f"{root}: {several} hold train/ each: choose one, or put it on top")
+    filled = {tuple(at) for _, *at in found}
+    for folder in sorted(folders):
+        at = place(folder)
+        if at and at[0] in above and at not in filled:
+            where = root.joinpath(*folder)
+            raise ValueError(f"class folder {where} holds no images: fill it or remove it")
+    if outside := {*images} - {path for path, *_ in found}:
+        names = _some("/".join(path[:-1]) or path[-1] for path in outside)
         log.warning(
-            "%s has no test/: its val/ is the test set, and a validation set is taken from train/",
-            root,
+            "ignored %s outside the classes in %s: %s", _count(outside, "image"), root, names
         )
-    found = [
-        (path, name, number[part]) for part in roots for path, name in image_files(roots[part])
+    alone = {split for *_, split in found} == {0}  # train/ beside a test/ without classes
+    said = [f"{name} is {SPLITS[role]}" for name, role in roles.items() if not alone]
+    log.info("%s: %s", root, ", ".join(["/".join(["classes in .", *common[:depth]]), *said]))
+    # A Mac writes é as two characters, others as one.
+    return [
+        (
+            Path(os.path.join(root, *path)),
+            unicodedata.normalize("NFC", name),
+            -1 if alone else split,
+        )
+        for path, _, name, split in found
     ]
-    found = found or [(path, name, -1) for path, name in image_files(root)]
+
+
+def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """The images and the folders below `root`, as tuples of names; sorted.
+
+    Links are followed, unless they lead round. What is left out is said, hidden files aside.
+    """
+    images, inner, others, left_out = [], [], [], set()
+    home = root.resolve()
+    around = {root: {home, *home.parents}}  # the folders a folder lies in
+    for where, folders, files in os.walk(root, onerror=log.warning, followlinks=True):
+        where = Path(where)
+        above = where.relative_to(root).parts
+        for path in [where / name for name in folders]:
+            hidden = path.name.startswith(".")
+            real = path.resolve()
+            system = path.name.casefold() in SYSTEM_FOLDERS and any(path.iterdir())
+            if hidden or system or real in around[where]:
+                folders.remove(path.name)
+                left_out.update([] if hidden else [path.name])
+            else:
+                inner.append((*above, path.name))
+                around[path] = around[where] | {real}
+        for name in (name for name in files if not name.startswith(".")):
+            path = os.path.join(where, name)
+            suffix = os.path.splitext(name)[1].lower()
+            if not os.path.isfile(path):
+                if not os.path.islink(path):  # a pipe or a device
+                    continue
+                if not suffix:
+                    raise ValueError(f"{path} is a link that leads nowhere: mend it or remove it")
+            if suffix in SUFFIXES:
+                images.append((*above, name))
+            elif above:
+                others.append(suffix or name)
+    if others:
+        kinds = _some(others)
+        log.warning("ignored %s in %s that are no images: %s", _count(others, "file"), root, kinds)
+    if left_out:
+        log.warning("ignored %s in %s: %s", _count(left_out, "folder"), root, _some(left_out))
+    return sorted(images), inner
+
+
+def _folder(found: list, size: int, fit: str, skip_unreadable: bool) -> tuple[list[str], Rows]:
+    """The images of a folder, decoded by all cores."""
     classes = sorted({name for _, name, _ in found})
-    if len(classes) < 2:
-        raise ValueError(
-            f"{root} has images of one class only ({classes[0]}): classification needs at least two"
-        )
 
     def decode(path: Path) -> np.ndarray | None:
         try:
@@ -307,96 +558,57 @@ def _folder(root: Path, size: int, fit: str, skip_unreadable: bool, cache: Path)
             log.warning("skipped: %s", error)
             return None
 
-    def make() -> tuple:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            pictures = list(pool.map(decode, [path for path, _, _ in found]))
-        good = [i for i, picture in enumerate(pictures) if picture is not None]
-        if len(good) < len(found):
-            log.warning("skipped %d of %d files in %s", len(found) - len(good), len(found), root)
-        if not good:
-            raise ValueError(f"{root}: none of its {len(found)} files could be read as an image")
-        labels = np.array([classes.index(found[i][1]) for i in good])
-        given = np.array([found[i][2] for i in good], np.int8)
-        return np.stack([pictures[i] for i in good]), labels, given, classes
+    def rows() -> Rows:
+        pool = ThreadPoolExecutor(os.cpu_count())
+        images = pool.map(decode, [path for path, _, _ in found])
+        try:
+            for image, (_, name, part) in zip(images, found, strict=True):
+                if image is not None:
+                    yield image, classes.index(name), part
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    facts = [(str(path.relative_to(root)), *size_and_time(path)) for path, _, _ in found]
-    return _cached(cache, "folder", [facts, size, fit, skip_unreadable], make)
-
-
-def size_and_time(path: Path) -> tuple[int, int]:
-    """Size and mtime, used to detect changes; (0, 0) for a broken link, which reading it will name."""
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
+    # A format without a reader is told before thousands of others are decoded.
+    doubtful = {path.suffix: path for path, _, _ in found if path.suffix.lower() in NO_READER}
+    for path in doubtful.values() if not skip_unreadable else ():
+        read_image(path, size, fit)
+    return classes, rows()
 
 
-def image_files(root: Path) -> list[tuple[Path, str]]:
-    """(file, class) for every image below the class folders of `root`, which are walked
-    recursively; sorted.
-
-    Hidden files are left out, and files without an image's extension are ignored and counted.
-    Raises ValueError for a folder without images, and for links that lead nowhere.
-    """
-    if (root / ANNOTATIONS).is_file():
-        named = sorted(
-            line.split("\t")[:2] for line in (root / ANNOTATIONS).read_text().splitlines()
-        )
-        return [(root / "images" / file, label) for file, label in named]
-    entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
-    for path in entries:
-        if _leads_nowhere(path):
-            raise ValueError(f"{path} is a link that leads nowhere: mend it or remove it")
-    folders = [path for path in entries if path.is_dir()]
-    if not folders:
-        what = "has no class folders" if entries else "is empty"
-        raise ValueError(
-            f"{root} {what}: put the images of each class into a folder named after it"
-        )
-    known, files, ignored = Image.registered_extensions(), [], 0
-    for folder in folders:
-        inside = [
-            path
-            for path in sorted(folder.rglob("*"))
-            if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            and (path.is_file() or _leads_nowhere(path))
-        ]
-        images = [path for path in inside if path.suffix.lower() in known]
-        ignored += len(inside) - len(images)
-        if not images:
-            raise ValueError(f"class folder {folder} holds no images: fill it or remove it")
-        files += [(path, folder.name) for path in images]
-    if ignored:
-        log.warning("ignored %d files in %s that have no image's extension", ignored, root)
-    return files
+def _some(names: Iterable[str]) -> str:
+    """The first five of many names, in words."""
+    names = sorted({*names})
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _leads_nowhere(path: Path) -> bool:
-    """Whether `path` is a link to what is not there, or to itself."""
-    return path.is_symlink() and not path.exists()
+def _count(things: Collection, what: str) -> str:
+    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
+
+
+# ---- one image
 
 
 def read_image(path: str | Path, size: int, fit: str | Fit = "squash") -> np.ndarray:
     """One image file as uint8 (3, size, size), see `to_square`.
 
-    Raises ValueError naming the file when it cannot be read.
+    Raises ValueError naming the file, and the way out, when it cannot be read.
     """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    way = "replace it"
+    if suffix in NO_READER:
+        way = "pip install pillow-heif" if suffix in HEIF else "convert it to JPEG or PNG"
     try:
-        if Path(path).stat().st_size == 0:
+        if path.stat().st_size == 0:
             raise ValueError("it is empty, 0 bytes")
+        if suffix in RAW:
+            raise ValueError("it is a camera's raw file")
         with Image.open(path) as picture:
             return to_square(picture, size, fit)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except UNREADABLE as error:
         raise ValueError(
-            f"{path} cannot be read as an image ({error}); replace it, or pass skip_unreadable"
+            f"{path} cannot be read as an image ({error}); {way}, or leave out what cannot be read "
+            "with --set skip_unreadable=true"
         ) from error
 
 

@@ -20,18 +20,18 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from ktglite.sources.one_fractal import CANVAS, CLASSES, Formula, uniform
 from ktglite.store import atomic_write, code_hash, make_once
+from ktglite_formulas.base import CANVAS, CLASSES, Formula, edges, uniform
 
 __all__ = ["VisualAtom"]
 
 LINES = 200  # of an atom, at most
-# The last four bits of Perlin's permutation: all that noise in one dimension takes of a lattice
-# point.
+# The last four bits of Perlin's permutation, all that noise in one dimension takes of a point.
 LATTICE = (
-    "709baf3d9f052971c47e5e83505a7e6478ab0a5eecbb53b09118d587e4d8b84fa576b0b6d2e73f5ac356c9c97e5846f619f118091c4b0929"
-    "84724cf644d6da30492acb5a636ef254feb3f0a16dcaf7a57882ca36d95b7bc9167d32cef1082908a614b221e20cf321131b9efb106f57ad"
-    "84c0392df46eacdde23d883d03e27dc4"
+    "709baf3d9f052971c47e5e83505a7e6478ab0a5eecbb53b09118d587e4d8b84f"
+    "a576b0b6d2e73f5ac356c9c97e5846f619f118091c4b092984724cf644d6da30"
+    "492acb5a636ef254feb3f0a16dcaf7a57882ca36d95b7bc9167d32cef1082908"
+    "a614b221e20cf321131b9efb106f57ad84c0392df46eacdde23d883d03e27dc4"
 )
 
 
@@ -39,7 +39,7 @@ LATTICE = (
 
 
 def _perlin() -> np.ndarray:
-    """All values of Perlin noise in 256 steps of each of its 256 lattice cells, float64 (65536,), -0.95..0.95."""
+    """Perlin noise in 256 steps of each of its 256 lattice cells, float64 (65536,), -0.95..0.95."""
     bits = np.array([int(digit, 16) for digit in LATTICE])
     slope = np.where(bits < 8, bits + 1.0, -1.0)[:, None]
     t = (np.arange(256) + 0.5) / 256
@@ -51,12 +51,15 @@ _NOISE = _perlin()
 
 
 def _vertices(number: int) -> np.ndarray:
-    """Vertices of every line of a class, float64 (2, lines, vertices): x and y in px of the canvas, the centre at 0."""
+    """Vertices of a class, float64 (2, lines, vertices): x and y in px, the centre at 0."""
     draw = random.Random(number + 1)
-    count, lines, coefficient, width = (
-        draw.randint(200, 1000), draw.randint(1, LINES), draw.uniform(0, 4), draw.uniform(0, 0.1)
-    )  # fmt: skip
-    radius, first, second = draw.randint(10, 60), draw.randint(0, 20), draw.randint(0, 20)
+    count = draw.randint(200, 1000)
+    lines = draw.randint(1, LINES)
+    coefficient = draw.uniform(0, 4)
+    width = draw.uniform(0, 0.1)
+    radius = draw.randint(10, 60)
+    first = draw.randint(0, 20)
+    second = draw.randint(0, 20)
     while first == second != 0:
         second = draw.randint(0, 20)
     oval = np.array([draw.uniform(1, 2), draw.uniform(1, 2)])[:, None, None]
@@ -69,20 +72,23 @@ def _vertices(number: int) -> np.ndarray:
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _draw_lines(xs, ys, canvas):
-    """Draw closed lines, int64 (lines, vertices), each over those before: its number from 1 into a square of uint8."""
+    """Draw closed lines, int64 (lines, vertices), each over those before.
+
+    A pixel of `canvas`, a square of uint8, becomes the number of its last line, from 1.
+    """
     side = canvas.shape[0]
     for line in range(xs.shape[0]):
         x0, y0 = xs[line, -1], ys[line, -1]
         for v in range(xs.shape[1]):
             x1, y1 = xs[line, v], ys[line, v]
             dx, dy = abs(x1 - x0), abs(y1 - y0)
-            right, down, steep = (
-                np.int64(1 if x1 > x0 else -1),
-                np.int64(1 if y1 > y0 else -1),
-                dy >= dx,
-            )
-            long, short = max(dx, dy), min(dx, dy)
-            x, y, error = x0, y0, 2 * short - long
+            right = np.int64(1 if x1 > x0 else -1)
+            down = np.int64(1 if y1 > y0 else -1)
+            steep = dy >= dx
+            long = max(dx, dy)
+            short = min(dx, dy)
+            x, y = x0, y0
+            error = 2 * short - long
             for _ in range(long + 1):  # Bresenham's way: `error` decides when to step aside
                 if 0 <= x < side and 0 <= y < side:
                     canvas[np.uint64(y), np.uint64(x)] = line + 1
@@ -94,9 +100,11 @@ def _draw_lines(xs, ys, canvas):
 
 
 def _shape(number: int) -> tuple[int, int, np.ndarray]:
-    """A class: where its top and its left edge are from the centre, in px, and which line covers a
-    pixel, uint8 (height, width), 0 for none. What no image can show, more than 512 px from the
-    centre, is cut off."""
+    """A class: its top and left edge from the centre, in px, and which line covers a pixel.
+
+    Lines are uint8 (height, width), 0 for none. What no image can show, more than 512 px from the
+    centre, is cut off.
+    """
     xs, ys = np.floor(_vertices(number) + CANVAS).astype(np.int64)
     canvas = np.zeros((2 * CANVAS, 2 * CANVAS), np.uint8)
     _draw_lines(xs, ys, canvas)
@@ -106,12 +114,15 @@ def _shape(number: int) -> tuple[int, int, np.ndarray]:
 
 
 def _bank(count: int, cache: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` shapes, drawn once into `cache`: uint8 pixels one shape after the other,
-    memory-mapped (462 MB for all), and int64 (count, 5): begin, top, left, height, width. Raises
-    ValueError naming a damaged file."""
+    """The first `count` shapes, drawn once into `cache` and memory-mapped, 462 MB for all.
+
+    Returns their pixels, uint8, one shape after the other, and int64 (count, 5): begin, top, left,
+    height, width. Raises ValueError naming a damaged file.
+    """
 
     def make(path: Path) -> None:
-        table, begin = np.zeros((count, 5), "<i8"), 0
+        table = np.zeros((count, 5), "<i8")
+        begin = 0
         with atomic_write(path) as file:
             for number in range(count):
                 top, left, pixels = _shape(number)
@@ -120,12 +131,12 @@ def _bank(count: int, cache: str | Path) -> tuple[np.ndarray, np.ndarray]:
                 file.write(pixels.tobytes())
             file.write(table.tobytes())
 
-    path = make_once(Path(cache) / f"visualatom-{count}-{code_hash(__name__)[:12]}.bin", make)
+    code = code_hash(__name__, Formula.__module__)
+    path = make_once(Path(cache) / f"visualatom-{count}-{code[:12]}.bin", make)
     content = np.memmap(path, np.uint8, "r")
     table = np.frombuffer(content[-40 * count :].tobytes(), "<i8").reshape(-1, 5)
-    if len(table) != count or table[-1, 0] + table[-1, 3] * table[-1, 4] + table.nbytes != len(
-        content
-    ):
+    begin, _, _, height, width = table[-1]
+    if len(table) != count or begin + height * width + table.nbytes != len(content):
         raise ValueError(f"{path} is damaged; delete it and it is made again")
     return content, table
 
@@ -135,11 +146,11 @@ def _bank(count: int, cache: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _render(content, table, keys, images):
-    """Fill `images`, uint8 (B, 3, size, size), with the shapes in `table`; each pixel is the mean
-    of those of the canvas whose corner lies in it."""
+    """Fill `images`, uint8 (B, 3, size, size), with the shapes in `table`, averaged down."""
     size = images.shape[2]
-    edges = (np.arange(size + 1) * CANVAS + size - 1) // size
-    greys, sums = np.zeros(LINES + 1, np.uint32), np.empty(size, np.uint32)
+    begins = edges(size)
+    greys = np.zeros(LINES + 1, np.uint32)
+    sums = np.empty(size, np.uint32)
     for b in range(len(keys)):
         begin, top, left, height, width = table[b]
         top += int(uniform(keys[b], 0, 0, CANVAS + 1))
@@ -148,23 +159,25 @@ def _render(content, table, keys, images):
             greys[line] = int(uniform(keys[b], line, 0, 256))
         for row in range(size):
             sums[:] = 0
-            for y in range(max(edges[row], top), min(edges[row + 1], top + height)):
+            for y in range(max(begins[row], top), min(begins[row + 1], top + height)):
                 start = begin + (y - top) * width - left
                 for column in range(size):
                     total = np.uint32(0)
-                    for x in range(max(edges[column], left), min(edges[column + 1], left + width)):
+                    end = min(begins[column + 1], left + width)
+                    for x in range(max(begins[column], left), end):
                         total += greys[content[np.uint64(start + x)]]
                     sums[column] += total
             for column in range(size):
-                area = (edges[row + 1] - edges[row]) * (edges[column + 1] - edges[column])
+                area = (begins[row + 1] - begins[row]) * (begins[column + 1] - begins[column])
                 images[b, :, row, column] = sums[column] // np.uint32(area)
 
 
 class VisualAtom(Formula):
-    """VisualAtom-1k as a sequence: `batch(numbers)` draws images, in any order and on any worker
-    the same.
+    """VisualAtom-1k as a sequence: `batch(numbers)` draws images, in any order the same.
 
-    `size`: 16..512 px.  `categories`: the first so many of 1,000 classes.
+    Args:
+        size: 16..512 px.
+        categories: the first so many of 1,000 classes.
     """
 
     def __init__(
@@ -177,13 +190,10 @@ class VisualAtom(Formula):
         super().__init__(size, categories, seed)
         self.content, self.table = _bank(categories, cache)
 
-    def _draw(self, labels: np.ndarray, keys: np.ndarray, images: np.ndarray) -> np.ndarray:
+    def _draw(self, labels: np.ndarray, keys: np.ndarray, images: np.ndarray) -> None:
         _render(self.content, self.table[labels], keys, images)
-        return labels
 
 
 def open_source(config, cache: str | Path) -> VisualAtom:
-    """VisualAtom-1k as `config` asks for it: size, render, seed and, where it has it, categories."""
-    return VisualAtom(
-        config.render or config.size, getattr(config, "categories", CLASSES), config.seed, cache
-    )
+    """VisualAtom-1k as the fields size, render, categories and seed of `config` ask for it."""
+    return VisualAtom(config.render or config.size, config.categories, config.seed, cache)

@@ -1,0 +1,114 @@
+"""What ASHA's rungs would have kept of graphs that were all trained to the end: the tables of
+docs/asha_study.md, as Markdown.
+
+    python benchmarks/asha_study.py
+    python benchmarks/asha_study.py --records data/graph_benchmark.npz --first-rungs 1 2 4
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from ktglite.experiments import stats
+from ktglite.experiments.bench import Benchmark, load
+from ktglite.experiments.rungs import replay
+from ktglite.models import title
+
+LETTERS = {"none": "(a)", "imagenet1k": "(b)", "fractaldb1k": "(c)", "mixed": "(d)"}
+
+
+ORDERS = 200
+ETA = 2
+
+
+def replays(curves: np.ndarray, pruner: str, rung: int, graphs: int | None = None) -> np.ndarray:
+    """`replay` in random orders, each of so many `graphs` or all: epochs trained, int (orders,
+    graphs), 0 for those left out."""
+    rng = np.random.default_rng(0)
+    trained = np.zeros((ORDERS, len(curves)), int)
+    for row in trained:
+        order = rng.permutation(len(curves))[:graphs]
+        row[order] = replay(curves[order], pruner, ETA, rung)
+    return trained
+
+
+def best_kept(curves: np.ndarray, pruner: str, rung: int, graphs: int | None = None) -> list[str]:
+    """In how many percent of the orders a graph of the best final value is trained to its end, with
+    the 95 % interval over orders (Wilson), and the percentage of all epochs that is trained."""
+    trained = replays(curves, pruner, rung, graphs)
+    final = np.where(trained > 0, curves[:, -1], -np.inf)
+    best = (final == final.max(1, keepdims=True)) & (trained == curves.shape[1])
+    kept = binomtest(int(best.any(1).sum()), ORDERS)
+    low, high = kept.proportion_ci(method="wilson")
+    spent = trained[trained > 0].mean() / curves.shape[1]
+    return [f"{100 * kept.statistic:.0f} [{100 * low:.0f}, {100 * high:.0f}]", f"{100 * spent:.0f}"]
+
+
+def early_rungs(table: Benchmark, first_rungs: Sequence[int]) -> pd.DataFrame:
+    """Whether a first rung decides for or against a start of the target: ASHA in random orders.
+
+    By `rung` and `target` (its start), percent of its `n` graphs: `passed`, the chance to pass the
+    first rung; `deserved`, who ends among the best 1/ETA of all; `bias`, the paired difference
+    with its 95 % interval over graphs, and in words as `verdict`.
+    """
+    curves = table.val
+    starts = np.array([graph.nodes[0].init for graph in table.graphs])
+    deserved = curves[:, -1] >= np.sort(curves[:, -1])[-max(1, len(curves) // ETA)]
+    rows = []
+    for rung in first_rungs:
+        passed = (replays(curves, "asha", rung) > rung).mean(0)
+        for target in sorted(set(starts), reverse=True):
+            own = starts == target
+            bias = stats.summary(100 * (passed - deserved)[own])
+            row = {"rung": rung, "target": target, "n": bias["n"]}
+            row |= {"passed": 100 * passed[own].mean(), "deserved": 100 * deserved[own].mean()}
+            row |= {"bias": bias["mean"], "low": bias["low"], "high": bias["high"]}
+            rows.append(row | {"verdict": verdict(bias)})
+    return pd.DataFrame(rows)
+
+
+def verdict(bias: dict[str, float]) -> str:
+    """A paired difference in words."""
+    if bias["low"] > 0:
+        return "favoured"
+    return "held back" if bias["high"] < 0 else "not resolved"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", default="data/reference_runs/quick_searches")
+    parser.add_argument("--first-rungs", type=int, nargs="+", default=[1, 3, 6])
+    parser.add_argument("--few", type=int, default=20, help="graphs of a small search")
+    given = parser.parse_args()
+    bench = load(given.records)
+    conditions = [name for name in LETTERS if name in bench.conditions]
+
+    print("| graphs | first rung | asha: kept | epochs | promote: kept | epochs |")
+    print("|---|---|---|---|---|---|")
+    for name in conditions:
+        for few in (None, given.few):
+            curves = bench.of(name).val
+            for rung in given.first_rungs:
+                cells = [f"{LETTERS[name]}, {few or len(curves)} graphs", f"epoch {rung}"]
+                for pruner in ("asha", "promote"):
+                    cells += best_kept(curves, pruner, rung, few)
+                print(f"| {' | '.join(cells)} |")
+
+    print(
+        "\n| condition | first rung | target from | n | passed | deserved | difference | verdict |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for name in conditions:
+        found = early_rungs(bench.of(name), given.first_rungs)
+        for row in found.itertuples() if found.target.nunique() > 1 else ():
+            gap = f"{row.bias:+.0f} [{row.low:+.0f}, {row.high:+.0f}]"
+            cells = [LETTERS[name], f"epoch {row.rung}", title(row.target), str(row.n)]
+            cells += [f"{row.passed:.0f}", f"{row.deserved:.0f}", gap, row.verdict]
+            print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

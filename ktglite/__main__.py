@@ -1,0 +1,5 @@
+"""`python -m ktglite`: the command line."""
+
+from ktglite.cli import main
+
+main()

@@ -1,0 +1,147 @@
+"""An executed notebook as one HTML page that needs no network."""
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from ktglite.profiles import NOTEBOOKS
+
+__all__ = ["describe_pictures", "sources_of", "to_html", "without_widgets"]
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# nbconvert's own template has no `alt`, no math font, and lines as wide as the window.
+PAGE = """{% extends 'index.html.j2' %}
+{% block html_head %}{{ super() }}<style>
+math {
+  font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "TeX Gyre Termes Math", math;
+}
+main { max-width: 46rem; margin: auto; }
+.jp-OutputArea-output { overflow-x: auto; }
+</style>{% endblock %}
+{% block data_png scoped %}
+{%- set words = output | get_metadata('alt', 'image/png') | escape_html -%}
+{{ super() | replace('<img', '<img alt="' ~ words ~ '"', 1) }}{% endblock %}
+{% block input_group %}{% if '### BEGIN SOLUTION' in cell.source -%}
+<details><summary>{{ nb.metadata.solution }}</summary>{{ super() }}</details>
+{%- else %}{{ super() }}{% endif %}{% endblock %}"""
+WORDS = {"en": ("Contents", "Solution"), "ja": ("目次", "解答例")}
+
+
+def sources_of(notebook) -> list[tuple[str, str]]:
+    """Kind and text of every cell that counts: no head cells, no parameters that a run put in."""
+    skipped = {"head", "injected-parameters"}
+    return [
+        (cell.cell_type, cell.source)
+        for cell in notebook.cells
+        if not skipped & set(cell.metadata.get("tags", []))
+    ]
+
+
+def without_widgets(notebook) -> None:
+    """Drop what a living kernel alone can show: widgets, whose picture stands beside them."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET, None)
+
+
+def describe_pictures(notebook) -> None:
+    """Give every picture that has no alternative text the prose before its cell."""
+    text = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and "head" not in cell.metadata.get("tags", []):
+            parts = [part for part in cell.source.split("\n\n") if part.strip()]
+            prose = [part for part in parts if not part.startswith(("$$", "|"))]
+            text = prose[-1] if prose else text
+            text = re.sub(r"^#+ |[*`$]|\]\([^)]*\)|\[(?=[^]]*\]\()", "", text).replace("\n", " ")
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.metadata.setdefault("image/png", {}).setdefault("alt", text)
+
+
+def to_html(notebook, stem: str, home: Path, folder: Path) -> str:
+    """The page of notebook `stem`, which comes from the folder `home` and will lie in `folder`.
+
+    Formulas are MathML, set-up cells and solutions are folded away, and other notebooks and the
+    pages of docs/ are linked where they are.
+    """
+    import nbconvert
+    import nbformat
+    from nbconvert.preprocessors import TagRemovePreprocessor
+
+    lang = home.name if home.name in WORDS else "en"
+    page = nbformat.reads(nbformat.writes(notebook), as_version=4)
+    describe_pictures(page)
+    page.metadata["solution"] = WORDS[lang][1]
+    headings = []
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _link(cell.source, home, folder)
+            cell.source = _anchor(cell.source, headings)
+            cell.source = _with_mathml(cell.source)
+            cell.metadata.pop("tags", None)  # what is folded away is code
+    title = headings[0][1] if headings else stem
+    page.metadata["title"] = re.sub(r"[*`$]", "", title)
+    chapters = [f"- [{text}](#{name})" for name, text in headings[1:]]
+    contents = f"**{WORDS[lang][0]}**\n\n" + "\n".join(chapters)
+    new_cell = nbformat.v4.new_markdown_cell
+    page.cells[1:1] = [new_cell(_with_mathml(contents)), new_cell(_ways(stem))]
+    page.cells.append(new_cell(_ways(stem)))
+    exporter = nbconvert.HTMLExporter(
+        mathjax_url="", require_js_url="", raw_template=PAGE, language_code=lang
+    )
+    folded = TagRemovePreprocessor(remove_input_tags={"head", "hide"})
+    exporter.register_preprocessor(folded, enabled=True)
+    return exporter.from_notebook_node(page)[0]
+
+
+def _ways(stem: str) -> str:
+    """Links to the notebooks before and after this one."""
+    if stem not in NOTEBOOKS:
+        return ""
+    at = NOTEBOOKS.index(stem)
+    before = [f"[← {name[:2]}]({name}.html)" for name in NOTEBOOKS[at - 1 : at]]
+    after = [f"[{name[:2]} →]({name}.html)" for name in NOTEBOOKS[at + 1 : at + 2]]
+    return " · ".join(before + after)
+
+
+def _link(text: str, home: Path, folder: Path) -> str:
+    """Markdown whose links are right in `folder`: to pages beside it, and to files of `home`."""
+
+    def moved(found: re.Match) -> str:
+        target = found[1]
+        rest = found[2] or ""
+        if re.fullmatch(r"[\w-]+\.ipynb", target):
+            return f"]({target.removesuffix('ipynb')}html{rest})"
+        if (home / target).exists():
+            return f"]({Path(os.path.relpath(home / target, folder)).as_posix()}{rest})"
+        return found[0]
+
+    return re.sub(r"\]\(([^)#:\s]+)(#[^)]*)?\)", moved, text)
+
+
+def _anchor(text: str, headings: list[tuple[str, str]]) -> str:
+    """Markdown with a name before each title and chapter, which are added to `headings`."""
+
+    def named(found: re.Match) -> str:
+        if found[1] is None:  # code
+            return found[0]
+        headings.append((f"chapter-{len(headings)}", found[2]))
+        return f'<a id="{headings[-1][0]}"></a>\n\n{found[0]}'
+
+    return re.sub(r"```.*?```|^(##?) ([^\n]+)$", named, text, flags=re.M | re.S)
+
+
+def _with_mathml(text: str) -> str:
+    """Markdown with $..$ and $$..$$ as MathML; code in backticks, and what is no formula, stays."""
+    from latex2mathml.converter import convert
+
+    parts = re.split(r"(```.*?```|`[^`]*`|\$\$.+?\$\$|\$[^$\n]+?\$)", text, flags=re.S)
+    for i, part in enumerate(parts):
+        with suppress(Exception):  # the notebook has run: a formula must not undo that
+            if part.startswith("$$"):
+                parts[i] = convert(part[2:-2].strip(), display="block")
+            elif part.startswith("$"):
+                parts[i] = convert(part[1:-1])
+    return "".join(parts)

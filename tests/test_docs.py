@@ -1,0 +1,183 @@
+"""README, docs and data/README: links, commands, numbers, and the same content in two languages."""
+
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "*/README.md", "*/RESULTS.md", "data/*/*/README.md")
+    for path in TOP.glob(pattern)
+)
+BY_NAME = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+
+
+def code(page: Path) -> list[str]:
+    """Commands of a page: lines of code blocks that are no Python, and code in the text."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\n(.*?)^```", text, flags=re.DOTALL | re.M)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return lines + re.findall(r"`([^`\n]+)`", prose(page))
+
+
+def headings(page: Path) -> list[tuple[str, str]]:
+    return re.findall(r"^(#+) (.+)$", prose(page), re.MULTILINE)
+
+
+def anchor(heading: str) -> str:
+    """What a page calls the place of a heading in links."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Tables of a page as rows of cells, without the line under the head."""
+    found = [[]]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        elif found[-1]:
+            found.append([])
+    return [[row for row in table if set("".join(row)) - set("-: ")] for table in found if table]
+
+
+def numbers(cell: str) -> list[str]:
+    shown = re.sub(r"\]\([^)]*\)|<!--.*?-->", "]", cell)
+    return sorted(re.findall(r"[−-]?\d[\d,.]*\d|\d", shown))
+
+
+@BY_NAME
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+://", target):
+            continue
+        name, _, place = target.partition("#")
+        path = page if not name else page.parent / name
+        assert path.exists(), f"{page.name}: {target}"
+        if place:
+            assert place in [anchor(heading) for _, heading in headings(path)], target
+
+
+def test_both_readmes_have_the_same_headings_and_tables():
+    english, japanese = TOP / "README.md", TOP / "README.ja.md"
+    assert [level for level, _ in headings(english)] == [level for level, _ in headings(japanese)]
+    ours, theirs = (tables(prose(page)) for page in (english, japanese))
+    assert len(ours) == len(theirs)
+    for table, translated in zip(ours, theirs, strict=True):
+        assert [len(row) for row in table] == [len(row) for row in translated]
+        for row, other in zip(table, translated, strict=True):
+            assert [*map(numbers, row)] == [*map(numbers, other)], (row, other)
+    pictures = [re.findall(r"!\[", prose(page)) for page in (english, japanese)]
+    assert len(pictures[0]) == len(pictures[1])
+
+
+def test_both_readmes_give_the_same_commands():
+    english, japanese = (
+        (TOP / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md")
+    )
+    blocks = [re.findall(r"^```.*?^```", text, re.DOTALL | re.M) for text in (english, japanese)]
+    without = [[re.sub(r"\s*#.*", "", block) for block in found] for found in blocks]
+    assert without[0] == without[1]
+
+
+def test_readme_is_a_page():
+    assert len((TOP / "README.md").read_text(encoding="utf-8").splitlines()) < 130
+
+
+@BY_NAME
+def test_make_s_targets_exist(page):
+    known = set(re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(encoding="utf-8"), re.M))
+    for line in code(page):
+        if match := re.match(r"make ((?:[a-z-]+ ?)+)(?:$| |#|[A-Z])", line):
+            assert set(match[1].split()) <= known, f"{page.name}: {line}"
+
+
+@pytest.fixture(scope="module")
+def commands() -> set[str]:
+    """The subcommands that `ktglite --help` lists."""
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, function = project["scripts"]["ktglite"].split(":")
+    run = f"import sys; sys.argv = ['ktglite', '--help']; import {module}; {module}.{function}()"
+    done = subprocess.run([sys.executable, "-c", run], cwd=TOP, capture_output=True, text=True)
+    return set(re.findall(r"^\W*([a-z]+)\b", done.stdout, re.MULTILINE))
+
+
+@BY_NAME
+def test_commands_exist(page, commands):
+    if page.name == "CHANGELOG.md":  # which names those that went
+        return
+    for line in code(page):
+        for name in re.findall(r"(?:^|&& )ktglite ([a-z]+)", line):
+            assert name in commands, f"{page.name}: {line}"
+
+
+def test_python_of_the_readme_is_python():
+    for block in re.findall(
+        r"^```python\n(.*?)^```", (TOP / "README.md").read_text(), re.DOTALL | re.M
+    ):
+        names = set(re.findall(r"\bktg\.(\w+)", block))
+        compile(block, "README.md", "exec")
+        import ktglite as ktg
+
+        assert all(hasattr(ktg, name) for name in names), names
+
+
+@pytest.mark.parametrize("page", sorted((TOP / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_a_table_of_measurements_has_its_command_beside_it(page):
+    """In the section of a table with spreads or intervals stands what computes it."""
+    text = page.read_text(encoding="utf-8")
+    starts = [match.start() for match in re.finditer(r"^#+ ", text, re.MULTILINE)]
+    for start, end in pairwise([*starts, len(text)]):
+        section = text[start:end]
+        cells = [cell for table in tables(section) for row in table for cell in row]
+        if sum(bool(re.search(r"±|\d, .*\d\]", cell)) for cell in cells) > 2:
+            source = re.search(r"python |ktglite |make |pytest |_table\(|/cars64/README", text)
+            assert source, section[:80]
+
+
+@BY_NAME
+def test_words_that_readers_stumbled_over_stay_away(page):
+    text = prose(page)
+    for words in ("drawn cars", ": missed", ": reached", "| wanted", "where what lives"):
+        assert words not in text, f"{page.name}: {words!r}"
+
+
+@pytest.fixture
+def readme_results(monkeypatch):
+    """The script that writes the numbers."""
+    monkeypatch.syspath_prepend(TOP / "maintain")
+    return importlib.import_module("readme_results")
+
+
+def test_numbers_are_those_of_the_records(readme_results):
+    """README, docs/results.md and docs/faq.md against data/reference_runs and run_times.json."""
+    stale = [p.name for p, text in readme_results.pages().items() if p.read_text("utf-8") != text]
+    assert not stale, "run: python maintain/readme_results.py"
+
+
+def test_numbers_between_markers_are_filled_anew(readme_results):
+    text = "a <!-- x:begin -->old<!-- x:end --> b\n<!-- y:begin -->\n| old |\n<!-- y:end -->\n"
+    filled = readme_results.fill(text, {"x": "new", "y": "| 1 |\n| 2 |"})
+    assert filled == (
+        "a <!-- x:begin -->new<!-- x:end --> b\n<!-- y:begin -->\n| 1 |\n| 2 |\n<!-- y:end -->\n"
+    )
+
+
+def test_contributing_names_every_module_and_none_that_is_gone():
+    named = set(re.findall(r"`(ktglite/[\w/]+\.py)`", (TOP / "CONTRIBUTING.md").read_text("utf-8")))
+    assert all((TOP / name).exists() for name in named), named
+    there = {str(path.relative_to(TOP)) for path in (TOP / "ktglite").rglob("*.py")}
+    inner = {name for name in there if Path(name).name.startswith("__")}
+    figures = {name for name in there if name.startswith("ktglite/figures/")}
+    assert named >= there - inner - figures

@@ -1,0 +1,144 @@
+"""Trained networks to take away: what their files say, and what they answer."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from ktglite import Node, TrainConfig, all_through, load_settings, models, trainer
+from ktglite.experiments import networks
+from ktglite.experiments.networks import classify, ensemble_metrics, load_network
+from ktglite.experiments.runs import Run, Store, run
+from ktglite.store import from_checkout
+
+CONFIG = TrainConfig(epochs=2, batch_size=8, augmentation="shift", precision="fp32", device="cpu")
+SHIPPED = "data/networks/table1-standin-all.safetensors"
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_data, tmp_path_factory):
+    """A folder and the record of a run in it whose target was kept."""
+    folder = tmp_path_factory.mktemp("runs")
+    graph = all_through(Node("resnet18"), Node("resnet18_w8"))
+    return folder, run(Run(graph, tiny_data, CONFIG, 0), Store(folder, "target"))
+
+
+PLAIN = """
+import sys
+import torch
+from safetensors import safe_open
+from torchvision.models import resnet18
+
+folder, key = sys.argv[1:]
+with safe_open(f"{folder}/{key}.node1.safetensors", "pt") as file:
+    state, card = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["ktglite"]
+net = resnet18(num_classes=3)
+net.load_state_dict(state)
+images, labels = torch.load(f"{folder}/test.pt")
+mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+with torch.no_grad():
+    found = net.eval()((images / 255 - mean) / std).argmax(1)
+assert key in card
+print(100 * (found == labels).sum().item() / len(labels))
+"""
+
+
+def test_a_kept_target_gives_its_accuracy_in_plain_torchvision(tiny_data, trained):
+    folder, record = trained
+    torch.save((tiny_data.test.images, tiny_data.test.labels), folder / "test.pt")
+    command = [sys.executable, "-c", PLAIN, str(folder), record["key"]]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == record["test_accuracy"][0]
+
+
+def test_the_logits_beside_it_give_what_the_record_says(trained):
+    folder, record = trained
+    kept = {path.name.partition(".")[2] for path in folder.glob("*.safetensors")}
+    assert kept == {"node1.safetensors", "logits.safetensors"}
+    logits, labels = networks.read_logits(folder / f"{record['key']}.logits.safetensors")
+    found = ensemble_metrics(logits, labels)
+    assert record["ensemble_metrics"] == found
+    assert found["ensemble"] == record["epochs"][-1]["test_ensemble"]
+    one, two = (z.argmax(1) for z in logits.values())
+    assert found["agreement"] == pytest.approx(100 * (one == two).double().mean().item())
+    assert 0 <= found["calibration_error"] <= 100
+
+
+def test_a_loaded_network_predicts_with_its_head_and_says_what_it_takes(tiny_data, trained):
+    folder, record = trained
+    net = load_network(folder / f"{record['key']}.node1.safetensors")
+    assert (net.classes, net.size, net.fit) == (("a", "b", "c"), 32, "squash")
+    assert net.card["test_accuracy"] == record["test_accuracy"]
+    assert not net.training
+    logits, _ = networks.read_logits(folder / f"{record['key']}.logits.safetensors")
+    torch.testing.assert_close(trainer.predict(net, tiny_data.test), logits["node 1"])
+
+
+def test_files_are_classified_as_the_test_images_were(tiny_data, trained, tmp_path):
+    folder, record = trained
+    net = load_network(folder / f"{record['key']}.node1.safetensors")
+    files = []
+    for i, image in enumerate(tiny_data.test.images):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(files[-1])
+    found = classify(net, files)
+    answers = trainer.predict(net, tiny_data.test).softmax(1).max(1)
+    assert list(found["file"]) == [str(file) for file in files]
+    assert list(found["class"]) == [net.classes[i] for i in answers.indices]
+    assert found["probability"].to_numpy() == pytest.approx(100 * answers.values.numpy(), rel=1e-4)
+    assert len(classify(net, [])) == 0
+    (tmp_path / "no.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"no\.png"):
+        classify(net, [tmp_path / "no.png"])
+
+
+def test_the_network_that_comes_with_the_kit_answers_as_its_card_says():
+    """Within three images of 1,440: trained on one kind of processor, and read on another."""
+    net = load_network(from_checkout(SHIPPED))
+    data = load_settings("02", "quick").load_data()
+    assert net.card["data"]["fingerprint"] == data.fingerprint
+    assert net.classes == data.classes
+    found = trainer.accuracy(trainer.predict(net, data.test), data.test.labels)
+    assert found == pytest.approx(net.card["test_accuracy"][0], abs=0.21)
+    assert found == pytest.approx(74.8, abs=0.3)
+
+
+def test_a_network_that_is_kept_teaches_with_its_head(tiny_data, tmp_path):
+    teacher = models.initialise("resnet18_w8", "scratch", 3, 5)
+    card = {"arch": "resnet18_w8", "classes": tiny_data.classes, "size": 32, "fit": "squash"}
+    path = networks.save_network(teacher, tmp_path / "teacher.safetensors", card)
+    again = models.initialise("resnet18_w8", str(path), 3, 0, classes=tiny_data.classes)
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+    other = models.initialise("resnet18_w8", str(path), 3, 0, classes=("x", "y", "z"))
+    assert not torch.equal(other.fc.weight, teacher.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("plain.safetensors", "does not say which classes it knows"),
+        ("cut.safetensors", r"is damaged \("),
+        ("net.pth", "those end in .safetensors"),
+    ],
+)
+def test_a_file_that_is_no_network_of_ours_is_refused_in_a_sentence(tmp_path, name, words):
+    state = models.build("resnet18_w8", 3).state_dict()
+    save_file(state, tmp_path / "plain.safetensors", {"format": "pt"})
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "plain.safetensors").read_bytes()[:999])
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=words) as caught:
+        load_network(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_calibration_is_measured_by_the_gap_of_confidence_and_accuracy():
+    labels = torch.tensor([0, 1])
+    sure = ensemble_metrics({"node 1": torch.tensor([[9.0, 0.0], [9.0, 0.0]])}, labels)
+    assert sure["calibration_error"] == pytest.approx(50, abs=0.1)  # sure of all, right in half
+    assert sure["agreement"] is None  # there is nobody to agree with
+    even = ensemble_metrics({"node 1": torch.zeros(2, 2)}, labels)
+    assert even["calibration_error"] == pytest.approx(0, abs=1e-6)
