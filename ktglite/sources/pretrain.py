@@ -38,7 +38,7 @@ from ktglite.data import MEAN, STD, Data, augment, normalise
 from ktglite.devices import numerics, resolve_device, resolve_precision
 from ktglite.models import SOURCES, build, file_hash, head_of
 from ktglite.pool import cores
-from ktglite.sources.datasets import image_files, read_image
+from ktglite.sources.datasets import image_files, read_image, split_roles
 
 __all__ = ["PretrainConfig", "adopt", "nearest_neighbours", "pretrain", "pretrain_all", "read_card"]
 
@@ -306,8 +306,9 @@ def open_source(config: PretrainConfig, cache: str | Path = "data/cache"):
 
 def _parts(folder: Path) -> list[Path]:
     """The folders of class folders: train/ and, where there is one, val/; or `folder` itself."""
-    parts = [folder / name for name in ("train", "val") if (folder / name).is_dir()]
-    return parts if folder / "train" in parts else [folder]
+    roles = split_roles(path.name for path in folder.iterdir() if path.is_dir())
+    parts = {role: folder / name for name, role in roles.items()}
+    return [parts[role] for role in (0, 1) if role in parts] if 0 in parts else [folder]
 
 
 def _open_validation(config: PretrainConfig, classes: Sequence[str]):
