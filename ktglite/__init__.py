@@ -32,6 +32,7 @@ _LAZY = {
 }
 _MODULES = {
     "ablation": "experiments.ablation",
+    "bench": "experiments.bench",
     "claims": "experiments.claims",
     "datasets": "sources.datasets",
     "fractaldb": "sources.fractaldb",
