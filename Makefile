@@ -70,7 +70,7 @@ lab: $(READY)  ## the notebooks in JupyterLab
 
 notebooks: $(READY)  ## the outputs of `make reproduce` into notebooks/ and figures/, both languages
 	$(BIN)/ktglite figures --records data/reference_runs/quick --out figures/ja --format png --lang ja
-	$(BIN)/python maintain/notebooks.py $(ARGS)
+	$(BIN)/python maintain/refresh_notebooks.py $(ARGS)
 
 teach: $(READY)  ## the students' edition, without solutions and outputs, into build/release
 	$(INSTALL_MORE) constraints-teach.txt

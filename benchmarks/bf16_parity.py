@@ -50,7 +50,7 @@ def main() -> None:
                 seed: list(epochs(graph, data, config, seed))[-1]["test_accuracy"][0]
                 for seed in range(args.seeds)
             }
-        gap = stats.pair(accuracies["bf16"], accuracies["fp32"])
+        gap = stats.difference(accuracies["bf16"], accuracies["fp32"])
         if gap["low"] > -MARGIN and gap["high"] < MARGIN:
             verdict = "harmless"
         elif gap["high"] < 0:

@@ -1,8 +1,8 @@
-"""Cache and batched augmentation against ImageFolder and DataLoader, one thread, the same crop,
-flip and size.
+"""Cache and batched augmentation against ImageFolder and DataLoader, the same crop, flip and size.
 
 JPEG files are written to a temporary folder from synthcars drawn at their size. Both sides give
-normalised float32 batches of 64 images at 64 px. Run: python benchmarks/input.py
+normalised float32 batches of 64 images at 64 px, by one thread. Then random crops of the files
+themselves, as pre-training reads them, against a DataLoader. Run: python benchmarks/input.py
 """
 
 import argparse
@@ -22,7 +22,9 @@ from torchvision import datasets, transforms
 
 from ktglite import load_data
 from ktglite.data import MEAN, STD, apply_views, draw_views
+from ktglite.pool import cores
 from ktglite.sources import synthcars
+from ktglite.sources.pretrain import ImageFiles
 
 SIZE, BATCH = 64, 64
 CASES = {"128 px JPEGs": ((128, 128), 512, 4), "500x375 photos": ((500, 375), 256, 10)}
@@ -51,7 +53,7 @@ def folder_loader(folder: Path):
 
 
 def cached_loader(folder: Path):
-    """The same from the kit's cache, as `ktglite.trainer.epochs` does it; decoding is not part of an epoch."""
+    """The same from the kit's cache, as in `ktglite.trainer.epochs`: an epoch decodes nothing."""
     train = load_data(str(folder), SIZE, split=(0.6, 0.2, 0.2), cache=folder.parent / "cache").train
 
     def epoch(repeat: int = 8) -> int:
@@ -66,8 +68,32 @@ def cached_loader(folder: Path):
     return epoch
 
 
+def file_speeds(folder: Path, rounds: int, size: int = 224) -> dict[str, float]:
+    """Images/s of random crops of files by one thread or process per core, wall-clock."""
+    steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
+    found = datasets.ImageFolder(folder, transforms.Compose([*steps, transforms.PILToTensor()]))
+    files = ImageFiles(folder, size, crop=True)
+    batches = np.arange(len(files) // BATCH * BATCH).reshape(-1, BATCH)
+
+    def by_threads() -> None:
+        for batch in batches:
+            files.batch(batch, 0)
+
+    def by_loader() -> None:
+        for _ in DataLoader(found, BATCH, drop_last=True, num_workers=cores()):
+            pass
+
+    best = {"threads": 0.0, "DataLoader": 0.0}
+    for _ in range(rounds):
+        for key, run in zip(best, (by_threads, by_loader), strict=True):
+            start = time.perf_counter()
+            run()
+            best[key] = max(best[key], batches.size / (time.perf_counter() - start))
+    return best
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -84,13 +110,14 @@ def main() -> None:
                     start = time.process_time()
                     images = epoch()
                     rates[key].append(images / (time.process_time() - start))
+            files = file_speeds(folder / "train", args.rounds)
         cache, plain = (statistics.median(rates[key]) for key in loaders)
-        print(
-            f"{name} at {SIZE} px: cache {cache:,.0f} images/s, ImageFolder {plain:,.0f}, ratio {cache / plain:.1f} "
-            f"(wanted {wanted}: {'reached' if cache >= wanted * plain else 'MISSED'}); "
-            f"cache of {count} built once in {built:.1f} s of CPU time",
-            flush=True,
-        )
+        reached = "reached" if cache >= wanted * plain else "MISSED"
+        print(f"{name} at {SIZE} px: cache {cache:,.0f} images/s, ImageFolder {plain:,.0f}")
+        print(f"  ratio {cache / plain:.1f} (wanted {wanted}: {reached})")
+        print(f"  cache of {count} built once in {built:.1f} s of CPU time")
+        speeds = ", ".join(f"{key} {rate:,.0f} images/s" for key, rate in files.items())
+        print(f"  pre-training on files at 224 px, {cores()} cores: {speeds}", flush=True)
 
 
 if __name__ == "__main__":

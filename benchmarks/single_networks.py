@@ -50,7 +50,7 @@ def main() -> None:
             line = f"{start} | {epochs} | {lr:g} | {stages} | {val['mean']:.1f} ± {val['std']:.1f}"
             line += f" | {test['mean']:.1f} ± {test['std']:.1f} (n = {test['n']})"
             if start != "scratch" and "scratch" in starts:
-                gain = ktg.stats.pair(by_seed[start], by_seed["scratch"])
+                gain = ktg.stats.difference(by_seed[start], by_seed["scratch"])
                 line += f" | {gain['effect']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"
             print(line, flush=True)
 

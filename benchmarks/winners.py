@@ -68,7 +68,7 @@ def main() -> None:
     ]
     for a, b in [*pairs, ("imagenet1k/winner", "none/winner"), ("imagenet1k/alone", "none/alone")]:
         if {a, b} <= arms.keys():
-            gap = ktg.stats.pair(arms[a], arms[b])
+            gap = ktg.stats.difference(arms[a], arms[b])
             print(f"{a} - {b}: {gap['effect']:+.1f} [{gap['low']:+.1f}, {gap['high']:+.1f}]")
 
 

@@ -119,7 +119,7 @@ class Graph:
         return "through" if (target == source and gate == "correct") else gate
 
     def __str__(self) -> str:
-        """Every node that matters and its open edges: "1 scratch <- label through, 2 linear; .."."""
+        """Every node that matters, with its open edges: "1 scratch <- label through, 2 linear"."""
         parts = []
         for t in sorted(self.reaching_target()):
             names = {s: "label" if s == t else str(s + 1) for s in self.sources(t)}

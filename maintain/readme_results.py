@@ -40,7 +40,7 @@ STARTS = {  # the rows of a cell: how the source of a claim is called in it
 QUESTIONS = {
     "C1": ("Does pre-training the target help?", "ターゲットノードの事前学習は有効か"),
     "C2": ("Do pre-trained auxiliaries help it?", "事前学習済みの補助ノードは有効か"),
-    "C3": ("Do three pre-trained nodes beat none?", "3 ノードとも事前学習すると，なしに勝るか"),
+    "C3": ("Do three pre-trained nodes beat none?", "全ノードの事前学習は，なしに勝るか"),
     "C0": ("Does a graph beat its target alone?", "グラフは単独のターゲットノードに勝るか"),
 }
 HEADS = ("| | paper | synthetic cars | photographs |", "| | 論文 | 合成した車画像 | 写真 |")
@@ -157,6 +157,29 @@ def alone(sets: dict[str, tuple[list, pd.DataFrame]]) -> str:
     return "\n".join(lines)
 
 
+def less_alone(sets: dict[str, tuple[list, pd.DataFrame]]) -> str:
+    """Each pattern of pre-trained nodes minus the target alone with the same start, exploratory."""
+    found = []
+    for records, _ in sets.values():
+        table = claims.exploratory(records)
+        table = table[(table["from"] == "this run") & table["low"].notna()]
+        table = table.assign(of=table["source"].map(ablation.stands_for))
+        found.append(table.set_index(["of", "contrast"]))
+    lines = ["| pre-trained nodes | from | synthetic cars | photographs |", "|---|---|---|---|"]
+    for pattern in ablation.patterns()[1:]:
+        for of in ("ImageNet-1k", "FractalDB-1k"):
+            where = (of, f"{pattern} less its target alone")
+            cells = [points(table.loc[where]) if where in table.index else "" for table in found]
+            lines.append(f"| {pattern} | {of} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def points(row: pd.Series) -> str:
+    """An effect with its 95 % interval."""
+    effect, low, high = (signed(row[name]) for name in ("effect", "low", "high"))
+    return f"{effect} [{low}, {high}]"
+
+
 def regimes() -> str:
     """How far training went and what C0 was, a row for every committed Table 1.
 
@@ -197,16 +220,14 @@ def convergence() -> str:
     ]
     lines.append("|---|---|---|---|")
     for _, row in claims.convergence_table(records).sort_values(["start", "epochs"]).iterrows():
-        effect, low, high = (signed(row[name]) for name in ("effect", "low", "high"))
-        cells = [row["start"], str(row["epochs"]), f"{row['train_accuracy']:.0f} %"]
-        lines.append(f"| {' | '.join(cells)} | {effect} [{low}, {high}] |")
+        cells = [row["start"], str(row["epochs"]), f"{row['train_accuracy']:.0f} %", points(row)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _c0(table: pd.DataFrame, source: str) -> str:
     row = table[(table["claim"] == "C0") & (table["source"] == source)].iloc[0]
-    effect, low, high = (signed(row[name]) for name in ("effect", "low", "high"))
-    return f"{effect} [{low}, {high}]"
+    return points(row)
 
 
 def minutes(language: int) -> str:
@@ -232,7 +253,7 @@ def pages() -> dict[Path, str]:
         records = ablation.read_runs(folder)
         sets[name] = (records, claims.claims_table(records))
     blocks = {"verdicts": verdicts(sets), "alone": alone(sets), "regimes": regimes()}
-    blocks["convergence"] = convergence()
+    blocks |= {"convergence": convergence(), "less-alone": less_alone(sets)}
     blocks |= {f"table1-{name}": table1(records) for name, (records, _) in sets.items()}
     found = {}
     for name, language in PAGES.items():

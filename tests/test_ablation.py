@@ -193,7 +193,7 @@ def is_alive(pid):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through /proc")
 def test_killed_twice_it_writes_the_same_tables(tmp_path):
-    """15 graphs x 2 seeds by the command: SIGKILL to the parent twice, and each byte is the same."""
+    """15 graphs x 2 seeds by the command: SIGKILL to the parent twice, and every byte as it was."""
     (tmp_path / "weights").mkdir()
     for seed, source in enumerate(SOURCES):
         state = models.initialise("resnet18_w8", "scratch", 10, seed).state_dict()
@@ -331,6 +331,10 @@ def test_live_runs_lie_where_the_recorded_ones_predict_them():
     half = 2.262157 * np.std(own, ddof=1) * np.sqrt(1 + 1 / 10)  # t(0.975, 9 df)
     assert (row.low, row.high) == pytest.approx((np.mean(own) - half, np.mean(own) + half))
     assert (row.live, row.n) == (60.0, 10)
+    twice = [record | {"seed": seed} for record in live for seed in (98, 99)]
+    row = ablation.reproduction_check(twice, recorded).set_index("row").loc["FractalDB-1k 1+2"]
+    half *= np.sqrt(1 / 2 + 1 / 10) / np.sqrt(1 + 1 / 10)  # of the mean of two runs
+    assert row.high - row["mean"] == pytest.approx(half)
 
 
 def test_a_live_run_that_lies_outside_is_named():

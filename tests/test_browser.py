@@ -17,6 +17,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import refresh_notebooks as books
+from explorer_page import explorer_page
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from test_explorer_page import QUICK, as_page, random_graphs, words
@@ -24,8 +26,6 @@ from test_explorer_page import QUICK, as_page, random_graphs, words
 from ktglite import reproduce as work
 from ktglite.experiments.ablation import read_runs
 from ktglite.experiments.search import read_summaries
-from ktglite.tools import notebooks as books
-from ktglite.tools.explorer_page import explorer_page
 
 TOP = Path(__file__).parents[1]
 FLAGS = [

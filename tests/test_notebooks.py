@@ -16,6 +16,7 @@ import matplotlib
 import nbformat
 import numpy as np
 import pytest
+import refresh_notebooks as books
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
@@ -26,7 +27,6 @@ from ktglite import load_settings, trainer
 from ktglite import reproduce as work
 from ktglite.settings import NOTEBOOKS
 from ktglite.store import Checkpoint
-from ktglite.tools import notebooks as books
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 STEMS = list(NOTEBOOKS)

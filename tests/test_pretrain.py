@@ -247,6 +247,12 @@ def test_a_pre_training_is_what_a_plain_loop_does(tmp_path):
     torch.testing.assert_close(state, net.state_dict(), rtol=1e-3, atol=1e-5)
 
 
+def test_the_learning_rate_falls_after_each_third_of_the_epochs(tmp_path):
+    few = replace(SMALL, epochs=10, images_per_epoch=4, batch_size=2, standin_images=8, lr=0.01)
+    rates = [row["lr"] for row in read_card(pretrain(few, tmp_path))["curve"]]
+    assert rates == pytest.approx([0.01] * 4 + [0.001] * 3 + [0.0001] * 3)
+
+
 def test_the_stand_in_has_none_of_the_task_s_models(monkeypatch):
     drawn, original = [], synthcars._draw_one
 
@@ -277,6 +283,14 @@ def test_labels_are_numbers_of_the_classes_that_the_weights_name(files, photogra
         shown = step1.read_image(photographs / f"val/{name}/3.bmp", 32, step1._central_box)
         view = augment(torch.from_numpy(shown)[None], "none", None)
         assert net.eval()(view).argmax(1).item() == number
+
+
+def test_a_validation_folder_is_val_by_another_name(files, photographs, tmp_path):
+    (photographs / "train").rename(photographs / "training")
+    (photographs / "val").rename(photographs / "validation")
+    card = read_card(pretrain(files, tmp_path / "w", tmp_path / "cache"))
+    assert card["images"] == 32
+    assert "val_accuracy" in card["curve"][0]
 
 
 def test_a_val_of_other_classes_is_refused(files, photographs, tmp_path):

@@ -528,7 +528,7 @@ def test_30_graphs_with_a_worker_and_the_coordinator_killed(tmp_path, request, w
     """Every graph of the plan is over once, and nothing is left."""
     address, parent = request.getfixturevalue("cluster") if where == "dask" else (None, None)
     journal = tmp_path / "search/none.log"
-    how = f"Path({str(tmp_path)!r}), 60, {address!r}, {pruner!r}"
+    how = f"Path({str(tmp_path)!r}), 30, {address!r}, {pruner!r}"
     command = ["-c", f"from test_search import *; coordinate({how})"]
 
     def over():

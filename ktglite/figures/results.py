@@ -307,7 +307,7 @@ def pair_gains(records: Sequence[Mapping], baseline: str = "alone") -> pd.DataFr
     rows = []
     for label, found in seeds.items():
         up = sum(value > alone[seed] for seed, value in found.items() if seed in alone)
-        rows.append({"graph": label, "up": up, **stats.pair(found, alone)})
+        rows.append({"graph": label, "up": up, **stats.difference(found, alone)})
     return pd.DataFrame(rows)
 
 
@@ -401,7 +401,7 @@ def start_gains(records: Sequence[Mapping]) -> pd.DataFrame:
     for record in records:
         source = title(record["source"])
         there = f" ({record['accuracy there']:.0f} % there)" if "accuracy there" in record else ""
-        gain = stats.pair(record["start"], record["scratch"])
+        gain = stats.difference(record["start"], record["scratch"])
         rows.append({"data": record["data"], "source": source, "start": source + there, **gain})
     return pd.DataFrame(rows)
 

@@ -38,7 +38,7 @@ from ktglite.data import MEAN, STD, Data, augment, normalise
 from ktglite.devices import numerics, resolve_device, resolve_precision
 from ktglite.models import SOURCES, build, file_hash, head_of
 from ktglite.pool import cores
-from ktglite.sources.datasets import image_files, read_image
+from ktglite.sources.datasets import image_files, read_image, split_roles
 
 __all__ = ["PretrainConfig", "adopt", "nearest_neighbours", "pretrain", "pretrain_all", "read_card"]
 
@@ -238,11 +238,11 @@ def _modules(config: PretrainConfig) -> list[str]:
         return [*modules, "ktglite.sources.datasets"]
     drawing = SOURCES[config.source].open.partition(":")[0]
     package = drawing.partition(".")[0]
-    if package != "ktglite":
-        modules.append("ktglite.sources.fractaldb")  # what plug-ins draw with
-        places = getattr(import_module(package), "__path__", ())
-        modules += sorted(part.name for part in pkgutil.walk_packages(places, f"{package}."))
-    return [*modules, drawing]
+    if package == "ktglite":
+        return [*modules, drawing]
+    places = getattr(import_module(package), "__path__", ())
+    parts = sorted(part.name for part in pkgutil.walk_packages(places, f"{package}."))
+    return [*modules, "ktglite.sources.fractaldb", package, *parts]  # `mix` is for plug-ins, too
 
 
 def _images_hash(config: PretrainConfig, cache: str | Path) -> str | None:
@@ -306,8 +306,9 @@ def open_source(config: PretrainConfig, cache: str | Path = "data/cache"):
 
 def _parts(folder: Path) -> list[Path]:
     """The folders of class folders: train/ and, where there is one, val/; or `folder` itself."""
-    parts = [folder / name for name in ("train", "val") if (folder / name).is_dir()]
-    return parts if folder / "train" in parts else [folder]
+    roles = split_roles(path.name for path in folder.iterdir() if path.is_dir())
+    parts = {role: folder / name for name, role in roles.items()}
+    return [parts[role] for role in (0, 1) if role in parts] if 0 in parts else [folder]
 
 
 def _open_validation(config: PretrainConfig, classes: Sequence[str]):
@@ -328,7 +329,8 @@ class ImageFiles:
         found = image_files(folder)
         self.files = [path for path, _ in found]
         self.classes = tuple(sorted({name for _, name in found}))
-        self.labels = np.array([self.classes.index(name) for _, name in found])
+        number = {name: i for i, name in enumerate(self.classes)}
+        self.labels = np.array([number[name] for _, name in found])
         self.size = size
         self.crop = crop
         self.pool = ThreadPoolExecutor(cores())  # PIL lets other threads run while it decodes
