@@ -1,4 +1,4 @@
-"""Small data that every test may share: random 32 px images of three classes that a mean colour tells apart."""
+"""Small data for every test: random 32 px images of three classes that differ in mean colour."""
 
 import math
 import os
@@ -54,6 +54,6 @@ def one_thread():
 
 @pytest.fixture
 def four_gates(monkeypatch):
-    """The four gates of the paper alone, whichever were added: numbers and words depend on how many there are."""
+    """The four gates of the paper alone: numbers and words depend on how many there are."""
     for name in set(GATES) - {"through", "cutoff", "linear", "correct"}:
         monkeypatch.delitem(GATES, name)
