@@ -52,9 +52,9 @@ def draw_all(
         )
     recorded = _summaries(from_checkout(f"data/reference_runs/{records.name}_searches"))
     drawn = {"figure1_method": graphs.draw_method, "gates": graphs.plot_gate_curves}
-    tables = _tables(runs, summaries, records.name) if runs else {}
+    tables = _tables(runs, summaries, records) if runs else {}
     if runs:
-        first = ablation.sources_of(runs)[0]
+        first = (ablation.sources_of(runs) or ["imagenet1k"])[0]
         drawn["claim_card"] = partial(graphs.plot_claim_card, first, ablation.count_nodes(runs))
         drawn |= {name: partial(getattr(results, f"plot_{name}"), tables[name]) for name in tables}
         for name in ("table1", "learning_curves", "main_effects"):
@@ -80,14 +80,22 @@ def draw_all(
     return paths
 
 
-def _tables(runs: list[dict], summaries: dict, name: str) -> dict[str, pd.DataFrame]:
-    """What the figures draw that stand these records beside photographs."""
+def _tables(runs: list[dict], summaries: dict, folder: Path) -> dict[str, pd.DataFrame]:
+    """What is drawn of these records beside others: photographs, recorded runs, the convergence."""
+    shipped = from_checkout("data/reference_runs")
     sets = {"this run": (runs, summaries)}
-    cars = from_checkout("data/reference_runs/cars64")
-    if cars.exists() and name != "cars64":
+    cars = shipped / "cars64"
+    if cars.exists() and folder.name != "cars64":
         sets["photographs"] = ablation.read_runs(cars), {}
-    known = pd.concat([results.knowledge_table(found, of) for of, (found, _) in sets.items()])
-    tables = {"forest": claims.forest(sets), "gain_against_knowledge": known}
+    known = [results.knowledge_table(found, name) for name, (found, _) in sets.items()]
+    tables = {"forest": claims.forest(sets), "gain_against_knowledge": pd.concat(known)}
+    own = shipped / folder.name
+    if (own / "table1.json").exists() and own.resolve() != folder.resolve():
+        check = ablation.reproduction_check(runs, ablation.read_runs(own))
+        tables["reproduction"] = check[check.inside.notna()]
+    if (shipped / "convergence.json").exists():
+        found = json.loads((shipped / "convergence.json").read_text(encoding="utf-8"))
+        tables["convergence"] = claims.convergence_table(found)
     return {name: table for name, table in tables.items() if len(table)}
 
 

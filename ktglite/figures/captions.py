@@ -164,8 +164,9 @@ def _ends(series: str, x: str, y: str) -> Callable[..., list[dict]]:
 
 
 def _reproduction(records, summaries, table: pd.DataFrame) -> list[dict]:
-    outside = table.row[~table.inside.astype(bool)]
-    fact = {"inside": len(table) - len(outside), "all": len(table)}
+    outside = table.row[~table.inside.fillna(True).astype(bool)]
+    rows = int(table.inside.count())
+    fact = {"inside": rows - len(outside), "all": rows}
     return [fact | {"outside": ", ".join(outside) or "none"}]
 
 

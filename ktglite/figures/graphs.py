@@ -324,7 +324,8 @@ def plot_claim_card(source: str, n: int = 3) -> Figure:
 
     `source`: what pre-trained nodes start from. `n`: nodes of a graph of Table 1.
     """
-    contrasts = claims.primaries(source, ablation.patterns(n))
+    contrasts = [("C0", {"none": 1.0, "alone": -1.0})]  # C0 from scratch, then all from `source`
+    contrasts += claims.primaries(ablation.patterns(n)).items()
     shown = "C1", "C2", "C3", "C0"
     figure, axes = style.panels([""] * len(shown), 0.85, columns=1)
     for axis, claim in zip(axes, shown, strict=True):
@@ -332,8 +333,8 @@ def plot_claim_card(source: str, n: int = 3) -> Figure:
         axis.axis("off")
         axis.set(xlim=(-0.1, 13), ylim=(-0.55, 0.55), aspect="equal", anchor="W")
         x = 0.0
-        for name, weights in contrasts.items():
-            if name.startswith(claim) and weights:
+        for weights in [weights for name, weights in contrasts if name == claim]:
+            if any(weights.values()):
                 x = _draw_difference(axis, x, weights, source, n) + 1.5
     fills = {start: source_fill(start) for start in ("scratch", source)}
     handles = [Patch(fc=fills[s], ec="#444444", label=style.source_title(s)) for s in fills]
@@ -345,7 +346,10 @@ def plot_claim_card(source: str, n: int = 3) -> Figure:
 def _draw_difference(
     ax: Axes, x: float, weights: Mapping[str, float], source: str, n: int
 ) -> float:  # fmt: skip
-    """A contrast of patterns from `x` on: "mean of (these) − mean of (those)"; where it ends."""
+    """A contrast of patterns from `x` on: "mean of (these) − mean of (those)"; where it ends.
+
+    "alone" is the target of the graph before it, with the same start.
+    """
 
     def write(x: float, text: str) -> float:
         ax.text(x, 0, text, va="center", fontsize=8)
@@ -358,8 +362,8 @@ def _draw_difference(
     for side, minus in zip(sides, ("", "  −  "), strict=True):
         x = write(x, minus + ("mean of" if len(side) > 1 else ""))
         for name in side:
-            pattern = name.replace(f"{source}/alone", "1").split("+")
-            nodes = range(1, 2 if name.endswith("alone") else n + 1)
+            pattern = (sides[0][0] if name == "alone" else name).split("+")
+            nodes = range(1, 2 if name == "alone" else n + 1)
             starts = [source if str(node) in pattern else "scratch" for node in nodes]
             _draw_mini(ax, x + 0.5, starts)
             x += 1.15

@@ -269,14 +269,14 @@ def plot_seed_pairs(
 
     Args:
         records: runs with `label`, `seed`, `test_accuracy`, of the baseline and of any graphs.
-        baseline: the label of the runs that the others are compared with.
+        baseline: the label of the runs that the others are compared with, from scratch.
         chance: accuracy (%) of guessing, as a dotted line.
     """
     gains = pair_gains(records, baseline)
     graphs = list(gains.graph)
     ratios = [2] * len(graphs) + [3]
     figure, axes = panels([*graphs, "gain"], 2.6, len(graphs) + 1, width_ratios=ratios)
-    rows = [(r["seed"], r["label"], r["test_accuracy"][0]) for r in records]
+    rows = [(r["seed"], ablation.row_title(r), r["test_accuracy"][0]) for r in records]
     runs = pd.DataFrame(rows, columns=["seed", "graph", "accuracy"]).set_index("graph")
     look = {"estimator": None, "units": "seed", "marker": "o", "color": GREY, "lw": 1, "ms": 5}
     handles = [Line2D([], [], color=GREY, lw=1, marker="o", ms=4, label="one seed")]
@@ -302,7 +302,8 @@ def pair_gains(records: Sequence[Mapping], baseline: str = "alone") -> pd.DataFr
     many seeds it is `up`."""
     seeds: dict[str, dict[int, float]] = {}
     for record in records:
-        seeds.setdefault(record["label"], {})[record["seed"]] = record["test_accuracy"][0]
+        label = ablation.row_title(record)
+        seeds.setdefault(label, {})[record["seed"]] = record["test_accuracy"][0]
     alone = seeds.pop(baseline)
     rows = []
     for label, found in seeds.items():
@@ -364,20 +365,27 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
     """When a graph pays: graph minus its target alone, against how far training has gone.
 
     Args:
-        table: `claims.convergence_table`: `start` (name or title), `epochs`, `train_accuracy` (of
-            the target alone, %), `effect`, `low`, `high` (points, 95 % interval).
+        table: `claims.convergence_table`: `start` (name or title), `images` (to train), `epochs`,
+            `train_accuracy` (of the target alone, %), `effect`, `low`, `high` (points, 95 %
+            interval). A line joins what has as many images.
     """
     figure, (axis,) = panels([""], 3.2)
     for start, part in table.groupby("start", sort=False):
-        look = {"color": source_colour(start), "lw": 1, "zorder": 1, "errorbar": None}
-        sns.lineplot(part, x="train_accuracy", y="effect", ax=axis, **look)
+        look = {"color": source_colour(start), "lw": 1, "zorder": 1, "estimator": None}
+        look |= {"units": "images", "sort": False}
+        ordered = part.sort_values("epochs")
+        sns.lineplot(ordered, x="train_accuracy", y="effect", ax=axis, **look)
         dots(axis, part, "train_accuracy", colour=source_colour(start))
         for row in part.itertuples():
-            axis.annotate(row.epochs, (row.train_accuracy, row.effect), **BESIDE)
+            text = (
+                f"{row.epochs}" if table.images.nunique() == 1 else f"{row.epochs} × {row.images}"
+            )
+            axis.annotate(text, (row.train_accuracy, row.effect), **BESIDE)
     axis.set(xlabel="training accuracy of the target alone (%)")
     axis.set(ylabel="graph − its target alone (points)")
     handles = style.source_legend(dict.fromkeys(table.start), "all nodes: {}")
-    style.legend_below(figure, [*handles, *style.mark_legend(table)], note="numbers: epochs")
+    note = "numbers: epochs" + (" × images" if table.images.nunique() > 1 else "")
+    style.legend_below(figure, [*handles, *style.mark_legend(table)], note=note)
     return figure
 
 
@@ -411,12 +419,13 @@ def plot_reproduction(check: pd.DataFrame) -> Figure:
     """This machine's runs beside the recorded ones: does each lie in their prediction interval?
 
     Args:
-        check: a row per graph: `row` (its name), `live` (node 1 in this machine's run, %), `mean`,
-            `low`, `high` (of the recorded runs, and the interval in which one more should lie),
-            `n` (recorded runs), `inside` (whether `live` lies in it).
+        check: `ablation.reproduction_check`: a row per graph: `row` (its name), `live` (node 1 in
+            this machine's runs, %), `mean`, `low`, `high` (recorded, and the interval in
+            which more of them should lie), `n` (recorded runs), `inside` (missing if unknown).
     """
-    inside = check.inside.to_numpy(bool)
-    words = f"{(~inside).sum()} of {len(check)} outside; {0.05 * len(check):.1f} expected by chance"
+    rows = check.inside.count()
+    inside = check.inside.fillna(True).to_numpy(bool)
+    words = f"{(~inside).sum()} of {rows} outside; {0.05 * rows:.1f} expected by chance"
     figure, (axis,) = panels([words], 1.1 + 0.2 * len(check))
     place = np.arange(len(check))
     band = axis.hlines(place, check.low, check.high, color=PALE, lw=5)

@@ -164,9 +164,9 @@ def plot_regret(table: pd.DataFrame) -> Figure:
     """How far the graph that a search found is below the best, against the epochs it spent.
 
     Args:
-        table: a row per rule and budget: `rule` ("asha", "promote", ..), `epochs` (spent),
-            `regret`, `low`, `high` (mean over repeated searches, points, 95 % interval), and, for
-            several panels, `condition`.
+        table: `bench.regret`: `rule` ("asha", "promote", ..), `epochs` (spent), `regret`, `low`,
+            `high` (points, mean over repeated searches with 95 % interval), and, for several
+            panels, `condition`.
     """
     return _lines(table, ("epochs", "epochs spent"), ("regret", "below the best (points)"), "rule")
 
@@ -176,9 +176,9 @@ def plot_best_of(table: pd.DataFrame) -> Figure:
     """The winner's curse: accuracy of the best of n graphs, in the search and with new seeds.
 
     Args:
-        table: a row per size and measure: `n` (graphs searched), `measure` ("in the search", "new
-            seeds"), `accuracy`, `low`, `high` (mean over repeated searches, %, 95 % interval), and,
-            for several panels, `condition`.
+        table: `bench.best_of`: `n` (graphs searched), `measure` ("in the search", "new seeds"),
+            `accuracy`, `low`, `high` (%, mean over repeated searches and range of 95 % of them),
+            and, for several panels, `condition`.
     """
     names = ("n", "graphs searched"), ("accuracy", "accuracy of the winner (%)")
     return _lines(table, *names, "measure")

@@ -30,9 +30,6 @@ SOURCE_COLOURS = {
     "imagenet1k_quantised": "#8F5D00",
     "imagenet1k_standin": "#E69F00",
     "fractaldb1k": "#56B4E9",
-    "visualatom1k": "#8A9A1B",
-    "coloured_fractals": "#CC79A7",
-    "one_fractal": "#7B5EA7",
     "teacher": "#7A4B3A",
 }
 OTHER_SOURCE = "#4A9A9C"  # a file of weights
