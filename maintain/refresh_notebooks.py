@@ -231,6 +231,7 @@ def update_catalogue(path: Path, notebook) -> Catalog:
         if cell.cell_type == "markdown" and not is_head(cell):
             template.add(cell.source, auto_comments=[cell.id])
     found.update(template)
+    found.obsolete.clear()
     return found
 
 

@@ -23,8 +23,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 import ktglite
-from ktglite import load_settings, trainer
-from ktglite import reproduce as work
+from ktglite import load_settings, pages, trainer
 from ktglite.settings import NOTEBOOKS
 from ktglite.store import Checkpoint
 
@@ -66,7 +65,8 @@ def test_parameters_are_few_and_what_a_run_puts_in(stem):
         line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(cell.source).body
     }
     assert len(found) <= 10
-    assert {name: found[name] for name in work.PARAMETERS} == work.PARAMETERS
+    wanted = {"profile": "quick", "out": None, "overrides": {}}
+    assert {name: found[name] for name in wanted} == wanted
     assert all(
         "source_hidden" in c.metadata.get("jupyter", {})
         for c in cells(stem)
@@ -159,7 +159,7 @@ def test_every_picture_is_told_in_words(stem, lang):
 
 
 def test_an_html_copy_tells_its_pictures():
-    html = work._html(read(STEMS[-1]))
+    html = pages.to_html(read(STEMS[-1]), STEMS[-1], FOLDER, FOLDER)
     assert "No description has been provided" not in html
     assert all(
         output.metadata["image/png"]["alt"] in unescape(html)
@@ -193,7 +193,7 @@ def test_outputs_belong_to_the_cells(stem):
         assert notebook.metadata["ktglite"]["sources"] == books.digest(notebook), (
             "give `make reproduce notebooks`"
         )
-    assert work.WIDGET not in (FOLDER / f"{stem}.ipynb").read_text()
+    assert pages.WIDGET not in (FOLDER / f"{stem}.ipynb").read_text()
     assert (FOLDER / f"{stem}.ipynb").stat().st_size <= books.LIMIT
 
 
@@ -249,7 +249,10 @@ def execute(notebook, side=64):
     file = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     Image.fromarray(noise).save(file, "PNG")
-    data = {"image/png": base64.b64encode(file.getvalue()).decode(), work.WIDGET: {"model_id": "1"}}
+    data = {
+        "image/png": base64.b64encode(file.getvalue()).decode(),
+        pages.WIDGET: {"model_id": "1"},
+    }
     text = "runs: 100%|#####| 3/3 [00:01]\nsaid\n"
     done.cells[-1].outputs = [
         nbformat.v4.new_output("stream", name="stderr", text=text),
@@ -329,15 +332,6 @@ def test_large_pictures_are_made_to_fit(checkout, monkeypatch):
     monkeypatch.setattr(books, "LIMIT", 1000)
     with pytest.raises(ValueError, match="1,000 are allowed"):
         books.refresh(checkout / "run", checkout)
-
-
-def test_head_cells_do_not_make_a_run_stale(checkout):
-    path, settings = checkout / f"notebooks/{STEMS[0]}.ipynb", load_settings("00", "smoke")
-    before = work._fingerprint(path, settings, "")
-    books.refresh(checkout / "run", checkout)
-    assert work._fingerprint(path, settings, "") == before
-    nbformat.write(mini("print(2)"), path)
-    assert work._fingerprint(path, settings, "") != before
 
 
 def test_the_paper_profile_is_the_paper():
