@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
-from ktglite import Graph, Node, TrainConfig, all_through, independent, models, run
+from ktglite import Graph, Node, Run, TrainConfig, all_through, independent, models, run
 from ktglite.settings import load_profile, parse_overrides
 from ktglite.sources.datasets import read_image
 from ktglite.sources.pretrain import read_card
@@ -123,7 +123,7 @@ def record(tiny_data, place):
     config = TrainConfig(
         epochs=1, batch_size=16, augmentation="none", precision="fp32", device="cpu"
     )
-    found = run(independent(Node("resnet18_w8")), tiny_data, config, 0, place / "runs")
+    found = run(Run(independent(Node("resnet18_w8")), tiny_data, config, seed=0), place / "runs")
     return place / "runs" / f"{found['key']}.json"
 
 

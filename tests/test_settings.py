@@ -88,7 +88,7 @@ def test_what_a_search_refuses_is_told_by_its_notebook_alone():
     assert load_settings("02", "quick", **wrong)
     with pytest.raises(ValueError, match="notebook 03.*one source each"):
         load_settings("03", "quick", **wrong)
-    possible = load_settings("03", "quick", sources=["fractaldb1k"]).conditions
+    possible = load_settings("03", "smoke", sources=["fractaldb1k"]).conditions
     assert possible == ("none", "fractaldb1k")
 
 
