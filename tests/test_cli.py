@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 
 import numpy as np
 import optuna
@@ -24,10 +25,13 @@ COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red 赤": (200, 50, 4
 
 
 @pytest.fixture(autouse=True)
-def keep_signals():
-    before = signal.getsignal(signal.SIGTERM)
+def usual_signals():
+    """Ctrl-C as in a terminal (a background job ignores it), and what `main` sets is taken back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +303,7 @@ def test_a_signal_says_where_a_run_stands_and_how_to_resume(
     def interrupted(arguments):
         with cli._kept_in(tmp_path):
             os.kill(os.getpid(), number)
-            signal.pause()
+            time.sleep(5)
 
     codes = []
     monkeypatch.setattr(cli, "_run", interrupted)
