@@ -69,7 +69,7 @@ lab: $(READY)  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
 notebooks: $(READY)  ## the outputs of `make reproduce` into notebooks/ and figures/, both languages
-	$(BIN)/ktglite figures --records data/reference_runs/quick --out figures/ja --format png --lang ja
+	$(BIN)/ktglite figures data/reference_runs/quick --out figures/ja --format png --lang ja
 	$(BIN)/python maintain/refresh_notebooks.py $(ARGS)
 
 teach: $(READY)  ## the students' edition, without solutions and outputs, into build/release

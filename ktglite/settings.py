@@ -175,7 +175,7 @@ class Settings(TrainConfig):
         if isinstance(self.weights, str):
             places = (self.ready_weights, f"data/runs/{self.profile}/weights")
             for config in self.pretrain_configs():
-                any(adopt(config, place, self.weights) for place in places)
+                any(adopt(config, place, self.weights, self.cache) for place in places)
         return Store(Path(self.out) / "runs", self.keep, ready=self._ready_records())
 
     def _ready_records(self) -> list[dict]:

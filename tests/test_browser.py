@@ -18,14 +18,10 @@ from pathlib import Path
 import nbformat
 import pytest
 import refresh_notebooks as books
-from explorer_page import explorer_page
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
-from test_explorer_page import QUICK, as_page, random_graphs, words
 
 from ktglite import reproduce as work
-from ktglite.experiments.ablation import read_runs
-from ktglite.experiments.search import read_summaries
 
 TOP = Path(__file__).parents[1]
 FLAGS = [
@@ -36,7 +32,6 @@ FLAGS = [
 
 pytestmark = pytest.mark.browser
 webdriver = pytest.importorskip("selenium.webdriver", reason="pip install 'ktglite[browser]'")
-Select = pytest.importorskip("selenium.webdriver.support.select").Select
 if not (shutil.which("chromium") and shutil.which("chromedriver")):
     pytest.skip("chromium and chromedriver are not installed", allow_module_level=True)
 
@@ -49,6 +44,7 @@ def folder(tmp_path_factory):
     shutil.copytree(
         TOP / "notebooks", top / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints")
     )
+    shutil.copytree(TOP / "docs", top / "docs")
     values = {
         "profile": "smoke",
         "out": str(top / "run"),
@@ -201,32 +197,42 @@ def photograph(browser, path):
             break
 
 
-def test_the_explorer_without_a_kernel(browser, shots, tmp_path):
-    """2,000 random graphs by the package's words, by keyboard, at the widths of a desk and of a telephone."""
-    page = tmp_path / "explorer.html"
-    page.write_text(
-        explorer_page(read_runs(QUICK), read_summaries(QUICK / "search")), encoding="utf-8"
+def click(browser, css):
+    browser.execute_script(
+        "document.querySelector(arguments[0]).dispatchEvent(new MouseEvent('click', {bubbles: true}))",
+        css,
     )
+
+
+def test_the_explorer_answers_clicks_in_both_languages_and_at_both_widths(browser, shots):
     for width in (1280, 390):
         browser.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": 1400, "deviceScaleFactor": 1, "mobile": width < 500},
         )
-        browser.get(page.as_uri())
+        browser.get((TOP / "docs" / "explorer.html").as_uri() + "#000-TTT-TTT-TTT-1")
+        click(browser, "#en")
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         browser.save_screenshot(f"{shots}/explorer-{width}.png")
-    graphs = random_graphs(2000)
-    code = "return arguments[0].map((g) => [reaching(g), formulas(g), influence(g), verdict(g)])"
-    assert browser.execute_script(code, [*map(as_page, graphs)]) == [
-        words(graph) for graph in graphs
-    ]
-    first = browser.find_element("id", "preset")
-    first.send_keys("Table 1")
-    assert "the graph of the paper's Table 1" in browser.find_element("id", "told").text
-    assert "the same graph" in browser.find_element("id", "nearest").text
-    for source in range(3):
-        Select(browser.find_element("id", f"gate0{source}")).select_by_value("cutoff")
-    assert "Not a graph yet" in browser.find_element("id", "told").text
+    told = browser.find_element("id", "told")
+    assert "the graph of the paper's Table 1" in told.text
+    assert "the same graph" in browser.find_element("id", "near").text
+    for source in "012":  # Through, Linear, Correct, Cutoff; a label edge has no Correct
+        for _ in range(2 if source == "0" else 3):
+            click(browser, f"[data-edge='0{source}']")
+    assert "not a graph yet" in told.text
+    assert browser.current_url.endswith("#000-XXX-TTT-TTT-1")
+    assert not browser.find_elements("css selector", "[data-edge='00'] text[style*='700']")
+    click(browser, "[data-preset='1']")
+    assert "fixed teacher" in told.text
+    click(browser, "[data-node='1']")
+    assert "teaches noise" not in told.text
+    click(browser, "#guess")
+    assert not browser.find_element("id", "answer").is_displayed()
+    click(browser, "#reveal")
+    assert "points off" in browser.find_element("id", "near").text
+    click(browser, "#ja")
+    assert "教師" in told.text
     assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -240,65 +246,18 @@ def test_it_opens_with_its_question_and_formulas(browser, server, shots, stem):
     photograph(browser, shots / f"{stem}-opened")
 
 
-def test_00_runs_and_its_explorer_answers(browser, server, shots):
+def test_00_runs_and_shows_the_explorer(browser, server, shots):
     stem = next(iter(work.NOTEBOOKS))
     open_notebook(browser, server, stem)
     run_command(browser, "Run All Cells")
     scroll_to(browser, "[data-windowed-list-index='0']")
-    # the explorer is there as widgets, once, and not also as a picture
-    button = wait(lambda: explorer_button(browser), "the explorer")
     wait(
         lambda: shown(browser, ".jp-Notebook-ExecutionIndicator[data-status='idle']"),
         "the kernel to finish",
     )
     photograph(browser, shots / f"{stem}-run")
-    button = wait(lambda: explorer_button(browser), "the explorer")
-    cell = browser.execute_script("return arguments[0].closest('.jp-Cell')", button)
-    assert not cell.find_elements("css selector", ".jp-RenderedImage")
+    scroll_to(browser, "iframe[title='explorer']")
     loud = shown(
         browser, "[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText.jp-mod-error"
     )
     assert not [text for text in (element.text for element in loud) if not books.BAR.search(text)]
-
-    def told():
-        return cell.find_element("css selector", ".jp-OutputArea-output").text
-
-    def choose(position, value):
-        Select(cell.find_elements("css selector", "select")[position]).select_by_visible_text(value)
-
-    assert "matches no published method" in told()
-    choose(0, "Table 1: all Through")
-    wait(lambda: "the graph of the paper's Table 1" in told(), "the sentence on Table 1")
-    browser.save_screenshot(f"{shots}/explorer-table1.png")
-    choose(0, "independent")
-    wait(lambda: "independent training" in told(), "the sentence on independent training")
-    choose(3, "cutoff")  # node 1's label edge
-    wait(lambda: "Not a graph yet" in told(), "the message")
-    assert not explorer_button(browser).is_enabled()
-    browser.save_screenshot(f"{shots}/explorer-invalid.png")
-    choose(3, "through")
-    wait(lambda: explorer_button(browser).is_enabled(), "the graph to be one again")
-    explorer_button(browser).click()
-    wait(lambda: "validation accuracy of node 1" in told(), "an epoch")
-    wait(lambda: "Train" in explorer_button(browser).text, "the end of the training")
-    time.sleep(1)
-    browser.save_screenshot(f"{shots}/explorer-trained.png")
-    assert "epoch 2 of 2" in told()
-
-
-def explorer_button(browser):
-    """The button of the explorer, scrolled to."""
-    css = ".widget-button, .jupyter-button"
-    panel = shown(browser, ".jp-WindowedPanel-outer")[0]
-    for _ in range(60):
-        found = [e for e in shown(browser, css) if e.text.strip() in ("Train", "Stop")]
-        if found:
-            browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found[0])
-            return found[0]
-        at = browser.execute_script("return arguments[0].scrollTop", panel)
-        browser.execute_script("arguments[0].scrollTop += 700", panel)
-        time.sleep(0.15)
-        if browser.execute_script("return arguments[0].scrollTop", panel) == at:
-            browser.execute_script("arguments[0].scrollTop = 0", panel)
-            return None
-    return None
