@@ -258,7 +258,7 @@ def load_settings(
     try:
         settings = TypeAdapter(Settings).validate_python(values)
         for condition in settings.conditions if notebook == "03" else ():
-            settings.search_config(condition)
+            settings.search_config(condition).rungs(settings.epochs)
     except ValidationError as error:
         raise ValueError(f"{where}: {_explain(error)}") from None
     except ValueError as error:

@@ -180,7 +180,7 @@ def test_weights_that_come_with_the_kit_are_found_from_any_folder(home, monkeypa
     asked = []
     monkeypatch.setattr(ktglite.settings, "adopt", lambda *given: asked.append(given))
     load_settings("02", "quick", "other").store()
-    places = [place for config, place, out in asked if config.source == "imagenet1k_standin"]
+    places = [place for config, place, *_ in asked if config.source == "imagenet1k_standin"]
     assert places == ["data/weights", "data/runs/quick/weights"]
 
 
