@@ -336,9 +336,9 @@ def best_of(
             winners = pool.iloc[[own[np.argmax(value[own])] for own in drawn]]
             for column, measure in measures.items():
                 low, high = winners[column].quantile([0.025, 0.975])
-                row = {"condition": condition, "n": n, "measure": measure, "graphs": len(pool)}
+                row = {"condition": condition, "n": n, "measure": measure}
                 row |= {"accuracy": winners[column].mean(), "low": low, "high": high}
-                rows.append(row)
+                rows.append(row | {"graphs": len(pool)})
     return pd.DataFrame(rows)
 
 

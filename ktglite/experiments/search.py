@@ -87,11 +87,11 @@ def search(
     journal = out / "search" / f"{settings.condition}.log"
     journal.parent.mkdir(parents=True, exist_ok=True)
     try:  # one coordinator at a time; the system releases this lock when its holder dies
-        lock = FileLock(f"{journal}.claim").acquire(timeout=0)
+        claim = FileLock(f"{journal}.claim").acquire(timeout=0)
     except Timeout:
         way_out = "wait for it, end it, or give another --out"
         raise ValueError(f"{journal} is searched by another process: {way_out}") from None
-    with lock, open_pool() if pool is None else nullcontext(pool) as pool:
+    with claim as lock, open_pool() if pool is None else nullcontext(pool) as pool:
         storage = _open_journal(journal, lock)
         study = _open_study(storage, journal, settings, _facts(settings, data, config, folder))
         coordinator.run(study, pool)
