@@ -1,6 +1,5 @@
 """The recorded benchmark of graphs: asked, saved, searched by replay as by a live search."""
 
-import dataclasses
 import json
 import math
 
@@ -8,10 +7,8 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from conftest import random_split
-from test_search import ARCH, CONFIG, HerePool
+from test_search import run_scripted
 
-from ktglite.data import Data
 from ktglite.experiments import bench, search
 from ktglite.experiments.bench import Benchmark, Rule
 from ktglite.experiments.space import SearchConfig, sample_graphs
@@ -113,19 +110,16 @@ def test_a_file_holds_all_of_it_without_pickles(tmp_path, recorded, of):
 # ---- to search
 
 
-def test_a_replay_decides_as_a_live_search_of_the_same_graphs(tmp_path):
+def test_a_replay_decides_as_a_live_search_of_the_same_graphs(tiny_data, tmp_path, monkeypatch):
     """Curves from a search that trains every graph to its end, decisions from those that do not."""
-    parts = [random_split(n, seed, 16) for seed, n in enumerate((32, 60, 60))]
-    data = Data("random", 16, ("a", "b", "c"), *parts)
-    config = dataclasses.replace(CONFIG, epochs=3, lr=0.05)
-    settings = SearchConfig("none", arch=ARCH, nodes=2, trials=4, pruner="none")
-    studies = {}
-    for pruner in ("none", "asha", "promote"):
-        own = dataclasses.replace(settings, pruner=pruner)
-        studies[pruner] = search.search(own, data, config, tmp_path / pruner, pool=HerePool())
+    curves = (100 * np.random.default_rng(0).random((12, 4))).tolist()
+    studies = {
+        pruner: run_scripted(monkeypatch, tiny_data, tmp_path / pruner, curves, pruner=pruner)
+        for pruner in ("none", "asha", "promote")
+    }
     table = bench.from_summaries({"none": search.study_summary(studies.pop("none"))}).of("none")
     for pruner, live in studies.items():
-        events = table.replay(Rule(pruner), order=range(4))
+        events = table.replay(Rule(pruner), order=range(12))
         trained = events.groupby("trial").epoch.max()
         assert trained.tolist() == [len(trial.intermediate_values) for trial in live.trials]
         assert len(set(trained)) > 1

@@ -25,6 +25,7 @@ from ktglite.experiments.ablation import (
     target_accuracy,
     words,
 )
+from ktglite.experiments.space import CONDITIONS
 from ktglite.graph import Graph
 from ktglite.models import title
 
@@ -423,11 +424,8 @@ def gate_effects(summary: Mapping) -> pd.DataFrame:
 
 def condition_title(condition: str, summaries: Mapping[str, Mapping]) -> str:
     """A condition for readers, with its stand-in named: "ImageNet-1k stand-in + FractalDB-1k"."""
-    known = {"imagenet1k": ["imagenet1k"], "fractaldb1k": ["fractaldb1k"]}
-    known["mixed"] = ["imagenet1k", "fractaldb1k"]
-    choices = known.get(condition, [])
-    if condition in summaries:
-        choices = summaries[condition]["choices"]
+    searched = summaries.get(condition, {"choices": CONDITIONS.get(condition, ())})
+    choices = searched["choices"]
     names = " + ".join(title(choice) for choice in choices if choice != "scratch")
     return names or "no pre-training"
 
