@@ -17,6 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LOOP = ("test_plain_loop.py", "test_trainer.py")
 LOSSES = ("test_losses.py", "test_gates.py")
+STATS = ("test_stats.py",)
+TABLE1 = ("test_ablation.py",)
+CLAIMS = ("test_claims.py",)
 # name: file, text, what it becomes, tests that must fail
 MUTANTS = {
     # ---- the loop
@@ -176,6 +179,109 @@ MUTANTS = {
         "_check_hash_in_name(cached, facts.st_size, facts.st_mtime_ns)",
         "pass",
         ("test_models.py",),
+    ),
+    # ---- statistics
+    "an interval with n degrees of freedom": (
+        "experiments/stats.py",
+        "quantile(n - 1) * std / np.sqrt(n)",
+        "quantile(n) * std / np.sqrt(n)",
+        STATS,
+    ),
+    "an interval of one side": ("experiments/stats.py", "(1 + LEVEL) / 2", "LEVEL", STATS),
+    "a p of one side": ("experiments/stats.py", "2 * stdtr(", "stdtr(", STATS),
+    "a variance by n": ("experiments/stats.py", "np.var(v, ddof=1)", "np.var(v)", STATS),
+    "unpaired where seeds are shared": (
+        "experiments/stats.py",
+        "strata[names].append(sum(shares))",
+        "[strata[n].append(share) for n, share in zip(names, shares)]",
+        STATS,
+    ),
+    "degrees of freedom are added up": (
+        "experiments/stats.py",
+        "variance**2 / sum(value**2 / df for value, df in terms)",
+        "sum(df for _, df in terms)",
+        STATS,
+    ),
+    "Holm off by one": (
+        "experiments/stats.py",
+        "np.arange(len(order), 0, -1)",
+        "np.arange(len(order) - 1, -1, -1)",
+        STATS,
+    ),
+    "Holm's p may fall": ("experiments/stats.py", "np.maximum.accumulate(steps)", "steps", STATS),
+    "a prediction as if the mean were known": (
+        "experiments/stats.py",
+        "np.sqrt(1 / runs + 1 / n)",
+        "np.sqrt(1 / runs)",
+        STATS,
+    ),
+    # ---- Table 1
+    "the row without pre-training stands under no source": (
+        "experiments/ablation.py",
+        'if pattern == "none" else ()',
+        "if False else ()",
+        TABLE1,
+    ),
+    "the last node is the target": (
+        "experiments/ablation.py",
+        'return record["test_accuracy"][0]',
+        'return record["test_accuracy"][-1]',
+        (*TABLE1, *CLAIMS),
+    ),
+    "a run predicts itself": (
+        "experiments/ablation.py",
+        'and r["seed"] not in seeds]',
+        "]",
+        TABLE1,
+    ),
+    "runs of other settings predict": (
+        "experiments/ablation.py",
+        "return same and all(",
+        "return same or all(",
+        TABLE1,
+    ),
+    # ---- claims
+    "C0 against the graph without pre-training": (
+        "experiments/claims.py",
+        '"C0": {everything: 1.0, "alone": -1.0}',
+        '"C0": {everything: 1.0, "none": -1.0}',
+        CLAIMS,
+    ),
+    "C1 against one row": (
+        "experiments/claims.py",
+        "dict.fromkeys(scratch, -1 / len(scratch))",
+        '{"none": -1.0}',
+        CLAIMS,
+    ),
+    "C2 over all rows": (
+        "experiments/claims.py",
+        '"C2": _slope(scratch)',
+        '"C2": _slope(names)',
+        CLAIMS,
+    ),
+    "one family of all claims": (
+        "experiments/claims.py",
+        'FAMILIES = {"C0": "C0",',
+        'FAMILIES = {"C0": "C1-C3",',
+        CLAIMS,
+    ),
+    "verdicts without correction": (
+        "experiments/claims.py",
+        'stats.holm(table.loc[own, "p"])',
+        'table.loc[own, "p"]',
+        CLAIMS,
+    ),
+    "S3 counts from epoch 0": (
+        "experiments/claims.py",
+        "float(reached[0] + 1 if",
+        "float(reached[0] if",
+        CLAIMS,
+    ),
+    "C4 against the target alone": (
+        "experiments/claims.py",
+        '("C4", name, "top 1", "none")',
+        '("C4", name, "independent", "none")',
+        CLAIMS,
     ),
 }
 

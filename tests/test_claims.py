@@ -330,27 +330,6 @@ def test_graphs_of_two_nodes_have_a_table_without_the_papers_numbers():
     assert set(table["paper verdict"]) == {"not measured"}
 
 
-def test_luck_of_smaller_searches():
-    def trial(value, init):
-        graph = {
-            "nodes": [{"arch": "resnet18", "init": init}],
-            "gates": [["through"]],
-            "transfer_weight": 1.0,
-        }
-        return {"state": "COMPLETE", "value": value, "test_accuracy": value - 1, "graph": graph}
-
-    summary = {"trials": [trial(float(v), "scratch") for v in range(10)] + [{"state": "PRUNED"}]}
-    whole = claims.search_luck(summary, 10, repeats=5)
-    assert set(whole.test) == {8.0}
-    assert whole.single.all()
-    few = claims.search_luck(summary, 2, repeats=400)
-    assert few.selection.mean() == pytest.approx(
-        6.33, abs=0.4
-    )  # the expected maximum of two of 0..9
-    with pytest.raises(ValueError, match="only 10 graphs"):
-        claims.search_luck(summary, 11)
-
-
 def test_gate_effects_are_found_again():
     settings = SearchConfig("fractaldb1k", arch="resnet18_w8", seed=3)
     rng, gain, trials = (

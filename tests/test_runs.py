@@ -392,7 +392,8 @@ def test_table_1_with_networks_that_are_kept_comes_to_its_end(tiny_data, tmp_pat
     save_weights(tmp_path, 0)
     grid = ablation_grid("resnet18_w8", ["fractaldb1k"], 2)
     store = Store(tmp_path / "runs", "all")
-    records = run_all(grid, tiny_data, CONFIG, [0], store, tmp_path)
+    rows = ("alone", "fractaldb1k/1")
+    records = [run(Run(grid[row], tiny_data, CONFIG, 0, tmp_path, row), store) for row in rows]
     write_json(tmp_path / "table1.json", records)
     assert json.loads((tmp_path / "table1.json").read_text()) == records
     for record in records:

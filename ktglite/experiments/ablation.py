@@ -23,15 +23,8 @@ from ktglite.graph import Graph, Node, all_through, independent
 from ktglite.models import title
 from ktglite.store import atomic_write
 
-__all__ = [
-    "ablation_graphs",
-    "ablation_grid",
-    "ablation_table",
-    "paper",
-    "reproduction_check",
-    "tidy",
-    "write_table",
-]
+__all__ = ["ablation_graphs", "ablation_grid", "ablation_table", "paper", "reproduction_check"]
+__all__ += ["tidy", "write_table"]
 
 # ---- the graphs
 
@@ -165,27 +158,6 @@ def count_nodes(records: Sequence[Mapping]) -> int:
     return max((len(record["graph"]["nodes"]) for record in records), default=3)
 
 
-def tidy(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per run and source: `source`, `pattern`, `node 1`.., `seed`, `accuracy` (%).
-
-    Accuracy is node 1's on the test images. Of runs whose networks were kept also `ensemble`,
-    `agreement` and `calibration_error`. The row without pre-training is repeated for every source;
-    networks alone are left out.
-    """
-    nodes = range(1, count_nodes(records) + 1)
-    rows = []
-    for source in sources or sources_of(records) or ["scratch"]:
-        for record in records:
-            of, pattern = split_label(record)
-            if pattern != "alone" and (of == source or pattern == "none"):
-                row = {"source": source, "pattern": pattern}
-                row |= {f"node {i}": str(i) in pattern.split("+") for i in nodes}
-                row |= {"seed": record["seed"], "accuracy": record["test_accuracy"][0]}
-                rows.append(row | record.get("ensemble_metrics", {}))
-    columns = ["source", "pattern", *(f"node {i}" for i in nodes), "seed", "accuracy"]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-
-
 def target_accuracy(record: Mapping) -> float:
     """Test accuracy of node 1 (%)."""
     return record["test_accuracy"][0]
@@ -219,6 +191,21 @@ def run_arms(
     return arms
 
 
+def tidy(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row per run and source: `source`, `pattern`, `seed`, `accuracy` (%, node 1, test images).
+
+    The row without pre-training is repeated for every source; networks alone are left out.
+    """
+    sources = list(sources or sources_of(records) or ["scratch"])
+    rows = [
+        (source, pattern, seed, accuracy)
+        for (source, pattern), arm in run_arms(records, sources).items()
+        if source in sources and pattern != "alone"
+        for seed, accuracy in arm.by_seed.items()
+    ]
+    return pd.DataFrame(rows, columns=["source", "pattern", "seed", "accuracy"])
+
+
 # ---- the table
 
 
@@ -243,7 +230,8 @@ def ablation_table(
         pretrained = pattern.split("+")
         row = {("", f"node {i}"): "✓" if str(i) in pretrained else "–" for i in range(1, n + 1)}
         for source in sources:
-            cells = _cells(ours.get((source, pattern)))
+            arm = ours.get((source, pattern), stats.arm({}))
+            cells = stats.summary(list(arm.by_seed.values())) | {"pretrainings": arm.pretrainings}
             if pattern in ("none", patterns(n)[-1]) and (source, pattern) in nodes:
                 over = nodes[source, pattern]
                 cells |= {"mean over nodes": over.mean, "std over nodes": over.std}
@@ -254,12 +242,6 @@ def ablation_table(
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("pattern")
     table.columns = pd.MultiIndex.from_tuples(table.columns)
     return table
-
-
-def _cells(arm: stats.Arm | None) -> dict[str, float | int]:
-    """The quantities of one row and source."""
-    found = stats.summary(list(arm.by_seed.values()) if arm else [])
-    return found | {"pretrainings": arm.pretrainings if arm else 0}
 
 
 def format_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -287,8 +269,6 @@ def write_table(table: pd.DataFrame, folder: str | Path) -> list[Path]:
 
     The same table gives the same bytes.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     flat = table.set_axis([" ".join(filter(None, column)) for column in table], axis=1)
     shown = format_table(table)
     latex = shown.replace({" ± ": r" $\\pm$ ", "✓": r"$\\checkmark$", "–": "--"}, regex=True)
@@ -299,9 +279,9 @@ def write_table(table: pd.DataFrame, folder: str | Path) -> list[Path]:
         "table1.md": markdown(shown),
     }
     for name, text in texts.items():
-        with atomic_write(folder / name) as file:
+        with atomic_write(Path(folder, name)) as file:
             file.write(text.encode())
-    return [folder / name for name in texts]
+    return [Path(folder, name) for name in texts]
 
 
 def markdown(frame: pd.DataFrame) -> str:

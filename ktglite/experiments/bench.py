@@ -5,12 +5,10 @@ Two splits with names: "val" is what a search may look at, "test" judges what it
 found by its canonical form.
 """
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, permutations
 from math import inf, nan
 from pathlib import Path
 from typing import Literal
@@ -20,31 +18,17 @@ import optuna
 import pandas as pd
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
-from scipy.stats import spearmanr
 
-from ktglite.experiments import claims, stats
+from ktglite.experiments import stats
 from ktglite.experiments.rungs import Rungs, rung_epochs, simulate
 from ktglite.experiments.search import read_summaries
-from ktglite.experiments.space import from_params, to_params
-from ktglite.gates import GATES
-from ktglite.graph import Graph, Node
+from ktglite.experiments.space import to_params
+from ktglite.graph import Graph
+from ktglite.models import file_hash
 from ktglite.store import atomic_write, from_checkout
 from ktglite.trainer import check_config
 
-__all__ = [
-    "Benchmark",
-    "Rule",
-    "best_of",
-    "from_summaries",
-    "gate_effects",
-    "load",
-    "noise",
-    "rank_alone",
-    "regret",
-    "repeated_claims",
-]
-
-MISSING = 2**16 - 1  # right answers of a run that has diverged
+__all__ = ["Benchmark", "Rule", "best_of", "from_summaries", "load", "regret"]
 
 
 @dataclass(frozen=True)
@@ -109,16 +93,19 @@ class Benchmark:
         mine = (self.runs.condition == condition) & (self.runs.seed == self.about["seed"])
         if not mine.any():
             known = ", ".join(self.conditions)
-            raise ValueError(
-                f"no graphs of condition {condition!r} are recorded: there are {known}"
-            )
+            raise ValueError(f"no graphs of condition {condition!r} are recorded, only {known}")
         return self.where(mine)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """How likely each run's graph is to be drawn, (runs,); they sum to 1."""
+        return (self.runs.weight / self.runs.weight.sum()).to_numpy()
 
     # ---- to ask
 
     def sample(self, rng: np.random.Generator) -> Graph:
         """A recorded graph, drawn by its weight."""
-        return self.graphs[rng.choice(len(self), p=self.runs.weight / self.runs.weight.sum())]
+        return self.graphs[rng.choice(len(self), p=self.shares)]
 
     def query(self, graph: Graph, epoch: int | None = None, seed: int | None = None) -> dict:
         """What training this graph up to `epoch` (by default the last) would have shown: `val`, and
@@ -176,64 +163,33 @@ class Benchmark:
         if trials > len(self):
             raise ValueError(f"trials is {trials}, but only {len(self)} graphs are recorded")
         if order is None:
-            shares = self.runs.weight / self.runs.weight.sum()
-            order = np.random.default_rng(seed).choice(len(self), trials, replace=False, p=shares)
+            rng = np.random.default_rng(seed)
+            order = rng.choice(len(self), trials, replace=False, p=self.shares)
         sampler = _Tpe(self, seed) if rule.sampler == "tpe" else None
         return pd.DataFrame(_events(self, rule, order, sampler))
-
-    def as_study(self) -> optuna.Study:
-        """The runs as an Optuna study in memory, for its plots, importances and dashboard."""
-        study = optuna.create_study(direction="maximize")
-        params, space = _parameters(self.graphs)
-        for row, own in enumerate(params):
-            curve = self.val[row][np.isfinite(self.val[row])]
-            diverged = bool(self.runs.diverged[row])
-            trial = create_trial(
-                state=TrialState.FAIL if diverged else TrialState.COMPLETE,
-                value=None if diverged else float(curve[-1]),
-                params=own,
-                distributions=space,
-                intermediate_values={i: float(value) for i, value in enumerate(curve, 1)},
-                user_attrs=json.loads(self.runs.iloc[row].to_json()),
-            )
-            study.add_trial(trial)
-        return study
 
     # ---- to keep
 
     def save(self, path: str | Path) -> str:
-        """Write an .npz file without pickles; returns the SHA-256 of its content."""
-        params, _ = _parameters(self.graphs)
-        columns = list(params[0])
-        values = sorted({value for own in params for value in own.values()})
-        about = dict(self.about) | {"columns": columns, "values": values}
-        arrays = {
-            "graph": np.array([[values.index(own[name]) for name in columns] for own in params]),
-            "size": np.array([graph.size for graph in self.graphs]),
-        }
+        """Write an .npz file without pickles; returns its SHA-256."""
+        arrays = {name: self.runs[name].to_numpy() for name in self.runs}
         for name in ("condition", "processor"):
-            about[name] = sorted(set(self.runs[name]))
-            arrays[name] = np.array([about[name].index(own) for own in self.runs[name]])
-        arrays = {name: codes.astype(np.uint8) for name, codes in arrays.items()}
-        for name, found in {"val": self.val, "test": self.runs.test}.items():
-            right = np.asarray(found, float) * self.about["data"][name] / 100
-            arrays[name] = np.where(np.isnan(right), MISSING, right.round()).astype(np.uint16)
-        arrays["seed"] = self.runs.seed.to_numpy(np.uint16)
-        arrays["diverged"] = self.runs.diverged.to_numpy(bool)
-        arrays["weight"] = self.runs.weight.to_numpy(np.float32)
+            arrays[name] = arrays[name].astype(str)
+        arrays["val"] = self.val
         arrays["seconds"] = self.seconds.astype(np.float16)
-        arrays["about"] = np.array(json.dumps(about, sort_keys=True))
-        digest = _content_hash(arrays)
+        texts = {"about": dict(self.about), "graphs": [graph.to_dict() for graph in self.graphs]}
+        for name, content in texts.items():
+            arrays[name] = np.array(json.dumps(content, sort_keys=True))
         with atomic_write(path) as file:
-            np.savez_compressed(file, **arrays, sha256=np.array(digest))
-        return digest
+            np.savez_compressed(file, **arrays)
+        return file_hash(Path(path))
 
 
 def load(path: str | Path) -> Benchmark:
     """The benchmark in a file of `Benchmark.save`, or in a folder of summaries of searches without
     pruning, such as data/reference_runs/quick_searches.
 
-    Raises FileNotFoundError, or ValueError for a file that is not one, or not as it was written.
+    Raises FileNotFoundError, or ValueError for a file that is not one or is damaged.
     """
     path = from_checkout(path)
     if path.is_dir():
@@ -242,28 +198,12 @@ def load(path: str | Path) -> Benchmark:
         raise FileNotFoundError(f"no benchmark {path}: benchmarks/record_graphs.py makes one")
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        written = str(arrays.pop("sha256")) == _content_hash(arrays)
+            arrays = dict(file)  # the archive has a checksum of every array
+        about, graphs = (json.loads(str(arrays.pop(name))) for name in ("about", "graphs"))
+        val, seconds = (arrays.pop(name).astype(float) for name in ("val", "seconds"))
     except Exception as error:  # whatever is raised over a file that is something else
         raise ValueError(f"{path} is not a benchmark of graphs ({error}): restore it") from error
-    if not written:
-        raise ValueError(f"{path} is not as it was written: restore it")
-    about = json.loads(str(arrays["about"]))
-    kinds = {"seed": int, "diverged": bool, "weight": float}
-    runs = {name: arrays[name].astype(kind) for name, kind in kinds.items()}
-    for name in ("condition", "processor"):
-        runs[name] = np.array(about.pop(name))[arrays[name]]
-    for name in ("val", "test"):
-        right = np.where(arrays[name] == MISSING, nan, arrays[name])
-        runs[name] = 100 * right / about["data"][name]
-    names = about.pop("columns")
-    values = np.array(about.pop("values"))
-    graphs = [
-        _unpadded(dict(zip(names, values[codes].tolist(), strict=True)), size)
-        for codes, size in zip(arrays["graph"], arrays["size"], strict=True)
-    ]
-    val = runs.pop("val")
-    return Benchmark(graphs, pd.DataFrame(runs), val, arrays["seconds"].astype(float), about)
+    return Benchmark(list(map(Graph.from_dict, graphs)), pd.DataFrame(arrays), val, seconds, about)
 
 
 def from_summaries(summaries: Mapping[str, Mapping]) -> Benchmark:
@@ -296,37 +236,6 @@ def from_summaries(summaries: Mapping[str, Mapping]) -> Benchmark:
     return Benchmark(graphs, table, np.array(val, float), np.array(seconds, float), about)
 
 
-def _content_hash(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
-
-
-def _parameters(graphs: Sequence[Graph]) -> tuple[list[dict], dict[str, CategoricalDistribution]]:
-    """Graphs as parameters of Optuna's trials, and these parameters' choices. Nodes that a graph
-    does not have stand at its end, from scratch and cut off."""
-    size = max(graph.size for graph in graphs)
-    params = [to_params(_padded(graph, size)) for graph in graphs]
-    space = {name: sorted({own[name] for own in params}) for name in params[0]}
-    space |= {name: list(GATES) for name in space if name.startswith("gate")}
-    return params, {name: CategoricalDistribution(choices) for name, choices in space.items()}
-
-
-def _padded(graph: Graph, size: int) -> Graph:
-    more = size - graph.size
-    nodes = (*graph.nodes, *[Node(graph.nodes[0].arch)] * more)
-    rows = [(*row, *["cutoff"] * more) for row in graph.gates]
-    return Graph(nodes, [*rows, *[("cutoff",) * size] * more])
-
-
-def _unpadded(params: dict[str, str], size: int) -> Graph:
-    drawn = from_params(params)
-    gates = [row[:size] for row in drawn["gates"][:size]]
-    return Graph.from_dict({"nodes": drawn["nodes"][:size], "gates": gates})
-
-
 def _events(
     table: Benchmark, rule: Rule, order: Sequence[int], sampler: "_Tpe | None"
 ) -> Iterator[dict]:
@@ -335,7 +244,6 @@ def _events(
     epochs = table.val.shape[1]
     steps = rung_epochs(rule.pruner, rule.min_resource, rule.reduction_factor, epochs, trials)
     rungs = Rungs(rule.pruner, steps, rule.reduction_factor, trials)
-    test = table.runs.test.to_numpy()
     rows: list[int] = []
 
     def begin(trial: int) -> tuple[np.ndarray, np.ndarray]:
@@ -343,73 +251,51 @@ def _events(
         return table.val[rows[trial]], table.seconds[rows[trial]]
 
     trained = Counter()
-    spent = 0
     best = {"val": nan, "test": nan}
     for clock, trial, epoch in simulate(rungs, begin, rule.workers):
         row = rows[trial]
-        spent += epoch - trained[trial]
         trained[trial] = epoch
         if epoch == epochs:
             value = table.val[row, -1]
             if not value <= best["val"]:
-                best = {"val": value, "test": test[row]}
+                best = {"val": value, "test": table.runs.test[row]}
             if sampler is not None:
                 sampler.learn(row)
         event = {"trial": trial, "row": row, "epoch": epoch}
-        yield event | {"epochs": spent, "seconds": clock} | best
+        yield event | {"epochs": trained.total(), "seconds": clock} | best
 
 
 class _Tpe:
     """Optuna's TPE, restricted to a table: of what it asks for, the nearest graph not yet taken."""
 
     def __init__(self, table: Benchmark, seed: int):
-        self.params, self.space = _parameters(table.graphs)
-        self.codes = np.array([list(own.values()) for own in self.params])
+        largest = to_params(max(table.graphs, key=lambda graph: graph.size))
+        absent = {name: "cutoff" if name.startswith("gate") else "none" for name in largest}
+        self.params = [absent | to_params(graph) for graph in table.graphs]
+        choices = {name: sorted({own[name] for own in self.params}) for name in largest}
+        self.space = {name: CategoricalDistribution(found) for name, found in choices.items()}
         self.values = table.val[:, -1]
-        self.free = np.ones(len(table), bool)
+        self.free = set(range(len(table)))
         sampler = optuna.samplers.TPESampler(seed=seed)
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
 
     def draw(self) -> int:
-        """The row to take next."""
+        """The row to take next: it differs in the fewest parameters."""
         asked = self.study.ask(self.space)
         self.study.tell(asked, state=TrialState.FAIL)  # another is trained in its place
-        far = min(self._distances(asked.params), key=lambda of: of[self.free].min())
-        row = int(np.argmin(np.where(self.free, far, np.inf)))
-        self.free[row] = False
+        wanted = asked.params.items()
+        row = min(self.free, key=lambda row: len(wanted - self.params[row].items()))
+        self.free.remove(row)
         return row
-
-    def _distances(self, params: dict[str, str]) -> Iterator[np.ndarray]:
-        """In how many parameters each row differs, for every order of the auxiliary nodes."""
-        drawn = from_params(params)
-        for order in permutations(range(1, len(drawn["nodes"]))):
-            order = (0, *order)
-            nodes = [drawn["nodes"][i] for i in order]
-            gates = [[drawn["gates"][t][s] for s in order] for t in order]
-            names = [node["arch"] for node in nodes] + [node["init"] for node in nodes]
-            yield (self.codes != np.array([*names, *chain(*gates)])).sum(1)
 
     def learn(self, row: int) -> None:
         """A row was trained to the end."""
-        trial = create_trial(
-            params=self.params[row], distributions=self.space, value=float(self.values[row])
-        )
+        value = float(self.values[row])
+        trial = create_trial(params=self.params[row], distributions=self.space, value=value)
         self.study.add_trial(trial)
 
 
 # ---- what the whole table tells
-
-
-def _judged(bench: Benchmark, condition: str) -> pd.DataFrame:
-    """The graphs a search in `condition` would find: `val` and `test` of the run that it sees, and
-    `val_again`, `test_again`, the means over the other seeds; NaN where there are none."""
-    table = bench.of(condition)
-    again = defaultdict(list)
-    for row in np.flatnonzero(bench.runs.seed != bench.about["seed"]):
-        again[bench.graphs[row]].append((bench.val[row, -1], bench.runs.test[row]))
-    means = [np.mean(again.get(graph, [(nan, nan)]), axis=0) for graph in table.graphs]
-    found = pd.DataFrame(means, columns=["val_again", "test_again"])
-    return table.runs.assign(val=table.val[:, -1], **found)
 
 
 def best_of(
@@ -428,15 +314,21 @@ def best_of(
         By `condition`, `n` and `measure`: the mean `accuracy` of the winner over `repeats` random
         searches, with the range `low` to `high` that holds 95 % of them. Measures are "in the
         search" (validation images), "test images" of the same run, and "new seeds" (validation
-        images again). `graphs`: how many are searched.
+        images again, mean over the other seeds). `graphs`: how many are searched.
     """
     measures = {"val": "in the search", "test": "test images"}
     if new_seeds:
         measures["val_again"] = "new seeds"
+    again = defaultdict(list)
+    for row in np.flatnonzero(bench.runs.seed != bench.about["seed"]):
+        again[bench.graphs[row]].append(bench.val[row, -1])
     rng = np.random.default_rng(0)
     rows = []
     for condition in bench.conditions:
-        pool = _judged(bench, condition).dropna(subset=list(measures))
+        table = bench.of(condition)
+        other = [np.mean(again.get(graph, nan)) for graph in table.graphs]
+        pool = table.runs.assign(val=table.val[:, -1], val_again=other)
+        pool = pool.dropna(subset=list(measures))
         shares = pool.weight / pool.weight.sum()
         value = pool.val.to_numpy()
         for n in [n for n in sizes if n <= len(pool)]:
@@ -473,109 +365,14 @@ def regret(
     most = np.nanmax(table.val[:, -1])
     rows = []
     for name, rule in rules.items():
-        found = {at: [] for at in epochs}
-        for seed in range(repeats):
-            events = table.replay(rule, trials, seed)
-            ends = np.searchsorted(events.epochs, epochs, side="right") - 1
-            for at, end in zip(epochs, ends, strict=True):
-                if end >= 0 and np.isfinite(events.val[end]):
-                    found[at].append((most - events.val[end], events.test[end]))
-        for at, pairs in found.items():
-            if pairs:
-                gaps, tests = zip(*pairs, strict=True)
-                mean = stats.summary(gaps)
+        searches = [table.replay(rule, trials, seed) for seed in range(repeats)]
+        for at in epochs:
+            best = [search[search.epochs <= at].tail(1) for search in searches]
+            found = pd.concat(best)[["val", "test"]].dropna()
+            if len(found):
+                mean = stats.summary(most - found.val)
                 row = {"rule": name, "epochs": at, "regret": mean["mean"], "low": mean["low"]}
-                row |= {"high": mean["high"], "test": np.mean(tests), "n": mean["n"]}
-                rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def rank_alone(bench: Benchmark) -> pd.DataFrame:
-    """Where the target alone stands among the graphs of its condition.
-
-    By `condition`, `start` and `gate` of its label edge: `val` and `test` of the run that a search
-    sees, its `rank` by `val` (1 is the best) `of` how many; the mean `val_mean` over `seeds` seeds.
-    """
-    rows = []
-    for condition in bench.conditions:
-        table = bench.of(condition)
-        for row in [row for row, graph in enumerate(table.graphs) if graph.size == 1]:
-            graph = table.graphs[row]
-            same = np.array([own == graph for own in bench.graphs])
-            same &= bench.runs.condition == condition
-            value = table.val[row, -1]
-            found = {"condition": condition, "start": graph.nodes[0].init}
-            found |= {"gate": graph.gates[0][0], "val": value, "test": table.runs.test[row]}
-            found |= {"rank": 1 + int((table.val[:, -1] > value).sum()), "of": len(table)}
-            rows.append(found | {"val_mean": bench.val[same, -1].mean(), "seeds": int(same.sum())})
-    return pd.DataFrame(rows)
-
-
-def gate_effects(bench: Benchmark, condition: str) -> pd.DataFrame:
-    """What starts and gates are worth to node 1, see `claims.gate_effects`."""
-    table = bench.of(condition)
-    trials = [
-        {"state": "COMPLETE", "graph": graph.to_dict(), "value": value}
-        for graph, value in zip(table.graphs, table.val[:, -1], strict=True)
-        if np.isfinite(value)
-    ]
-    choices = sorted({node.init for graph in table.graphs for node in graph.nodes})
-    summary = {"trials": trials, "choices": choices, "search": {"gates": list(GATES)}}
-    return claims.gate_effects(summary)
-
-
-def repeated_claims(
-    bench: Benchmark, rule: Rule, trials: int, repeats: int = 100, new_seeds: bool = False
-) -> pd.DataFrame:
-    """C4 and C5 with every search repeated: test accuracy of the winner, minus that of another
-    condition's.
-
-    By `claim`, `condition` and `against`: the mean `effect`, the range `low` to `high` that holds
-    95 % of the pairs of searches, and `positive`, in how many percent of them it is above 0. With
-    `new_seeds` searches are among the graphs that were trained with other seeds, too, and those
-    judge the winner.
-    """
-    winners = {}
-    for condition in bench.conditions:
-        judged = _judged(bench, condition)
-        chosen = judged.val_again.notna() if new_seeds else np.full(len(judged), True)
-        table = bench.of(condition).where(chosen)
-        tests = judged["test_again" if new_seeds else "test"][chosen].to_numpy()
-        winners[condition] = []
-        for seed in range(repeats):
-            events = table.replay(rule, min(trials, len(table)), seed)
-            whole = events[events.epoch == table.val.shape[1]]
-            best = whole.row.iloc[np.argmax(table.val[whole.row, -1])]
-            winners[condition].append(tests[best])
-    pairs = [("C4", name, "none") for name in ("imagenet1k", "fractaldb1k", "mixed")]
-    pairs += [("C5", "mixed", name) for name in ("imagenet1k", "fractaldb1k")]
-    rows = []
-    for claim, condition, other in pairs:
-        if {condition, other} <= winners.keys():
-            gaps = np.array(winners[condition]) - winners[other]
-            low, high = np.quantile(gaps, [0.025, 0.975])
-            row = {"claim": claim, "condition": condition, "against": other}
-            row |= {"effect": gaps.mean(), "low": low, "high": high}
-            rows.append(row | {"positive": 100 * (gaps > 0).mean(), "n": repeats})
-    return pd.DataFrame(rows)
-
-
-def noise(bench: Benchmark) -> pd.DataFrame:
-    """How well one run tells graphs apart, by `condition`: `std`, the pooled standard deviation of
-    final validation accuracy between seeds; Spearman's rank correlation `between_seeds`, of the
-    graphs that have both, and `with_the_end`, of each epoch with the last."""
-    rows = []
-    for condition in bench.conditions:
-        mine = bench.where(bench.runs.condition == condition)
-        last = pd.DataFrame({"graph": mine.graphs, "seed": mine.runs.seed, "val": mine.val[:, -1]})
-        by_graph = last.pivot_table("val", "graph", "seed", sort=False)
-        several = by_graph[by_graph.count(axis=1) > 1]
-        pairs = several[several.columns[:2]].dropna() if len(several.columns) > 1 else several[:0]
-        table = mine.of(condition)
-        whole = np.isfinite(table.val[:, -1])
-        curves = table.val[whole]
-        ranks = [spearmanr(own, curves[:, -1]).statistic for own in curves.T]
-        row = {"condition": condition, "std": several.var(axis=1).mean() ** 0.5}
-        row["between_seeds"] = spearmanr(*pairs.to_numpy().T).statistic if len(pairs) > 2 else nan
-        rows.append(row | {"graphs": len(several), "with_the_end": np.round(ranks, 2).tolist()})
+                rows.append(
+                    row | {"high": mean["high"], "test": found.test.mean(), "n": len(found)}
+                )
     return pd.DataFrame(rows)

@@ -8,14 +8,12 @@ and no verdict. A family is what is declared, whoever asks for whichever part of
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ktglite.experiments import stats
 from ktglite.experiments.ablation import (
-    ablation_table,
     count_nodes,
     nodes_accuracy,
     paper,
@@ -26,23 +24,13 @@ from ktglite.experiments.ablation import (
     sources_of,
     target_accuracy,
     words,
-    write_table,
 )
+from ktglite.experiments.space import CONDITIONS
 from ktglite.graph import Graph
 from ktglite.models import title
-from ktglite.store import atomic_write
 
-__all__ = [
-    "CLAIMS",
-    "answer_table1",
-    "claims_table",
-    "convergence_table",
-    "exploratory",
-    "forest",
-    "gate_effects",
-    "search_luck",
-    "write_tables",
-]
+__all__ = ["CLAIMS", "answer_table1", "claims_table", "convergence_table", "exploratory", "forest"]
+__all__ += ["gate_effects"]
 
 CLAIMS = {
     "C0": "the graph beats its target alone, with the same start and budget",
@@ -53,7 +41,7 @@ CLAIMS = {
     "C5": "the searched graph of mixed sources is best",
 }
 FAMILIES = {"C0": "C0", "C1": "C1-C3", "C2": "C1-C3", "C3": "C1-C3"}  # of Table 1
-ONE_SEARCH = "about the graphs found by one search each"
+CAVEAT_SINGLE_SEARCH = "about the graphs found by one search each"
 
 # ---- what is declared
 
@@ -96,13 +84,13 @@ def _secondary(sources: Sequence[str], names: Sequence[str]) -> Iterator[tuple]:
     everything = names[-1]
     interaction = _slope(trained) | {name: -weight for name, weight in _slope(scratch).items()}
     less_none = {everything: 1.0, "none": -1.0}
-    less_alone = {everything: 1.0, "alone": -1.0}
-    what = "none less its target alone, mean over nodes"
-    yield "", "nodes", title("scratch"), what, _of("scratch", {"none": 1.0, "alone": -1.0})
+    alone = "less its target alone, mean over nodes"
+    none_less_alone = _of("scratch", {"none": 1.0, "alone": -1.0})
+    yield "", "nodes", title("scratch"), f"none {alone}", none_less_alone
     for source in sources:
         of = title(source)
-        what = f"{everything} less its target alone, mean over nodes"
-        yield "", "nodes", of, what, _of(source, less_alone)
+        less_alone = _of(source, {everything: 1.0, "alone": -1.0})
+        yield "", "nodes", of, f"{everything} {alone}", less_alone
         yield "", "nodes", of, f"{everything} less none, mean over nodes", _of(source, less_none)
         what = "gain per pre-trained auxiliary, node 1 pre-trained less from scratch"
         yield "S1", "node 1", of, what, _of(source, interaction)
@@ -120,10 +108,15 @@ def _secondary(sources: Sequence[str], names: Sequence[str]) -> Iterator[tuple]:
 def _explored(source: str, names: Sequence[str]) -> dict[str, dict]:
     """The exploratory contrasts of a source."""
     scratch, trained = _by_target(names)
-    found = {f"node 1, when {name}": {_add(name, "1"): 1.0, name: -1.0} for name in scratch}
+    with_node_1 = dict(zip(scratch, trained, strict=True))  # in the same order of auxiliaries
+    found = {f"node 1, when {name}": {with_node_1[name]: 1.0, name: -1.0} for name in scratch}
     found |= {f"only {name}": {name: 1.0, "none": -1.0} for name in scratch[1:]}
     nodes = names[-1].split("+")
-    main = {node: _main_effect(names, node) for node in nodes}
+    half = len(names) / 2
+    main = {
+        node: {name: (1.0 if node in name.split("+") else -1.0) / half for name in names}
+        for node in nodes
+    }
     found |= {f"main effect of node {node}": weights for node, weights in main.items()}
     if len(nodes) == 3:
         same = {name: main["2"][name] - main["3"][name] for name in names}
@@ -131,21 +124,12 @@ def _explored(source: str, names: Sequence[str]) -> dict[str, dict]:
     found = {what: _of(source, weights) for what, weights in found.items()}
     for name in names:
         own = source if name in trained else "scratch"
-        less = {(source, name): 1.0, (own, "alone"): -1.0}
-        found[f"{name} less its target alone"] = less
+        found[f"{name} less its target alone"] = {(source, name): 1.0, (own, "alone"): -1.0}
     return found
 
 
 def _of(source: str, weights: Mapping[str, float]) -> dict[tuple[str, str], float]:
     return {(source, pattern): weight for pattern, weight in weights.items()}
-
-
-def _add(pattern: str, node: str) -> str:
-    return node if pattern == "none" else "+".join(sorted({*pattern.split("+"), node}))
-
-
-def _main_effect(names: Sequence[str], node: str) -> dict[str, float]:
-    return {name: (1.0 if node in name.split("+") else -1.0) / (len(names) / 2) for name in names}
 
 
 # ---- verdicts
@@ -301,6 +285,10 @@ def convergence_table(records: Sequence[Mapping]) -> pd.DataFrame:
     `effect`, `low`, `high`, `n`: graph minus alone on the test images (points, node 1), and
     `nodes_effect`, `nodes_low`, `nodes_high` by the mean over the graph's nodes.
     """
+
+    def fitted(record: Mapping) -> float:
+        return record["epochs"][-1]["train_accuracy"][0]
+
     rows = []
     sources = ["scratch", *sources_of(records)]
     sizes = [(record["data"]["train"], record["config"]["epochs"]) for record in records]
@@ -308,8 +296,7 @@ def convergence_table(records: Sequence[Mapping]) -> pd.DataFrame:
         own = [r for r, size in zip(records, sizes, strict=True) if size == (images, epochs)]
         everything = patterns(count_nodes(own))[-1]
         target, nodes, fit = (
-            run_arms(own, sources, value)
-            for value in (target_accuracy, nodes_accuracy, _train_accuracy)
+            run_arms(own, sources, value) for value in (target_accuracy, nodes_accuracy, fitted)
         )
         for source in sources:
             pattern = "none" if source == "scratch" else everything
@@ -321,32 +308,6 @@ def convergence_table(records: Sequence[Mapping]) -> pd.DataFrame:
                 ends = {f"nodes_{name}": over[name] for name in ("effect", "low", "high")}
                 rows.append(row | _brief(found) | ends)
     return pd.DataFrame(rows)
-
-
-def write_tables(
-    records: Sequence[Mapping],
-    folder: str | Path,
-    sources: Sequence[str] | None = None,
-    scale: str = "",
-) -> list[Path]:
-    """All tables of a Table 1 as files: `write_table`'s three, `claims.csv`, `exploratory.csv`.
-
-    The same records give the same bytes. Arguments are those of `claims_table`.
-    """
-    paths = write_table(ablation_table(records, sources), folder)
-    for name, table in {
-        "claims.csv": claims_table(records, sources=sources, scale=scale),
-        "exploratory.csv": exploratory(records, sources),
-    }.items():
-        paths.append(Path(folder, name))
-        with atomic_write(paths[-1]) as file:
-            file.write(table.to_csv(index=False, float_format="%.6g").encode())
-    return paths
-
-
-def _train_accuracy(record: Mapping) -> float:
-    """Training accuracy of node 1 in the last epoch (%)."""
-    return record["epochs"][-1]["train_accuracy"][0]
 
 
 # ---- searches
@@ -362,18 +323,16 @@ def _search_arms(
 ) -> dict[tuple[str, str], stats.Arm]:
     """Re-evaluated graphs as arms by (condition, label).
 
-    The target alone, "independent", is Table 1's where it was not trained again. Searches that
-    maximised the ensemble have no arms: the claims, and the paper's numbers, are of node 1.
+    The target alone, "independent", is Table 1's where it was not trained again.
     """
     arms = {}
     for name, summary in summaries.items():
-        if summary.get("search", {}).get("objective", "target") == "target":
-            if summary["best"] is not None:
-                start = summary["best"]["graph"]["nodes"][0]["init"]
-                arms[name, "independent"] = table1.get((start, "alone"), stats.arm({}))
-            for entry in summary["reevaluated"]:
-                values = dict(zip(entry["seeds"], entry["test_accuracy"], strict=True))
-                arms[name, entry["label"]] = stats.arm(values)
+        if summary["best"] is not None:
+            start = summary["best"]["graph"]["nodes"][0]["init"]
+            arms[name, "independent"] = table1.get((start, "alone"), stats.arm({}))
+        for entry in summary["reevaluated"]:
+            values = dict(zip(entry["seeds"], entry["test_accuracy"], strict=True))
+            arms[name, entry["label"]] = stats.arm(values)
     return arms
 
 
@@ -392,7 +351,7 @@ def _search_rows(
     for claim, name, label, rival in declared:
         best = summaries[name]["best"]
         single = best is not None and is_single(best["graph"])
-        caveat = f"{ONE_SEARCH}{'; the winner is a single network' if single else ''}"
+        caveat = f"{CAVEAT_SINGLE_SEARCH}{'; the winner is a single network' if single else ''}"
         source = f"searched: {condition_title(name, summaries)}"
         source += f", against {condition_title(rival, summaries)}" if claim == "C5" else ""
         row = {"claim": claim, "says": f"{CLAIMS[claim]} ({caveat})", "source": source}
@@ -428,35 +387,6 @@ def split_gain(summaries: Mapping[str, Mapping], records: Sequence[Mapping] = ()
     return pd.DataFrame(rows)
 
 
-def _completed(summary: Mapping) -> list[Mapping]:
-    """The trials of a search that were trained to the end."""
-    return [trial for trial in summary["trials"] if trial["state"] == "COMPLETE"]
-
-
-def search_luck(summary: Mapping, size: int, repeats: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """What other searches of `size` graphs would have found, resampled from a recorded search.
-
-    A row per repeat: `selection` (validation accuracy of the winner), `test` (its test accuracy),
-    `target` (what its node 1 starts from), `single` (whether it is a single network). Only graphs
-    trained to the end count, drawn without replacement. Raises ValueError where they are fewer.
-    """
-    done = [trial for trial in _completed(summary) if trial.get("test_accuracy") is not None]
-    if size > len(done):
-        raise ValueError(f"size is {size}, but only {len(done)} graphs were trained to the end")
-    values = np.array([trial["value"] for trial in done])
-    rng = np.random.default_rng(seed)
-    drawn = (rng.permutation(len(done))[:size] for _ in range(repeats))
-    winners = [done[own[values[own].argmax()]] for own in drawn]
-    return pd.DataFrame(
-        {
-            "selection": [trial["value"] for trial in winners],
-            "test": [trial["test_accuracy"] for trial in winners],
-            "target": [trial["graph"]["nodes"][0]["init"] for trial in winners],
-            "single": [is_single(trial["graph"]) for trial in winners],
-        }
-    )
-
-
 def gate_effects(summary: Mapping) -> pd.DataFrame:
     """What starts and gates are worth to node 1: least squares on all graphs of a search that were
     trained to the end.
@@ -467,7 +397,7 @@ def gate_effects(summary: Mapping) -> pd.DataFrame:
     intervals and the number `n` of graphs. Exploratory. Raises ValueError where there are too few
     graphs.
     """
-    done = _completed(summary)
+    done = [trial for trial in summary["trials"] if trial["state"] == "COMPLETE"]
     starts = [[node["init"] for node in trial["graph"]["nodes"]] for trial in done]
     gates = [trial["graph"]["gates"][0] for trial in done]
     columns = {"constant": np.ones(len(done))}
@@ -494,11 +424,8 @@ def gate_effects(summary: Mapping) -> pd.DataFrame:
 
 def condition_title(condition: str, summaries: Mapping[str, Mapping]) -> str:
     """A condition for readers, with its stand-in named: "ImageNet-1k stand-in + FractalDB-1k"."""
-    known = {"imagenet1k": ["imagenet1k"], "fractaldb1k": ["fractaldb1k"]}
-    known["mixed"] = ["imagenet1k", "fractaldb1k"]
-    choices = known.get(condition, [])
-    if condition in summaries:
-        choices = summaries[condition]["choices"]
+    searched = summaries.get(condition, {"choices": CONDITIONS.get(condition, ())})
+    choices = searched["choices"]
     names = " + ".join(title(choice) for choice in choices if choice != "scratch")
     return names or "no pre-training"
 

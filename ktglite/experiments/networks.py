@@ -110,12 +110,8 @@ def card_of(record: Mapping, data: Data, node: int) -> dict:
 def kept_files(record: Path, nodes: Sequence[int], keep: str) -> dict[int | str, Path]:
     """Where `keep` puts the networks of these nodes (0-based), and the logits, beside a record."""
     wanted = {"none": [], "target": [0], "all": list(nodes)}[keep]
-    files: dict[int | str, Path] = {}
-    for i in wanted:
-        files[i] = record.with_suffix(f".node{i + 1}.safetensors")
-    if wanted:
-        files["logits"] = record.with_suffix(".logits.safetensors")
-    return files
+    files = {i: record.with_suffix(f".node{i + 1}.safetensors") for i in wanted}
+    return files | ({"logits": record.with_suffix(".logits.safetensors")} if wanted else {})
 
 
 def write_logits(path: str | Path, logits: Mapping[str, Tensor], labels: Tensor) -> None:

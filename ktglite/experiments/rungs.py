@@ -44,9 +44,7 @@ class Rungs:
         self.eta = eta
         self.trials = trials
         self.goal: dict[int, int] = {}  # trial -> index of the rung up to which it may train
-        self.reached: list[list[tuple[float, int]]] = [
-            [] for _ in epochs
-        ]  # (-value, trial), sorted
+        self.reached: list[list] = [[] for _ in epochs]  # by rung, (-value, trial), sorted
         self.over: set[int] = set()
         self.ready: deque[int] = deque()
 
@@ -65,24 +63,20 @@ class Rungs:
 
     def arrive(self, trial: int, value: float) -> None:
         """A trial has trained as far as it may, with this value: under "asha" it advances or is
-        over, under "promote" it pauses."""
-        self._enter(trial, value)
+        over, under "promote" it pauses.
+
+        ASHA is as Optuna has it: a trial advances among the best floor(n / eta) that came so far,
+        or as the best of few.
+        """
+        reached = self.reached[self.goal[trial]]
+        bisect.insort(reached, (-value, trial))
         if self.pruner == "asha":
-            if self.survives_rung(trial, value):
-                self.advance(trial)
+            if -value <= reached[max(1, len(reached) // self.eta) - 1][0]:
+                self._advance(trial)
             else:
                 self.over.add(trial)
 
-    def _enter(self, trial: int, value: float) -> None:
-        bisect.insort(self.reached[self.goal[trial]], (-value, trial))
-
-    def survives_rung(self, trial: int, value: float) -> bool:
-        """ASHA as Optuna has it: among the best floor(n / eta) that came so far, or the best of
-        few."""
-        reached = self.reached[self.goal[trial]]
-        return -value <= reached[max(1, len(reached) // self.eta) - 1][0]
-
-    def advance(self, trial: int) -> None:
+    def _advance(self, trial: int) -> None:
         """A trial may train up to the next rung."""
         self.goal[trial] += 1
         self.ready.append(trial)
@@ -96,7 +90,7 @@ class Rungs:
         for rung in reversed(range(len(self.epochs) - 1)):
             for _, trial in self.reached[rung][: len(self.reached[rung]) // self.eta]:
                 if self.goal[trial] == rung and trial not in self.over:
-                    return self.advance(trial)
+                    return self._advance(trial)
 
     def hopeless(self) -> set[int]:
         """Paused trials that are never among the best floor(n / eta) of their rung, whatever the
@@ -125,7 +119,7 @@ class Rungs:
         for goal, epoch in enumerate(self.epochs[: self.epochs.index(until) + 1]):
             self.goal[trial] = goal
             if epoch in values and (over or epoch < until or self.pruner == "promote"):
-                self._enter(trial, values[epoch])
+                bisect.insort(self.reached[goal], (-values[epoch], trial))
         paused = self.pruner == "promote" and until in values and until < self.epochs[-1]
         if over:
             self.over.add(trial)
@@ -175,7 +169,7 @@ def simulate(
 def replay(
     curves: np.ndarray, pruner: str = "asha", eta: int = 2, first_rung: int = 1, workers: int = 1
 ) -> np.ndarray:
-    """How many epochs of each of these curves a search would train, took it them in this order.
+    """How many epochs of each of these curves a search would train that takes them in this order.
 
     Args:
         curves: the values after epochs 1, 2, .. of every trial, (trials, epochs).

@@ -1,14 +1,14 @@
 """Run once and remember: a training is one JSON record, under a key of all that decides it."""
 
-import dataclasses
 import logging
 import pickle
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -65,13 +65,10 @@ class Run:
 
         That is the core's code, torch's version, graph, images, settings, seed, and the contents
         of weights files. The device does not count; the precision that "auto" stands for on it
-        does. Raises ValueError for a gate from outside the package, whose code nothing can know.
+        does. Raises ValueError for a gate from outside the package.
         """
-        for gate in sorted({gate for row in self.graph.gates for gate in row}):
-            if GATES[gate].__module__ != "ktglite.gates":
-                way_out = "train it by ktglite.epochs, or write it into ktglite/gates.py"
-                raise ValueError(f"gate {gate!r} is not the package's own: {way_out}")
-        settings = dataclasses.asdict(self.config)
+        check_gates(gate for row in self.graph.gates for gate in row)
+        settings = asdict(self.config)
         device = resolve_device(settings.pop("device"))
         settings["precision"] = resolve_precision(self.config.precision, device)
         code = [code_hash(*CORE), ".".join(torch.__version__.split(".")[:2])]
@@ -90,9 +87,8 @@ class Run:
 
     def epochs(self, checkpoint: Checkpoint | None = None, models: list | None = None):
         """The training itself, see `ktglite.trainer.epochs`."""
-        return epochs(
-            self.graph, self.data, self.config, self.seed, self.weights, models, checkpoint
-        )
+        what = self.graph, self.data, self.config, self.seed, self.weights
+        return epochs(*what, models, checkpoint)
 
     def initial_models(self) -> list:
         """The networks it begins with, see `ktglite.trainer.initial_models`."""
@@ -121,21 +117,22 @@ class Store:
         None where networks are to be kept, which no record has.
         """
         graph = task.graph.to_dict()
-        config = _settings(task.config)
+        wanted = asdict(task.config) | {"device": None}
         for record in self.ready if self.keep == "none" else ():
+            defaults = asdict(TrainConfig())  # of settings that are younger than the record
             same = record["seed"] == task.seed and record["graph"] == graph
             same = same and record["data"]["fingerprint"] == task.data.fingerprint
-            if same and {**_DEFAULTS, **record["config"], "device": "auto"} == config:
+            if same and defaults | record["config"] | {"device": None} == wanted:
                 return record | {"label": task.label}
         return None
 
 
-def _settings(config: TrainConfig) -> dict:
-    """A training's settings as a record has them, without the device."""
-    return dataclasses.asdict(config) | {"device": "auto"}
-
-
-_DEFAULTS = _settings(TrainConfig())  # of settings that are younger than a record
+def check_gates(names: Iterable[str]) -> None:
+    """Raise ValueError for a gate from outside the package, whose code no key can know."""
+    for name in sorted(set(names)):
+        if GATES[name].__module__ != "ktglite.gates":
+            way_out = "train it by ktglite.epochs, or write it into ktglite/gates.py"
+            raise ValueError(f"gate {name!r} is not the package's own: {way_out}")
 
 
 def run(task: Run, store: str | Path | Store) -> dict:
@@ -187,7 +184,7 @@ def _train(task: Run, path: Path, checkpoint: Checkpoint, kept: Mapping) -> None
         "error": error,
         "graph": task.graph.to_dict(),
         "data": describe(task.data),
-        "config": dataclasses.asdict(task.config),
+        "config": asdict(task.config),
         "seed": task.seed,
         "weights": task.weight_hashes(),
         "epochs": history,
@@ -296,7 +293,7 @@ def run_all(
     failure = None
     with open_pool() if pool is None else nullcontext(pool) as pool:
         futures = {
-            pool.submit(_run_task, portable(task), replace(store, ready=())): name
+            pool.submit(run_whole, portable(task), replace(store, ready=())): name
             for name, task in tasks.items()
         }
         for future in tqdm(as_completed(futures), "runs", len(tasks), unit="run", mininterval=1):
@@ -321,35 +318,29 @@ def run_all(
 def _check_starts(tasks: Iterable[Run]) -> None:
     """Load every start once: what is missing or does not fit is told now, and not in hours."""
     starts = {}
-    fixed = set()
+    fixed = set()  # starts of nodes that never learn
     for task in tasks:
         for i in task.graph.reaching_target():
             start = task.graph.nodes[i], task.weights
             starts[start] = task
             fixed |= set() if task.graph.learns(i) else {start}
     for (node, folder), task in starts.items():
+        data = task.data
         config = task.config
         how = {"scale": config.scale, "stages": config.stages}
-        initialise(node.arch, node.init, len(task.data.classes), 0, folder, **how)
+        initialise(node.arch, node.init, len(data.classes), 0, folder, **how)
         path = find_weights(node.arch, node.init, folder)
-        ours = path is not None and path.suffix == ".safetensors"
-        card = networks.read_header(path) if ours else {}
-        trained_on = card.get("data", {})
-        name = task.data.name
-        if trained_on.get("name") == name and trained_on["fingerprint"] != task.data.fingerprint:
-            log.warning(
-                "%s was trained on another split of %s: test images of this one may be among its "
-                "training images, and accuracies too high; train it on the same split",
-                path,
-                name,
-            )
+        card = networks.read_header(path) if path and path.suffix == ".safetensors" else {}
+        images = card.get("data", {})
+        if images.get("name") == data.name and images["fingerprint"] != data.fingerprint:
+            trained = f"{path} was trained on another split of {data.name}: test images of this"
+            risk = "one may be among its training images, and accuracies too high"
+            log.warning("%s %s; train it on the same split", trained, risk)
         whole = config.head == "fit" and config.stages == 5
-        if (node, folder) in fixed and not (whole and card.get("classes") == [*task.data.classes]):
-            log.warning(
-                "a node that starts from %s never learns, and its head is random: it teaches "
-                "noise; start it from a network trained on these images, as keep= leaves them",
-                node.init,
-            )
+        if (node, folder) in fixed and not (whole and card.get("classes") == [*data.classes]):
+            noise = "never learns, and its head is random: it teaches noise"
+            way_out = "start it from a network trained on these images, as keep= leaves them"
+            log.warning("a node that starts from %s %s; %s", node.init, noise, way_out)
 
 
 # ---- in worker processes
@@ -361,29 +352,17 @@ _loaded: dict[str, Data] = {}  # what a process keeps between its tasks, by fing
 
 @dataclass(frozen=True)
 class Images:
-    """What a task says of its images: which they are, and how to load them or they themselves."""
+    """What a task says of its images: which they are, how to load them, or they as `content`."""
 
     fingerprint: str
     spec: dict | None
-    data: Data | None = None
-
-    def __reduce__(self):
-        # As bytes: tensors would go through shared memory, of which containers have little.
-        sent = None
-        if self.data is not None:
-            parts = {name: getattr(self.data, name) for name in ("train", "val", "test")}
-            copies = {  # without the rest of a tensor that a part is a view of
-                name: Split(part.images.clone(), part.labels.clone())
-                for name, part in parts.items()
-            }
-            sent = replace(self.data, **copies)
-        return _unpack, (self.fingerprint, self.spec, pickle.dumps(sent))
+    content: bytes | None
 
     def load(self) -> Data:
         """The data. Raises ValueError where the images are others now."""
         if self.fingerprint not in _loaded:
             _loaded.clear()
-            found = self.data or load_data(**self.spec)
+            found = load_data(**self.spec) if self.content is None else pickle.loads(self.content)
             if found.fingerprint != self.fingerprint:
                 name = f"the images of {found.name} are not those the command began with"
                 raise ValueError(f"{name}: they were changed, or differ between machines")
@@ -391,14 +370,22 @@ class Images:
         return _loaded[self.fingerprint]
 
 
-def _unpack(fingerprint: str, spec: dict | None, data: bytes) -> Images:
-    return Images(fingerprint, spec, pickle.loads(data))
+@lru_cache(maxsize=1)
+def _pickled(data: Data) -> bytes:
+    """Images as bytes: tensors would go through shared memory, of which containers have little.
+
+    Cloned, so that they come without the rest of a tensor that they are a view of.
+    """
+    splits = {name: getattr(data, name) for name in ("train", "val", "test")}
+    own = {n: Split(split.images.clone(), split.labels.clone()) for n, split in splits.items()}
+    return pickle.dumps(replace(data, **own))
 
 
 def portable(task: Run) -> Run:
     """A run as it is sent to another process, which loads its images if `load_data` made them."""
     data = task.data
-    return replace(task, data=Images(data.fingerprint, data.spec, None if data.spec else data))
+    content = _pickled(data) if data.spec is None else None
+    return replace(task, data=Images(data.fingerprint, data.spec, content))
 
 
 @contextmanager
@@ -408,8 +395,8 @@ def _begin(task: Run) -> Iterator[Run]:
         yield replace(task, data=task.data.load()) if isinstance(task.data, Images) else task
 
 
-def _run_task(task: Run, store: Store) -> dict:
-    """`run` in a worker process."""
+def run_whole(task: Run, store: Store) -> dict:
+    """A pool's task: `run` in a worker process."""
     with _begin(task) as task:
         return run(task, store)
 

@@ -8,11 +8,10 @@ it goes on after a kill.
 import json
 import logging
 import os
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -43,16 +42,8 @@ from ktglite.pool import open_pool
 from ktglite.store import CORE, Checkpoint, code_hash, read_record, write_record
 from ktglite.trainer import TrainConfig, derive
 
-__all__ = [
-    "best_graphs",
-    "load_study",
-    "read_summaries",
-    "reevaluate",
-    "rivals",
-    "search",
-    "study_summary",
-    "write_summary",
-]
+__all__ = ["best_graphs", "load_study", "read_summaries", "reevaluate", "rivals", "search"]
+__all__ += ["study_summary", "write_summary"]
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +85,13 @@ def search(
             train_teacher(arch, data, config, folder)
     coordinator = _Coordinator(settings, data, config, out, folder)
     journal = out / "search" / f"{settings.condition}.log"
-    with _claim(journal) as lock, open_pool() if pool is None else nullcontext(pool) as pool:
-        _drop_torn_line(journal)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    try:  # one coordinator at a time; the system releases this lock when its holder dies
+        claim = FileLock(f"{journal}.claim").acquire(timeout=0)
+    except Timeout:
+        way_out = "wait for it, end it, or give another --out"
+        raise ValueError(f"{journal} is searched by another process: {way_out}") from None
+    with claim as lock, open_pool() if pool is None else nullcontext(pool) as pool:
         storage = _open_journal(journal, lock)
         study = _open_study(storage, journal, settings, _facts(settings, data, config, folder))
         coordinator.run(study, pool)
@@ -105,33 +101,18 @@ def search(
 # ---- the journal
 
 
-def _claim(journal: Path) -> AbstractContextManager[FileLock]:
-    """The lock of a journal, which has one coordinator at a time.
-
-    The system releases it when its holder dies; Optuna's own would stay.
-    """
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return FileLock(f"{journal}.claim").acquire(timeout=0)
-    except Timeout:
-        way_out = "wait for it, end it, or give another --out"
-        raise ValueError(f"{journal} is searched by another process: {way_out}") from None
-
-
-def _drop_torn_line(journal: Path) -> None:
-    """Cut off a last line without an end, left by a crash: the next would be appended to it, and
-    both be lost."""
-    lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
-    if lines and not lines[-1].endswith(b"\n"):
-        log.warning("%s ended in half a line, which was dropped", journal)
-        os.truncate(journal, journal.stat().st_size - len(lines[-1]))
-
-
 def _open_journal(journal: Path, lock: FileLock | None = None) -> JournalStorage:
-    """The journal as Optuna's storage. Raises ValueError that says what is wrong with it."""
+    """The journal as Optuna's storage; who has its `lock` writes to it.
+
+    Raises ValueError that says what is wrong with it.
+    """
     try:
         lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
-        if lines and lines[-1].endswith(b"\n"):
+        torn = bool(lines) and not lines[-1].endswith(b"\n")
+        if torn and lock is not None:  # by a crash: the next line would be appended to it
+            log.warning("%s ended in half a line, which was dropped", journal)
+            os.truncate(journal, journal.stat().st_size - len(lines[-1]))
+        elif lines and not torn:
             json.loads(lines[-1])  # Optuna would only stumble over it at the next line
         return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
     except Exception as error:  # whatever Optuna may raise over lines that it has not written
@@ -152,14 +133,11 @@ def load_study(name: str, journal: str | Path) -> optuna.Study:
 
 def _facts(settings: SearchConfig, data: Data, config: TrainConfig, weights: str) -> dict:
     """All that decides a study's results, fit for JSON."""
-    search = asdict(settings) | {
-        "arch": list(settings.archs),
-        "choices": list(settings.choices),
-        "gates": list(GATES),
-    }
-    del search["sources"]
-    del search["trials"]
-    training = {name: value for name, value in asdict(config).items() if name != "device"}
+    search = asdict(settings) | {"arch": list(settings.archs), "choices": list(settings.choices)}
+    search["gates"] = list(GATES)
+    training = asdict(config)
+    for name, part in {"sources": search, "trials": search, "device": training}.items():
+        del part[name]
     starts = (*settings.choices, *["teacher"] * (settings.teachers == "trained"))
     every_node = all_through(*(Node(arch, start) for arch in settings.archs for start in starts))
     return {
@@ -201,8 +179,7 @@ def _open_study(
 
 
 class _Coordinator:
-    """Takes graphs from the plan, has them trained in a pool from rung to rung, and tells the study
-    what came of them.
+    """Has the graphs of the plan trained from rung to rung, and tells the study what came of them.
 
     A trial's values and the epoch `until` which it may train are in the journal before anything
     follows from them; its checkpoint is deleted after its end is there.
@@ -336,10 +313,6 @@ class _Coordinator:
 # ---- after the search
 
 
-def _graph(trial: FrozenTrial) -> Graph:
-    return Graph.from_dict(from_params(trial.params))
-
-
 def best_trials(study: optuna.Study, k: int) -> list[FrozenTrial]:
     """The k complete trials of the highest value, best first.
 
@@ -353,7 +326,7 @@ def best_trials(study: optuna.Study, k: int) -> list[FrozenTrial]:
 def best_graphs(study: optuna.Study, k: int = 1) -> list[Graph]:
     """The graphs of the k complete trials of the highest value, best first, no two of them equal in
     effect; fewer if fewer are complete."""
-    return [_graph(trial) for trial in best_trials(study, k)]
+    return [Graph.from_dict(from_params(trial.params)) for trial in best_trials(study, k)]
 
 
 def rivals(
@@ -378,14 +351,8 @@ def rivals(
     starts = [Node(node.arch) if node.init == "teacher" else node for node in top[0].nodes]
     graphs["all through"] = all_through(*starts)  # here every node learns
     graphs["independent"] = independent(starts[0])
-    space = SearchConfig(
-        search["condition"],
-        sources=search["choices"][1:],
-        arch=search["arch"],
-        nodes=search["nodes"],
-        trials=1,
-        teachers=search["teachers"],
-    )
+    same = {name: search[name] for name in ("condition", "arch", "nodes", "teachers")}
+    space = SearchConfig(**same, sources=search["choices"][1:], trials=1)
     count = k if random_graphs is None else random_graphs
     drawn = sample_graphs(space, count, derive(search["seed"], "baseline"))
     return graphs | {f"random {i}": graph for i, graph in enumerate(drawn, 1)}
@@ -411,15 +378,11 @@ def reevaluate(
     entries = []
     for label, graph in graphs.items():
         own = [record for record in records if record["label"] == label]
-        entry = {
-            "label": label,
-            "graph": graph.to_dict(),
-            "epochs": config.epochs,
-            "seeds": [record["seed"] for record in own],
-            "records": [record["key"] for record in own],
-            "val_accuracy": [record["val_accuracy"][0] for record in own],
-            "test_accuracy": [record["test_accuracy"][0] for record in own],
-        }
+        entry = {"label": label, "graph": graph.to_dict(), "epochs": config.epochs}
+        entry["seeds"] = [record["seed"] for record in own]
+        entry["records"] = [record["key"] for record in own]
+        for accuracy in ("val_accuracy", "test_accuracy"):
+            entry[accuracy] = [record[accuracy][0] for record in own]
         entries.append(entry)
     return entries
 
@@ -427,7 +390,7 @@ def reevaluate(
 def study_summary(study: optuna.Study, reevaluated: Sequence[dict] = ()) -> dict:
     """All that tables and figures need of a study, fit for JSON; accuracies in percent.
 
-    - What it was made with: `search`, `training`, `data`, `weights`, `code`, `planned` trials.
+    - What it was made with: `search`, `training`, `data`, `weights`, `code`.
     - `trials`, and how many have which of Optuna's `states`.
     - `best`: the trial of the highest value, with its graph in words as `text`; `selection_value`
       is that value as the search saw it, on the split `select_on`.
@@ -437,20 +400,18 @@ def study_summary(study: optuna.Study, reevaluated: Sequence[dict] = ()) -> dict
     facts = study.user_attrs
     search = facts["search"]
     trials = study.get_trials(deepcopy=False)
+    states = Counter(trial.state for trial in trials)
     best = best_trials(study, 1)
     top = None
     if best:
-        top = _describe(best[0], search["seed"]) | {"text": str(_graph(best[0]))}
+        top = _describe(best[0], search["seed"]) | {
+            "text": str(Graph.from_dict(from_params(best[0].params)))
+        }
     return {
         "study": study.study_name,
-        "condition": search["condition"],
-        "choices": search["choices"],
+        **{part: search[part] for part in ("condition", "choices", "select_on")},
         **{part: facts[part] for part in ("search", "training", "data", "weights", "code")},
-        "select_on": search["select_on"],
-        "planned": facts["trials"],
-        "states": {
-            state.name: sum(trial.state == state for trial in trials) for state in TrialState
-        },
+        "states": {state.name: states[state] for state in TrialState},
         "trials": [_describe(trial, search["seed"]) for trial in trials],
         "epochs_run": sum(len(trial.intermediate_values) for trial in trials),
         "epochs_full": facts["training"]["epochs"] * len(trials),
@@ -476,23 +437,17 @@ def _describe(trial: FrozenTrial, seed: int) -> dict:
 
 
 def write_summary(study: optuna.Study, out: str | Path, reevaluated: Sequence[dict] = ()) -> dict:
-    """Write `study_summary` to `<out>/search/<study>.json`, and return it.
-
-    What is returned says, too, where it lies (`path`), and has the command that trains the best
-    graph once more and keeps its network (`next`; None while no graph is complete).
-    """
-    path = Path(out) / "search" / f"{study.study_name}.json"
+    """Write `study_summary` to `<out>/search/<study>.json`, and return it."""
     summary = study_summary(study, reevaluated)
+    path = Path(out) / "search" / f"{study.study_name}.json"
     write_record(path, summary, SCHEMA, indent=None)  # 1,500 graphs in less than 1 MB
-    command = ["ktglite", "train", str(path), "--out", str(Path(out) / "best")]
-    return summary | {"path": str(path), "next": shlex.join(command) if summary["best"] else None}
+    return summary
 
 
 def read_summaries(folder: str | Path) -> dict[str, dict]:
     """What `write_summary` wrote, by study, from `folder/*.json`; graphs are not checked.
 
-    Raises FileNotFoundError where there is none, ValueError naming a file that is not one or of
-    another version.
+    Raises FileNotFoundError where there is none, ValueError naming a file that is not one.
     """
     paths = sorted(Path(folder).glob("*.json"))
     if not paths:

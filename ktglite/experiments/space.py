@@ -9,6 +9,7 @@ from math import inf
 from typing import Literal
 
 from ktglite.experiments.rungs import rung_epochs
+from ktglite.experiments.runs import check_gates
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node
 from ktglite.trainer import check_config
@@ -31,17 +32,15 @@ class SearchConfig:
 
     - `sources`: the pre-trained initialisations at hand; "imagenet1k_standin" takes the place of
       "imagenet1k".
-    - `arch`: one architecture, or several for every node to choose from.  `nodes`: N, the target
-      included.
+    - `arch`: of every node, or several to choose from.  `nodes`: N, the target included.
     - `trials`: how many graphs, no two of them equal in effect.
     - `seed`: of the plan, and of *every* training, so that graphs differ by what they are.
     - `pruner`: what happens at the rungs, the epochs `min_resource` x `reduction_factor`^i. "asha"
       stops a graph there for good unless it is among the best 1/`reduction_factor` so far (the
-      released code); "promote" pauses every graph there, and lets one go on as soon as it is (Li
-      et al., 2020); "none" has no rungs.
-    - `teachers`: where a node starts that never learns, since all edges into it are Cutoff:
-      "random" as it is drawn, with a random head (the paper: "Step 1 weights or random"), or
-      "trained" on the same images (Minami et al., 2020).
+      released code); "promote" pauses it, and lets it go on as soon as it is (Li et al., 2020);
+      "none" has no rungs.
+    - `teachers`: where a node starts that never learns: "random" as it is drawn, with a random head
+      (the paper), or "trained" on the same images (Minami et al., 2020).
     - `select_on`: prune and select on "val", or on "test" as the released code does: no estimate of
       anything then.
 
@@ -92,14 +91,9 @@ class SearchConfig:
         return names | {_edge(s, t): tuple(GATES) for t in nodes for s in nodes}
 
     def rungs(self, epochs: int) -> list[int]:
-        """The epochs up to which graphs train before they are judged, and the last, `epochs`.
-
-        Raises ValueError when `min_resource` is above `epochs`, or `trials` are too few for
-        promotion.
-        """
-        return rung_epochs(
-            self.pruner, self.min_resource, self.reduction_factor, epochs, self.trials
-        )
+        """See `rungs.rung_epochs`."""
+        rule = self.pruner, self.min_resource, self.reduction_factor
+        return rung_epochs(*rule, epochs, self.trials)
 
     def check_trials(self, trials: int) -> None:
         """Raise ValueError when there are not that many graphs that differ in effect."""
@@ -115,9 +109,8 @@ def count_graphs(starts: int, fixed: int, gates: int, nodes: int) -> int:
     """How many graphs of at most three nodes differ in effect (`Graph.canonical`).
 
     A node that learns has one of `starts`, one that never does one of `fixed`. On a label edge
-    Correct is Through, so that it has one gate less than the others. Auxiliary nodes that reach the
-    target may be swapped: with two of them, half of all graphs and of those that are their own
-    image count.
+    Correct is Through. Auxiliary nodes that reach the target may be swapped: with two of them, half
+    of all graphs and of those that are their own image count.
     """
     labels = gates - 1
     open_gates = gates - 1
@@ -171,12 +164,10 @@ def sample_graphs(
     """
     trials = settings.trials if trials is None else trials
     settings.check_trials(trials)
-    _check_gates()
+    check_gates(GATES)
     rng = random.Random(settings.seed if seed is None else seed)
-    space = {
-        name: settings.choices if name.startswith("init ") else values
-        for name, values in settings.space.items()
-    }
+    starts = dict.fromkeys((f"init {i + 1}" for i in range(settings.nodes)), settings.choices)
+    space = settings.space | starts  # a teacher is no choice, but what a fixed node becomes
     plan: dict[Graph, Graph] = {}  # by canonical form
     while len(plan) < trials:
         drawn = from_params({name: rng.choice(values) for name, values in space.items()})
@@ -190,20 +181,10 @@ def sample_graphs(
     return list(plan.values())
 
 
-def _check_gates() -> None:
-    """A search draws from all gates, and a run refuses those that were added (`Run.key`)."""
-    for name, gate in GATES.items():
-        if gate.__module__ != "ktglite.gates":
-            way_out = "train it by ktglite.epochs, or write it into ktglite/gates.py"
-            raise ValueError(f"gate {name!r} is not the package's own: {way_out}")
-
-
 def expected_share_run(n_nodes: int) -> float:
-    """The share of nodes that can reach the target, over all assignments of gates in which it
-    learns; for n <= 4.
+    """The share of nodes that can reach the target, over all gates with which it learns; n <= 4.
 
-    Only open or cut matters: 2^(n^2) patterns, each standing for (gates - 1)^(its open edges)
-    assignments.
+    Only open or cut matters: 2^(n^2) patterns, each standing for (gates - 1)^(its open edges).
     """
     n = n_nodes
     total = 0

@@ -91,19 +91,20 @@ def contrast(
     if not used or any(name not in arms or not arms[name].n for name in used):
         return {**UNKNOWN, "n": 0, "pretrainings": 0}
     own = {name: arms[name] for name in used}
-    values, counts = _strata({name: arm for name, arm in own.items() if arm.by_seed}, used)
-    effect = sum(map(sum, values))
+    strata, counts = _strata({name: arm for name, arm in own.items() if arm.by_seed}, used)
+    effect = sum(map(sum, strata))
     terms = [
-        (np.nan, 1) if len(v) < 2 else (len(v) * np.var(v, ddof=1), len(v) - 1) for v in values
+        (len(v) * np.var(v, ddof=1), len(v) - 1) if len(v) > 1 else (np.nan, 1) for v in strata
     ]
-    for name, arm in own.items():
-        if not arm.by_seed:
-            effect += used[name] * arm.mean
-            terms.append((used[name] ** 2 * arm.std**2 / arm.n, arm.n - 1))
-            counts[name] = arm.n
+    for name, published in own.items():
+        if not published.by_seed:
+            effect += used[name] * published.mean
+            variance = used[name] ** 2 * published.std**2 / published.n
+            terms.append((variance, published.n - 1))
+            counts[name] = published.n
     pretrainings = min(filter(None, (arm.pretrainings for arm in own.values())), default=0)
-    found = _interval(float(effect), terms)
-    return {**found, "n": min(counts.values()), "pretrainings": pretrainings}
+    found = UNKNOWN | {"effect": float(effect)} | _interval(float(effect), terms)
+    return found | {"n": min(counts.values()), "pretrainings": pretrainings}
 
 
 def _strata(
@@ -125,16 +126,15 @@ def _strata(
 
 
 def _interval(effect: float, terms: Sequence[tuple[float, int]]) -> dict[str, float]:
-    """Interval and p by Student's t; an error of exactly 0 gives no scale to judge by (NaN)."""
+    """Student's t by (variance, df) of each stratum; an error of exactly 0 gives no scale."""
     variance = sum(value for value, _ in terms)
     if not variance > 0:
-        return {**UNKNOWN, "effect": effect}
+        return {}
     df = float(variance**2 / sum(value**2 / df for value, df in terms))
     error = float(variance**0.5)
     half = quantile(df) * error
     p = float(2 * stdtr(df, -abs(effect) / error))
-    ends = {"low": effect - half, "high": effect + half}
-    return {"effect": effect, **ends, "p": p, "df": df, "error": error}
+    return {"low": effect - half, "high": effect + half, "p": p, "df": df, "error": error}
 
 
 def quantile(df: float) -> float:
@@ -145,9 +145,6 @@ def quantile(df: float) -> float:
 def difference(a: Mapping[int, float], b: Mapping[int, float]) -> dict[str, float | int]:
     """a - b from values by seed, by `contrast`: paired where both have the same seeds."""
     return contrast({"a": arm(a), "b": arm(b)}, {"a": 1.0, "b": -1.0})
-
-
-pair = difference
 
 
 def over_pretrainings(
