@@ -10,7 +10,8 @@ import hashlib
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from contextlib import closing
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -149,9 +150,12 @@ def bank(size: int, maps: Sequence[np.ndarray], cache: str | Path = "data/cache"
     def make(path: Path) -> None:
         shape = len(maps) * len(WEIGHTS), -(-size * size // 64)
         header = {"descr": "<u8", "fortran_order": False, "shape": shape}
-        with atomic_write(path) as file, ThreadPoolExecutor(cores()) as threads:
+        with (
+            atomic_write(path) as file,
+            ThreadPoolExecutor(cores()) as threads,
+            closing(threads.map(partial(_reach_all, size=size), maps)) as drawn,  # or it goes on
+        ):
             np.lib.format.write_array_header_1_0(file, header)
-            drawn = threads.map(lambda table: _reach_all(table, size), maps)
             for rows in tqdm(drawn, f"FractalDB {size} px", len(maps), mininterval=2):
                 file.write(rows.data)
 
