@@ -144,7 +144,7 @@ def test_a_bank_holds_every_orbit(tmp_path):
 
 
 def test_no_half_bank_is_left(tmp_path, monkeypatch):
-    def killed(*arguments):
+    def killed(maps, size):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(formula, "_reach_all", killed)
