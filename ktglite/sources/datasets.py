@@ -476,7 +476,7 @@ def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
 
     Links are followed, unless they lead round. What is left out is said, hidden files aside.
     """
-    images, inner, others, left_out = [], [], [], []
+    images, inner, others, left_out = [], [], [], set()
     home = root.resolve()
     around = {root: {home, *home.parents}}  # the folders a folder lies in
     for where, folders, files in os.walk(root, onerror=log.warning, followlinks=True):
@@ -488,7 +488,7 @@ def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
             hidden = path.name.startswith(".")
             if hidden or system or real in around[where]:
                 folders.remove(path.name)
-                left_out += [] if hidden else [(path.name,)]
+                left_out.update([] if hidden else [(path.name,)])
             else:
                 inner.append((*above, path.name))
                 around[path] = around[where] | {real}
