@@ -92,7 +92,8 @@ def raw_settings(number: str, profile: str | Path, overrides: Mapping[str, objec
         if bare not in known or (dot and chosen not in stems):
             near = difflib.get_close_matches(bare, known, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"there are {sorted(known)}"
-            raise ValueError(f"profile {profile}: there is no setting {name!r}; {hint}")
+            where = "--set" if name in overrides else f"profile {profile}"
+            raise ValueError(f"{where}: there is no setting {name!r}; {hint}")
     names = [name for name in overrides if name.rpartition(".")[0] in ("", number)]
     given = {name.rpartition(".")[2]: overrides[name] for name in names}
     if given.get("dataset", values.get("dataset")) != values.get("dataset"):
