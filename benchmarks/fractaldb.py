@@ -75,13 +75,12 @@ def main() -> None:
     print(f"{found}, ratio {slow / fast:.0f}, results equal", flush=True)
     with tempfile.TemporaryDirectory() as cache:
         for size in (256, 384, SIZE):
-            took = seconds(formula.bank, size, POINTS, None, cache)
+            took = seconds(formula.bank, size, formula.categories(), cache)
             print(f"bank of 25,000 orbits at {size} px: {took:.1f} s of CPU time", flush=True)
         for size in (32, 48, 64, 128, SIZE):
             alone, together = speeds(formula.FractalDB(size, cache=cache))
-            print(
-                f"{size} px: {alone:,.0f} images/s, {cores()} threads {together:,.0f}", flush=True
-            )
+            found = f"{alone:,.0f} images/s, {cores()} threads {together:,.0f}"
+            print(f"{size} px: {found}", flush=True)
 
 
 if __name__ == "__main__":

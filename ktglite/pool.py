@@ -26,6 +26,11 @@ __all__ = ["open_pool"]
 RESTARTS = 2  # a task whose process was killed is given again this often
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+NO_GUARD = (
+    "a worker process ended before it began, see above. A script that trains must be a file, and "
+    'begin with `if __name__ == "__main__":` what it runs; if it does, memory may be short: try '
+    "fewer jobs"
+)
 MAX_TEMP_PATH = 70  # bytes; the path of a socket below it must not be longer than 103 to 107
 
 
@@ -121,11 +126,7 @@ class _LocalPool:
             except BrokenProcessPool:
                 self._own.executor = None
                 if not self._begun:
-                    raise OSError(
-                        "a worker process ended before it began, see above. A script that trains "
-                        'must be a file, and begin with `if __name__ == "__main__":` what it runs; '
-                        "if it does, memory may be short: try fewer jobs"
-                    ) from None
+                    raise OSError(NO_GUARD) from None
         raise ChildProcessError("its process keeps being killed (out of memory?): try fewer jobs")
 
     def _start(self) -> ProcessPoolExecutor:
@@ -180,19 +181,20 @@ class _DaskPool:
     def _settle(self, ours: Future, theirs) -> None:
         from distributed import KilledWorker
 
-        error = None
+        if not ours.set_running_or_notify_cancel():
+            return
+        gone = "start it and its workers again, and the same command resumes"
+        killed = "its Dask workers keep being killed (memory?): give them a larger --memory-limit"
         try:
-            result = theirs.result()
+            ours.set_result(theirs.result())
         except CancelledError:
-            way_out = "start it and its workers again, and the same command resumes"
-            error = ConnectionError(f"the Dask scheduler at {self._address} is gone: {way_out}")
+            ours.set_exception(
+                ConnectionError(f"the Dask scheduler at {self._address} is gone: {gone}")
+            )
         except KilledWorker:
-            way_out = "give them a larger --memory-limit"
-            error = ChildProcessError(f"its Dask workers keep being killed (memory?): {way_out}")
-        except BaseException as raised:
-            error = raised
-        if ours.set_running_or_notify_cancel():
-            ours.set_exception(error) if error else ours.set_result(result)
+            ours.set_exception(ChildProcessError(killed))
+        except BaseException as error:
+            ours.set_exception(error)
 
     def close(self, at_once: bool) -> None:
         self._client.close()  # it forgets what was not begun

@@ -9,21 +9,14 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from ktglite import profiles
 from ktglite.data import Data
 from ktglite.experiments.runs import Store, load_records
 from ktglite.experiments.space import CONDITIONS, SearchConfig
 from ktglite.graph import Node
 from ktglite.models import SOURCES
-from ktglite.profiles import (
-    NOTEBOOKS,
-    PROFILES,
-    load_profile,
-    parse_overrides,
-    raw_settings,
-    read_yaml,
-    run_folder,
-)
-from ktglite.sources.datasets import load_data
+from ktglite.profiles import NOTEBOOKS, PROFILES, load_profile, parse_overrides
+from ktglite.sources.datasets import check_shares, load_data
 from ktglite.sources.pretrain import PretrainConfig, adopt
 from ktglite.store import from_checkout, write_json
 from ktglite.trainer import TrainConfig
@@ -112,9 +105,7 @@ class Settings(TrainConfig):
     def __post_init__(self):
         """Refuse what does not fit together before anything runs."""
         super().__post_init__()
-        if min(self.split) <= 0 or abs(sum(self.split) - 1) > 1e-6:
-            shares = "it needs three positive shares of train, val and test that sum to 1"
-            raise ValueError(f"split is {self.split}: {shares}")
+        check_shares(self.split)
         if not isinstance(self.arch, str) and len(self.arch) != self.nodes:
             found = f"arch names {len(self.arch)} networks"
             raise ValueError(f"{found}, and nodes is {self.nodes}: give one, or one for each")
@@ -140,34 +131,20 @@ class Settings(TrainConfig):
         """The seeds of every graph's runs."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
-    @property
-    def choices(self) -> dict[str, tuple[str, ...]]:
-        """What a node may start from, by condition."""
-        return {name: self.search_config(name).choices for name in self.conditions}
-
     def load_data(self) -> Data:
         """The images, see `ktglite.sources.datasets.load_data`."""
         if self.dataset in OWN_IMAGES and not Path(self.dataset).is_dir():
             wanted = "--set dataset=FOLDER, a folder with a folder of images for each class"
             raise ValueError(f"profile {self.profile} is for images of your own: give {wanted}")
-        return load_data(
-            self.dataset,
-            self.image_size,
-            self.limit,
-            split=self.split,
-            split_seed=self.split_seed,
-            fit=self.fit,
-            skip_unreadable=self.skip_unreadable,
-            cache=self.cache,
-            raw=self.raw,
-        )
+        names = ("limit", "split", "split_seed", "fit", "skip_unreadable", "cache", "raw")
+        given = {name: getattr(self, name) for name in names}
+        return load_data(self.dataset, self.image_size, **given)
 
     def store(self) -> Store:
-        """Where the run's trainings are kept, `<out>/runs`.
+        """Where the run's trainings are kept, `<out>/runs`, with the records of `ready_runs`.
 
-        It is made ready: the folder is marked as this profile's, finished weights that come with
-        the kit or lie in the profile's own folder are put where nodes look for them, and the
-        records of `ready_runs` are read.
+        The folder is marked as this profile's, and finished weights that come with the kit or lie
+        in the profile's own folder are put where nodes look for them.
         """
         mark = Path(self.out) / "profile.json"
         if not mark.exists():
@@ -202,9 +179,8 @@ class Settings(TrainConfig):
 
     def _possible_conditions(self) -> tuple[str, ...]:
         """The conditions that have a source at hand for each that they need."""
-        bases = {
-            base for base in CONDITIONS for s in self.sources if f"{s}_".startswith(f"{base}_")
-        }
+        at_hand = [f"{source}_" for source in self.sources]
+        bases = {base for base in CONDITIONS for name in at_hand if name.startswith(f"{base}_")}
         return tuple(name for name, needed in CONDITIONS.items() if bases.issuperset(needed[1:]))
 
     def pretrain_configs(self, **changes: object) -> list[PretrainConfig]:
@@ -241,20 +217,17 @@ def load_settings(
         ValueError: for names that do not exist, with the nearest that do; for values that a setting
             does not take; and for a folder that holds the results of another profile.
     """
-    numbers = [stem[:2] for stem in NOTEBOOKS]
-    if notebook not in numbers:
-        raise ValueError(f"there is no notebook {notebook!r}: allowed are {', '.join(numbers)}")
-    values = raw_settings(notebook, profile, overrides)
+    values = profiles.raw_settings(notebook, profile, overrides)
     where = f"notebook {notebook}, profile {profile}"
-    out = run_folder(profile, out)
-    values |= {"profile": Path(profile).stem, "out": str(out)}
+    folder = profiles.run_folder(profile, out)
+    values |= {"profile": Path(profile).stem, "out": str(folder)}
     for name, kind in get_type_hints(Settings).items():
         value = values.get(name, getattr(Settings, name))
         try:
-            values[name] = _fill(_read(value, kind), str(out))
+            values[name] = _fill(_read(value, kind), str(folder))
         except ValueError as error:
             raise ValueError(f"{where}: {name} is {value!r}: {error}") from error
-    _refuse_other_profile(out, values["profile"])
+    _refuse_other_profile(folder, values["profile"])
     try:
         settings = TypeAdapter(Settings).validate_python(values)
         for condition in settings.conditions if notebook == "03" else ():
@@ -283,7 +256,7 @@ def _read(value: object, kind: type) -> object:
         return value
     if tuple[str, ...] in kinds:
         return (value,)
-    found = read_yaml(value)
+    found = profiles.read_yaml(value)
     if isinstance(found, str) and float in kinds:  # YAML 1.1 reads 1e-3 as a text
         return float(found)
     return tuple(found) if isinstance(found, list) else found
@@ -298,10 +271,8 @@ def _fill(value: object, out: str) -> object:
 
 def _refuse_other_profile(out: Path, profile: str) -> None:
     """Raise ValueError where `Settings.store` has marked `out` as another profile's."""
-    try:
-        found = json.loads((out / "profile.json").read_text(encoding="utf-8"))["profile"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # nobody's yet
+    mark = out / "profile.json"
+    found = json.loads(mark.read_text(encoding="utf-8"))["profile"] if mark.exists() else profile
     if found != profile:
         way_out = "give another folder (out, --out), or delete this one"
         raise ValueError(f"{out} holds results of profile {found!r}, not {profile!r}: {way_out}")

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import time
@@ -22,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+import psutil
 import torch
 from filelock import FileLock, Timeout
 
@@ -49,36 +49,19 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     Raises OSError naming `path` and the way out where it cannot be written: a full disk, a
     read-only folder.
     """
-    with _replacing(Path(path)) as partial:
+    path = Path(path)
+    mine = f"{path.name}.{socket.gethostname()}"
+    partial = path.with_name(f"{mine}-{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{glob.escape(mine)}-*.partial"):
+            if not psutil.pid_exists(int(left.stem.rpartition("-")[2])):  # its writer was killed
+                left.unlink(missing_ok=True)
         with open(partial, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # a name must not reach the disk before its content does
         os.replace(partial, path)
-
-
-@contextmanager
-def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """As `atomic_write`, for a folder that is made once: if another was faster, its copy stays."""
-    with _replacing(Path(path)) as partial:
-        partial.mkdir()
-        yield partial
-        if not Path(path).is_dir():
-            os.replace(partial, path)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, deleted in the end like what killed writers left."""
-    host = socket.gethostname()
-    partial = path.with_name(f"{path.name}.{host}-{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{glob.escape(f'{path.name}.{host}')}-*.partial"):
-            with suppress(OSError, ValueError):
-                if not _is_alive(int(left.name.removesuffix(".partial").rpartition("-")[2])):
-                    _delete(left)
-        yield partial
     except OSError as error:
         raise OSError(
             error.errno or errno.EIO,  # numpy gives none
@@ -88,22 +71,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         with suppress(OSError):
-            _delete(partial)
-
-
-def _delete(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether a process of this machine exists; on Windows, where asking would end it, always."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError) as error:  # that of another user is alive, too
-        return isinstance(error, PermissionError)
-    return True
+            partial.unlink(missing_ok=True)
 
 
 def make_once(path: str | Path, make: Callable[[Path], None], also: Iterable[Path] = ()) -> Path:
@@ -116,7 +84,8 @@ def make_once(path: str | Path, make: Callable[[Path], None], also: Iterable[Pat
     files = [path, *also]
     if not all(file.exists() for file in files):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _held(FileLock(f"{path}.lock")) as lock:
+        lock = FileLock(f"{path}.lock")  # the system releases it when its holder dies
+        with _acquire(lock):
             if not all(file.exists() for file in files):
                 make(path)
             with suppress(OSError):  # nobody needs it now: whoever comes later finds the file
@@ -124,8 +93,7 @@ def make_once(path: str | Path, make: Callable[[Path], None], also: Iterable[Pat
     return path
 
 
-def _held(lock: FileLock) -> AbstractContextManager[FileLock]:
-    """A lock, which the system releases when its holder dies; a long wait for it is told."""
+def _acquire(lock: FileLock) -> AbstractContextManager[FileLock]:
     try:
         return lock.acquire(timeout=WAIT_IN_SILENCE)
     except Timeout:
@@ -166,9 +134,8 @@ def read_record(path: str | Path, schema: int) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not a readable record ({error}); delete it to redo it"
-        ) from error
+        found = f"{path} is not a readable record ({error})"
+        raise ValueError(f"{found}; delete it to redo it") from error
     found = record.get("schema") if isinstance(record, dict) else None
     if found != schema:
         way_out = "update ktglite or move the file away"
@@ -189,7 +156,9 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path, key: str, share: float = math.inf):
-        self.path, self.key, self.share = Path(path), key, share
+        self.path = Path(path)
+        self.key = key
+        self.share = share
         self._saved = 0.0
         self._cost = 0.0
 
@@ -208,8 +177,7 @@ class Checkpoint:
         except Exception as error:  # of torch, for instance: written by a later version
             why = f"cannot be read ({error})"
         unused = self.path.with_name(f"{self.path.name}.unused")
-        message = "%s %s: it is now %s, and the training begins anew"
-        log.warning(message, self.path, why, unused.name)
+        log.warning("%s %s: now %s, and the training begins anew", self.path, why, unused.name)
         with suppress(FileNotFoundError):  # another process of the same training was faster
             os.replace(self.path, unused)
         return None
@@ -280,12 +248,9 @@ def provenance(config=None) -> dict:
     for package in ("ktglite", "torch", "torchvision", "numpy", "numba", "optuna", "scipy"):
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    hardware = {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "system": platform.platform(terse=True),
-    }
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    hardware = {"cpu": cpu_name(), "cores": os.cpu_count(), "gpus": gpus}
+    hardware["system"] = platform.platform(terse=True)
     facts = {"versions": versions, "hardware": hardware, **_git_state()}
     if config is not None:
         device = resolve_device(config.device)
@@ -296,19 +261,15 @@ def provenance(config=None) -> dict:
 
 def _git_state() -> dict:
     """Commit of this package's own checkout, and whether files were changed since; None without."""
-    top = _git("rev-parse", "--show-toplevel")
-    if top is None or Path(top) != CHECKOUT.resolve():  # that of a project around the package
-        return {"git": None, "dirty": None}
-    changed = _git("status", "--porcelain", "--untracked-files=no")
-    return {"git": _git("rev-parse", "HEAD"), "dirty": bool(changed)}
-
-
-def _git(*arguments: str) -> str | None:
-    """Output of a git command where this package lies; None without a checkout or git."""
-    options = {"cwd": CHECKOUT, "capture_output": True, "text": True, "check": True, "timeout": 20}
-    with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(["git", *arguments], **options).stdout.strip()
-    return None
+    facts = {"git": None, "dirty": None}
+    if (CHECKOUT / ".git").exists():  # else it would be that of a project around the package
+        command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+        with suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+            lines = done.stdout.splitlines()
+            facts["git"] = lines[0].removeprefix("# branch.oid ")
+            facts["dirty"] = not all(line.startswith("#") for line in lines)
+    return facts
 
 
 def from_checkout(path: str | Path) -> Path:

@@ -104,7 +104,7 @@ def full_disk(size: int):
 
 
 def bank(out):
-    return fractaldb.bank(64, 2000, fractaldb.categories(3), out / "cache")
+    return fractaldb.bank(64, fractaldb.categories(3), out / "cache")
 
 
 def cache(out):
@@ -279,7 +279,7 @@ def test_weights_that_are_not_those_of_their_card_are_refused(tiny_data, tmp_pat
 def test_a_damaged_cache_or_bank_is_named(tmp_path):
     cache(tmp_path)
     bank(tmp_path)
-    for path in [*tmp_path.rglob("images.bin"), *tmp_path.rglob("fractaldb*.npy")]:
+    for path in [*tmp_path.rglob("*.bin"), *tmp_path.rglob("fractaldb*.npy")]:
         path.write_bytes(path.read_bytes()[:-500])
     for work in (cache, bank):
         with pytest.raises(ValueError, match="is damaged .* delete it and it is made again"):

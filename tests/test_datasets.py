@@ -371,27 +371,15 @@ def test_a_change_shows_where_sizes_and_times_stay(folder, tmp_path, load):
     assert load(tmp_path / "a").fingerprint == b.fingerprint
 
 
-def test_a_cached_folder_is_not_decoded_again_and_hashed_once(folder, load, monkeypatch):
+def test_a_cached_folder_is_not_decoded_again(folder, load, monkeypatch):
     first = load(folder)
     monkeypatch.setattr(datasets, "read_image", lambda *a: pytest.fail("decoded twice"))
-    monkeypatch.setattr(datasets, "file_hash", lambda *a: pytest.fail("hashed beside training's"))
     assert load(folder).fingerprint == first.fingerprint
-
-
-@pytest.mark.parametrize("options", [{}, {"split_seed": 1}])
-def test_a_damaged_cache_is_named(folder, tmp_path, load, options):
-    load(folder)
-    (images,) = (tmp_path / "c").rglob("images.bin")
-    content = bytearray(images.read_bytes())
-    content[-1] ^= 1
-    images.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged .* delete it"):
-        load(folder, **options)
 
 
 def test_changed_labels_in_the_cache_are_named(folder, tmp_path, load):
     load(folder)
-    (facts,) = (tmp_path / "c").rglob("facts.json")
+    (facts,) = (tmp_path / "c").glob("*.json")
     facts.write_text(json.dumps(json.loads(facts.read_text()) | {"labels": [0, 1, 2] * 10}))
     with pytest.raises(ValueError, match="is damaged .* delete it"):
         load(folder, split_seed=1)

@@ -47,7 +47,6 @@ def test_every_profile_is_whole(name, number):
     drawn = [config for config in settings.pretrain_configs() if config.source == "fractaldb1k"]
     assert all(config.size == settings.pretrain_size for config in drawn)
     assert settings.search_config("none").trials == settings.trials
-    assert list(settings.choices) == list(settings.conditions)
 
 
 def test_names_are_known_without_importing_the_classes_that_have_them():
@@ -110,7 +109,7 @@ def test_wrong_profiles_are_named(tmp_path, text, words):
         load_settings("00", path)
     with pytest.raises(ValueError, match="profile is 'quik'"):
         load_settings("00", "quik")
-    with pytest.raises(ValueError, match="there is no such file"):
+    with pytest.raises(ValueError, match="profile is 'nowhere.yaml'"):
         load_settings("00", "nowhere.yaml")
     with pytest.raises(ValueError, match="no notebook '07'"):
         load_settings("07")
@@ -197,6 +196,18 @@ def test_finished_runs_are_taken_from_a_folder(home):
 def test_profiles_for_images_of_one_s_own_say_so(home):
     with pytest.raises(ValueError, match="profile photos .* --set dataset=FOLDER"):
         load_settings("02", "photos").load_data()
+
+
+def test_a_profile_s_split_is_for_its_own_data_set():
+    """A third to train on is the task of quick; whoever brings photographs wants them used."""
+    third = load_settings("02", "quick").split
+    assert third[0] < 0.34
+    assert load_settings("02", "quick", dataset="synthcars").split == third
+    assert load_settings("02", "quick", dataset="my cats").split == (0.7, 0.15, 0.15)
+    assert load_settings("02", "quick", **{"02.dataset": "cats"}).split == (0.7, 0.15, 0.15)
+    assert load_settings("02", "quick", **{"03.dataset": "cats"}).split == third
+    told = load_settings("02", "quick", dataset="my cats", split="[.5, .2, .3]")
+    assert told.split == (0.5, 0.2, 0.3)
 
 
 def test_data_and_fit_come_from_settings(tmp_path):

@@ -18,7 +18,6 @@ from filelock import FileLock
 from ktglite import store
 from ktglite.store import (
     Checkpoint,
-    atomic_dir,
     atomic_write,
     code_hash,
     make_key,
@@ -38,16 +37,6 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         raise KeyError
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_folder_appears_when_it_is_whole(tmp_path):
-    with suppress(KeyError), atomic_dir(tmp_path / "d") as partial:
-        (partial / "a").write_text("1")
-        raise KeyError
-    assert not list(tmp_path.iterdir())
-    with atomic_dir(tmp_path / "d") as partial:
-        (partial / "a").write_text("1")
-    assert (tmp_path / "d" / "a").read_text() == "1"
 
 
 def test_made_once_by_many(tmp_path):
@@ -166,13 +155,6 @@ def test_the_commit_of_a_project_around_the_package_is_not_ours(tmp_path, monkey
         facts = store.provenance()
         assert facts["git"] == commit
         assert facts["dirty"] == (None if commit is None else False)
-
-
-def test_windows_is_never_asked_for_a_process(tmp_path, monkeypatch):
-    """There, the question itself is Ctrl-C."""
-    monkeypatch.setattr(store.os, "kill", lambda *arguments: pytest.fail("asked"))
-    monkeypatch.setattr(store.os, "name", "nt")
-    assert store._is_alive(os.getpid())
 
 
 def test_keys_are_made_of_all_parts():

@@ -80,7 +80,7 @@ def reproduction(out: Path) -> None:
 
 
 def fractal_bank(out: Path) -> None:
-    fractaldb.bank(128, 200_000, fractaldb.categories(24), out / "cache")
+    fractaldb.bank(128, fractaldb.categories(24), out / "cache")
 
 
 def data_cache(out: Path) -> None:

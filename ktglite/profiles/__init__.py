@@ -33,27 +33,22 @@ def load_profile(name: str | Path) -> dict[str, dict | None]:
     """
     path = Path(name).expanduser()
     if str(name) in PROFILES:
-        text = files("ktglite").joinpath(f"profiles/{name}.yaml").read_bytes()
-    elif path.suffix in (".yaml", ".yml") and path.is_file():
-        text = path.read_bytes()
-    elif path.suffix in (".yaml", ".yml"):
-        raise ValueError(f"profile {name}: there is no such file")
-    else:
+        path = files("ktglite").joinpath(f"profiles/{name}.yaml")
+    if not path.is_file():
         allowed = f"{', '.join(PROFILES)} and the path of a .yaml file"
         raise ValueError(f"profile is {str(name)!r}: allowed are {allowed}")
     try:
-        sections = read_yaml(text)
+        sections = read_yaml(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"profile {name}: {error}") from error
-    shape = f"profile {name} must be sections of name: value"
+    allowed = ("shared", *NOTEBOOKS)
+    shape = f"profile {name} must be sections of name: value, in {', '.join(allowed)}"
     if not isinstance(sections, dict):
         raise ValueError(f"{shape}; it is {type(sections).__name__}")
     for section, values in sections.items():
-        if section not in ("shared", *NOTEBOOKS):
-            allowed = ", ".join(("shared", *NOTEBOOKS))
-            raise ValueError(f"{shape}; there is no section {section!r}: allowed are {allowed}")
-        if not isinstance(values, dict | None) or not all(isinstance(v, str) for v in values or ()):
-            raise ValueError(f"{shape}; section {section!r} is not")
+        named = isinstance(values, dict | None) and all(isinstance(v, str) for v in values or ())
+        if section not in allowed or not named:
+            raise ValueError(f"{shape}; section {section!r} is none")
     return sections
 
 
@@ -61,10 +56,8 @@ def read_yaml(text: str | bytes) -> object:
     """YAML as values, read safely. Raises ValueError for what is none, and for code in it."""
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except Exception as error:  # some values end in a TypeError or a RecursionError
         raise ValueError(f"not readable YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise ValueError("not readable YAML: it is nested too deeply") from error
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, str]:
@@ -84,30 +77,28 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, str]:
 def raw_settings(number: str, profile: str | Path, overrides: Mapping[str, object]) -> dict:
     """What a profile and overrides say for notebook `number`; the later ones hold.
 
-    Of the overrides, "03.trials" is for notebook 03 alone, and "trials" for all. Raises ValueError
-    for names that no setting has, with the nearest; values are not looked at.
+    Of the overrides, "03.trials" is for notebook 03 alone, and "trials" for all. A profile's split
+    is for its own data set: another one has the default. Raises ValueError for names that no
+    notebook or setting has, with the nearest; values are not looked at.
     """
+    stems = {stem[:2]: stem for stem in NOTEBOOKS}
+    if number not in stems:
+        raise ValueError(f"there is no notebook {number!r}: allowed are {', '.join(stems)}")
     sections = load_profile(profile)
-    stem = next(stem for stem in NOTEBOOKS if stem.startswith(number))
-    values = (sections.get("shared") or {}) | (sections.get(stem) or {})
-    _check_names(values, f"profile {profile}")
-    _check_names(overrides, "--set")
-    for name, value in overrides.items():
-        chosen, _, bare = name.rpartition(".")
-        if chosen in ("", number):
-            values[bare] = value
-    return values
-
-
-def _check_names(names: Iterable[str], where: str) -> None:
-    numbers = {stem[:2] for stem in NOTEBOOKS}
+    values = (sections.get("shared") or {}) | (sections.get(stems[number]) or {})
     known = setting_names()
-    for name in names:
-        number, dot, bare = name.rpartition(".")
-        if bare not in known or (dot and number not in numbers):
+    for name in [*values, *overrides]:
+        chosen, dot, bare = name.rpartition(".")
+        if bare not in known or (dot and chosen not in stems):
             near = difflib.get_close_matches(bare, known, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"there are {sorted(known)}"
+            where = "--set" if name in overrides else f"profile {profile}"
             raise ValueError(f"{where}: there is no setting {name!r}; {hint}")
+    names = [name for name in overrides if name.rpartition(".")[0] in ("", number)]
+    given = {name.rpartition(".")[2]: overrides[name] for name in names}
+    if given.get("dataset", values.get("dataset")) != values.get("dataset"):
+        values.pop("split", None)
+    return values | given
 
 
 @cache

@@ -20,7 +20,6 @@ from torchvision import datasets
 
 from ktglite import store
 from ktglite.data import Data, Split
-from ktglite.models import file_hash
 from ktglite.sources import synthcars
 
 with suppress(ImportError):  # Pillow reads an iPhone's photographs with it
@@ -33,7 +32,6 @@ __all__ = ["load_data"]
 log = logging.getLogger(__name__)
 
 SCHEMA = 1  # of cached images
-IMAGES = "images.bin"
 SYNTHCARS_IMAGES = 12_554  # as many as the paper's car set
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
@@ -68,10 +66,10 @@ TORCHVISION = {
     "cifar100": (datasets.CIFAR100, "train", {True: 0, False: 2}),
     "imagenette": (datasets.Imagenette, "split", {"train": 0, "val": 2}),
 }
-MANUAL_DOWNLOADS = {  # what torchvision cannot download, and what to do
-    "stanford_cars": "stanford_cars/ with devkit/, cars_train/, cars_test/ and "
-    "cars_test_annos_withlabels.mat; or take hf:tanganke/stanford_cars"
-}
+STANFORD_CARS = (
+    "stanford_cars/ with devkit/, cars_train/, cars_test/ and cars_test_annos_withlabels.mat; "
+    "or take hf:tanganke/stanford_cars"
+)
 
 
 def load_data(
@@ -107,29 +105,50 @@ def load_data(
     Raises:
         ValueError, FileNotFoundError: naming the file, folder or setting at fault.
     """
-    spec = {
-        "name_or_folder": os.path.expanduser(name_or_folder), "size": size, "limit": limit,
-        "split": tuple(split), "split_seed": split_seed, "fit": fit,
-        "skip_unreadable": skip_unreadable, "validate_on": validate_on,
-        "cache": os.path.expanduser(cache), "raw": os.path.expanduser(raw),
-    }  # fmt: skip
+    spec = locals() | {"split": tuple(split)}
+    for name in ("name_or_folder", "cache", "raw"):
+        spec[name] = os.path.expanduser(spec[name])
     if not 8 <= size <= 1024:
         raise ValueError(f"size is {size}: images are square, 8 to 1024 px")
     for name, allowed in {"fit": ("squash", "crop"), "validate_on": ("val", "test")}.items():
         if spec[name] not in allowed:
             raise ValueError(f"{name} is {spec[name]!r}: allowed are {', '.join(allowed)}")
+    check_shares(split)
+    images, facts = _decoded(spec)
+    name, classes = spec["name_or_folder"], facts["classes"]
+    labels = np.array(facts["labels"], np.int64)
+    given = np.array(facts["given"], np.int8)
+    if (given == 1).any() and not (given == 2).any():
+        given[given == 1] = 2
+        log.warning("%s has no test set: its val is one, and a new val is taken from train", name)
+    part = assign_splits(labels, given, classes, split, split_seed, limit)
+    digests = np.array(facts["digests"])
+    if copies := np.isin(digests[part == 2], digests[np.isin(part, (0, 1))]).sum():
+        message = "%s: %d of %d test images are in train or val, too: results on them say little"
+        log.warning(message, name, copies, (part == 2).sum())
+    places = [np.flatnonzero(part == i) for i in range(3)]
+    if validate_on == "test":
+        places[1] = places[2]
+    splits = [Split(torch.from_numpy(images[i]), torch.from_numpy(labels[i])) for i in places]
+    short = Path(_hub_name(name)[0] if name.startswith("hf:") else name).absolute().name
+    data = Data(short, size, tuple(classes), *splits, spec=spec)
+    kind = "as given" if (given >= 0).any() else "by seed"
+    log.info("%s: %r, split %s, of %s", name, data, kind, _some(classes))
+    return data
+
+
+def check_shares(split: tuple[float, ...]) -> None:
+    """Raise ValueError where these cannot be the shares of train, val and test."""
     if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
-        raise ValueError(
-            f"split is {split}: it needs three positive shares of train, val and test that sum to 1"
-        )
-    return _split(spec, *_decoded(spec))
+        shares = "it needs three positive shares of train, val and test that sum to 1"
+        raise ValueError(f"split is {split}: {shares}")
 
 
-def _decoded(spec: dict) -> tuple[Path, np.ndarray, dict]:
-    """The cached folder, images, uint8 (n, 3, S, S), and facts about them."""
+def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
+    """The images, uint8 (n, 3, S, S), and facts about them, kept in the cache."""
     name, size, fit = spec["name_or_folder"], spec["size"], spec["fit"]
-    stem = name
     key = [name, size, fit, store.code_hash(__name__)]
+    stem = name.partition(":")[0]
     found = []
     if name == "synthcars":
         least = 3 * len(synthcars.class_names())
@@ -139,7 +158,6 @@ def _decoded(spec: dict) -> tuple[Path, np.ndarray, dict]:
     elif name in TORCHVISION:
         make = partial(_torchvision, name, size, fit, spec["raw"])
     elif name.startswith("hf:"):
-        stem = "hf"
         make = partial(_hugging_face, name, size, fit)
         saved = Path(_hub_name(name)[0])
         key += [(str(p), *size_and_time(p)) for p in sorted(saved.rglob("*")) if saved.is_dir()]
@@ -152,43 +170,36 @@ def _decoded(spec: dict) -> tuple[Path, np.ndarray, dict]:
     else:
         names = ", ".join(["synthcars", *TORCHVISION])
         raise FileNotFoundError(f"{name!r} is neither a folder nor hf:USER/NAME nor one of {names}")
-    folder, images, facts = _cached(Path(spec["cache"]), stem, key, make)
+    place = Path(spec["cache"]) / f"{stem}-{store.make_key(key)[:16]}.json"
+    path = store.make_once(place, partial(_write, name, make))
+    try:
+        facts = store.read_record(path, SCHEMA)
+        shape = len(facts["labels"]), 3, size, size
+        images = np.memmap(path.with_suffix(".bin"), np.uint8, "r", shape=shape)
+    except (OSError, ValueError) as error:
+        way_out = "delete it and it is made again"
+        raise ValueError(f"{path} is damaged ({error}); {way_out}") from error
     if len(images) < len(found):
         log.warning("skipped %d of %d files in %s", len(found) - len(images), len(found), name)
-    return folder, images, facts
+    return images, facts
 
 
-def _split(spec: dict, folder: Path, images: np.ndarray, facts: dict) -> Data:
-    """Decoded images in their splits. Raises ValueError where they are not as they were written."""
-    name = spec["name_or_folder"]
-    classes = facts["classes"]
-    labels, given = np.array(facts["labels"], np.int64), np.array(facts["given"], np.int8)
-    if (given == 1).any() and not (given == 2).any():
-        given[given == 1] = 2
-        log.warning("%s has no test set: its val is one, and a new val is taken from train", name)
-    settings = [spec[setting] for setting in ("split", "split_seed", "limit")]
-    part = assign_splits(labels, given, classes, *settings)
-    digests = np.array(facts["digests"])
-    if copies := np.isin(digests[part == 2], digests[np.isin(part, (0, 1))]).sum():
-        message = "%s: %d of %d test images are in train or val, too: results on them say little"
-        log.warning(message, name, copies, (part == 2).sum())
-    places = [np.flatnonzero(part == i) for i in range(3)]
-    if spec["validate_on"] == "test":
-        places[1] = places[2]
-    splits = [Split(torch.from_numpy(images[i]), torch.from_numpy(labels[i])) for i in places]
-    short = Path(_hub_name(name)[0] if name.startswith("hf:") else name).absolute().name
-    data = Data(short, spec["size"], tuple(classes), *splits, spec=spec)
-    # The file is hashed when it is split for the first time; after that, the fingerprint tells.
-    known = folder / f"{store.make_key(settings, spec['validate_on'])[:16]}.fingerprint"
-    before = known.read_text(encoding="utf-8") if known.exists() else None
-    if before != data.fingerprint and (before or file_hash(folder / IMAGES) != facts["images"]):
-        raise _damaged(folder, "its images are not as they were written")
-    if before is None:
-        with suppress(OSError), store.atomic_write(known) as file:  # or the cache is read-only
-            file.write(data.fingerprint.encode())
-    kind = "as given" if (given >= 0).any() else "by seed"
-    log.info("%s: %r, split %s, of %s", name, data, kind, _some(classes))
-    return data
+def _write(name: str, make: Callable, path: Path) -> None:
+    """Keep `make() -> (classes, Rows)`: images beside `path`, one at a time, then their facts."""
+    classes, rows = make()
+    if len(classes) < 2:
+        raise ValueError(f"{name} has one class only ({classes[0]}): it needs at least two")
+    facts = {"classes": list(classes), "labels": [], "given": [], "digests": []}
+    with store.atomic_write(path.with_suffix(".bin")) as file, closing(rows):
+        for image, label, part in rows:
+            pixels = image.tobytes()
+            file.write(pixels)
+            facts["labels"].append(int(label))
+            facts["given"].append(part)
+            facts["digests"].append(hashlib.blake2b(pixels, digest_size=8).hexdigest())
+        if not facts["labels"]:
+            raise ValueError(f"{name}: none of its files could be read as an image")
+    store.write_record(path, facts, SCHEMA)
 
 
 # ---- splits
@@ -251,19 +262,17 @@ def assign_splits(
             continue
         if count < n_test + n_val + 1:
             need = "train, val and test" if n_test else "train and val"
-            raise ValueError(
-                f"class {classes[label]!r} has {count} image(s): {need} need at least one each; "
-                "add images or remove the class"
-            )
+            found = f"class {classes[label]!r} has {count} image(s): {need} need at least one each"
+            raise ValueError(f"{found}; add images or remove the class")
         part[index[:count]] = 0
         part[index[:n_test]] = 2
         part[index[n_test : n_test + n_val]] = 1
     for i, split in enumerate(SPLITS):
         absent = [name for j, name in enumerate(classes) if not ((labels == j) & (part == i)).any()]
         if absent and (i != 1 or not (part == 1).any()):
+            rule = "every class needs one in train and in test, under the same name"
             raise ValueError(
-                f"class {absent[0]!r} has no image in {split}: every class needs one in train and "
-                "in test, under the same name, capitals included"
+                f"class {absent[0]!r} has no image in {split}: {rule}, capitals included"
             )
     return part
 
@@ -284,47 +293,6 @@ def _keep(limit: int | None, groups: dict, has_val: bool) -> dict:
         above = [group for group in keep if keep[group] > floor[group]]
         keep[max(above, key=lambda group: keep[group] - share * sizes[group])] -= 1
     return keep
-
-
-# ---- decoded images on disk
-
-
-def _cached(root: Path, stem: str, key: list, make: Callable) -> tuple[Path, np.ndarray, dict]:
-    """Where `make() -> (classes, Rows)` is kept below `root`, its images (memory-mapped) and facts.
-
-    Images are written one at a time. Raises ValueError naming the folder when it was damaged since.
-    """
-    name, size = key[:2]
-
-    def write(folder: Path) -> None:
-        classes, rows = make()
-        if len(classes) < 2:
-            raise ValueError(f"{name} has one class only ({classes[0]}): it needs at least two")
-        facts = {"classes": list(classes), "labels": [], "given": [], "digests": []}
-        with store.atomic_dir(folder) as unfinished:
-            with open(unfinished / IMAGES, "wb") as file, closing(rows):
-                for image, label, part in rows:
-                    pixels = image.tobytes()
-                    file.write(pixels)
-                    facts["labels"].append(int(label))
-                    facts["given"].append(part)
-                    facts["digests"].append(hashlib.blake2b(pixels, digest_size=8).hexdigest())
-            if not facts["labels"]:
-                raise ValueError(f"{name}: none of its files could be read as an image")
-            facts["images"] = file_hash(unfinished / IMAGES)
-            store.write_record(unfinished / "facts.json", facts, SCHEMA)
-
-    folder = store.make_once(root / f"{stem}-{store.make_key(stem, key)[:16]}", write)
-    try:
-        facts = store.read_record(folder / "facts.json", SCHEMA)
-        shape = len(facts["labels"]), 3, size, size
-        return folder, np.memmap(folder / IMAGES, np.uint8, "r", shape=shape), facts
-    except (OSError, ValueError) as error:
-        raise _damaged(folder, str(error)) from error
-
-
-def _damaged(folder: Path, why: str) -> ValueError:
-    return ValueError(f"{folder} is damaged ({why}); delete it and it is made again")
 
 
 def size_and_time(path: Path) -> tuple[int, ...]:
@@ -348,14 +316,13 @@ def _synthcars(count: int, size: int) -> tuple[list[str], Rows]:
 
 def _torchvision(name: str, size: int, fit: str, raw: str) -> tuple[list[str], Rows]:
     kind, argument, flags = TORCHVISION[name]
-    download = name not in MANUAL_DOWNLOADS
+    cars = name == "stanford_cars"  # torchvision cannot download it any more
     try:
-        found = {part: kind(raw, **{argument: f}, download=download) for f, part in flags.items()}
+        found = {part: kind(raw, **{argument: f}, download=not cars) for f, part in flags.items()}
     except (RuntimeError, OSError) as error:
-        wanted = MANUAL_DOWNLOADS.get(name, "its files as torchvision expects them")
-        raise FileNotFoundError(
-            f"{name} could not be had ({error}); place under {raw}: {wanted}"
-        ) from error
+        wanted = STANFORD_CARS if cars else "its files as torchvision expects them"
+        found = f"{name} could not be had ({error})"
+        raise FileNotFoundError(f"{found}; place under {raw}: {wanted}") from error
     classes = [names if isinstance(names, str) else names[0] for names in found[0].classes]
     return classes, _rows(found, size, fit, name)
 
@@ -450,18 +417,7 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
     levels = zip(*deep, strict=False)
     common = [names[0] for names in takewhile(lambda names: len({*names}) == 1, levels)]
     depth = min([len(common), *(len(parts) - 1 for parts in deep)])
-    tops = {parts[depth] for parts in deep}
-    roles = split_roles({name for parts in deep for name in parts[depth : depth + 2]} | {*common})
-    if roles and 0 not in roles.values() and ({*common} & roles.keys() or tops <= roles.keys()):
-        raise ValueError(f"{root} has {_some(roles)} and no train: give train/ too, or classes")
-    if len(roles) < 2 or 0 not in roles.values():
-        within = {top: set() for top in tops}
-        for parts in deep:
-            within[parts[depth]].update(parts[depth + 1 : depth + 2])
-        if len(tops) > 1 and (tops & roles.keys() or len(set.intersection(*within.values())) > 1):
-            way = "if they are splits, call them train, val and test"
-            log.warning("%s: %s are taken for classes; %s", root, _some(tops), way)
-        roles = {}
+    roles = _folder_roles(root, deep, common, depth)
 
     def place(parts: tuple[str, ...]) -> tuple[tuple[str, ...], str, int] | None:
         """The folders above, the class and the split; None outside of the classes."""
@@ -485,23 +441,34 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
         if at and at[0] in above and at not in filled:
             where = root.joinpath(*folder)
             raise ValueError(f"class folder {where} holds no images: fill it or remove it")
-    if outside := {*images} - {path for path, *_ in found}:
-        names = _some("/".join(path[:-1]) or path[-1] for path in outside)
-        log.warning(
-            "ignored %s outside the classes in %s: %s", _count(outside, "image"), root, names
-        )
+    outside = {*images} - {path for path, *_ in found}
+    _tell_ignored(root, outside, "image", " outside the classes")
     alone = {split for *_, split in found} == {0}  # train/ beside a test/ without classes
     said = [f"{name} is {SPLITS[role]}" for name, role in roles.items() if not alone]
     log.info("%s: %s", root, ", ".join(["/".join(["classes in .", *common[:depth]]), *said]))
     # A Mac writes é as two characters, others as one.
     return [
-        (
-            Path(os.path.join(root, *path)),
-            unicodedata.normalize("NFC", name),
-            -1 if alone else split,
-        )
+        (root.joinpath(*path), unicodedata.normalize("NFC", name), -1 if alone else split)
         for path, _, name, split in found
     ]
+
+
+def _folder_roles(root: Path, deep: set, common: list[str], depth: int) -> dict[str, int]:
+    """Which folder names stand for which split; none where the folders are classes."""
+    tops = {parts[depth] for parts in deep}
+    roles = split_roles({name for parts in deep for name in parts[depth : depth + 2]} | {*common})
+    if 0 in roles.values() and len(roles) > 1:
+        return roles
+    if roles and 0 not in roles.values() and ({*common} & roles.keys() or tops <= roles.keys()):
+        raise ValueError(f"{root} has {_some(roles)} and no train: give train/ too, or classes")
+    inside = [
+        {parts[depth + 1] for parts in deep if parts[depth] == top and len(parts) > depth + 1}
+        for top in tops
+    ]
+    if len(tops) > 1 and (tops & roles.keys() or len(set.intersection(*inside)) > 1):
+        way = "if they are splits, call them train, val and test"
+        log.warning("%s: %s are taken for classes; %s", root, _some(tops), way)
+    return {}
 
 
 def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
@@ -516,32 +483,25 @@ def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
         where = Path(where)
         above = where.relative_to(root).parts
         for path in [where / name for name in folders]:
-            hidden = path.name.startswith(".")
             real = path.resolve()
             system = path.name.casefold() in SYSTEM_FOLDERS and any(path.iterdir())
+            hidden = path.name.startswith(".")
             if hidden or system or real in around[where]:
                 folders.remove(path.name)
-                left_out.update([] if hidden else [path.name])
+                left_out.update([] if hidden else [(path.name,)])
             else:
                 inner.append((*above, path.name))
                 around[path] = around[where] | {real}
-        for name in (name for name in files if not name.startswith(".")):
-            path = os.path.join(where, name)
-            suffix = os.path.splitext(name)[1].lower()
-            if not os.path.isfile(path):
-                if not os.path.islink(path):  # a pipe or a device
-                    continue
-                if not suffix:
-                    raise ValueError(f"{path} is a link that leads nowhere: mend it or remove it")
-            if suffix in SUFFIXES:
-                images.append((*above, name))
-            elif above:
-                others.append(suffix or name)
-    if others:
-        kinds = _some(others)
-        log.warning("ignored %s in %s that are no images: %s", _count(others, "file"), root, kinds)
-    if left_out:
-        log.warning("ignored %s in %s: %s", _count(left_out, "folder"), root, _some(left_out))
+        for path in [where / name for name in files if not name.startswith(".")]:
+            suffix = path.suffix.lower()
+            if path.is_symlink() and not suffix and not path.exists():
+                raise ValueError(f"{path} is a link that leads nowhere: mend it or remove it")
+            if suffix in SUFFIXES and (path.is_file() or path.is_symlink()):  # or it is a pipe
+                images.append((*above, path.name))
+            elif above and path.is_file():
+                others.append((suffix or path.name,))
+    _tell_ignored(root, others, "file")
+    _tell_ignored(root, left_out, "folder")
     return sorted(images), inner
 
 
@@ -581,8 +541,11 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _count(things: Collection, what: str) -> str:
-    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
+def _tell_ignored(root: Path, paths: Collection[tuple[str, ...]], kind: str, why="") -> None:
+    if paths:
+        several = "" if len(paths) == 1 else "s"
+        names = _some("/".join(path[:-1] or path) for path in paths)
+        log.warning("ignored %d %s%s%s in %s: %s", len(paths), kind, several, why, root, names)
 
 
 # ---- one image

@@ -1,20 +1,17 @@
 """Step 1 of the paper: train one network on a pre-training set and keep its weights.
 
 The same loop serves every source that is drawn by formula, and any folder of class folders,
-ImageNet-1k's train/ among them; on one core, one GPU, or several processes under `torchrun
---nproc_per_node=K -m ktglite.sources.pretrain --source fractaldb1k ...`.
+ImageNet-1k's train/ among them, on one core or one GPU.
 """
 
 import dataclasses
 import json
 import math
-import os
 import pkgutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -24,12 +21,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from filelock import FileLock
 from safetensors import torch as safetensors
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ktglite import store, trainer
@@ -38,14 +33,13 @@ from ktglite.data import MEAN, STD, Data, augment, normalise
 from ktglite.devices import numerics, resolve_device, resolve_precision
 from ktglite.models import SOURCES, build, file_hash, head_of
 from ktglite.pool import cores
-from ktglite.sources.datasets import image_files, read_image, split_roles
+from ktglite.sources.datasets import image_files, read_image, size_and_time
 
 __all__ = ["PretrainConfig", "adopt", "nearest_neighbours", "pretrain", "pretrain_all", "read_card"]
 
 SCHEMA = 2  # of a card
+RANK = 0  # in the seeds of views and dropout; of a process among several, as weights were made
 MILESTONES = (1 / 3, 2 / 3)  # shares of the epochs after which the step schedule divides by 10
-# Settings of earlier versions, and the values with which those trained as this one does.
-RETIRED = {"label_smoothing": 0.0, "accumulate": 1}
 
 
 @dataclass(frozen=True)
@@ -62,12 +56,12 @@ class PretrainConfig:
     size: int = 224  # side in px that the network sees
     # side of the images in px, each cropped to `size` at a random place; None: `size`
     render: int | None = None
-    # class folders of images, optionally below train/ and val/; the network is tested on val/
+    # class folders of images, below train/ if there is one
     folder: str | None = None
     epochs: int = 90  # passes over the images, or over `images_per_epoch` of them
     # None: all images; fewer are drawn anew, without repeats, in every epoch
     images_per_epoch: int | None = None
-    batch_size: int = 256  # images of a step, of all processes together; from 2
+    batch_size: int = 256  # images of a step; from 2: over one, BatchNorm has no variance
     lr: float = 0.1  # learning rate of the first epoch
     momentum: float = 0.9  # of SGD
     weight_decay: float = 1e-4  # of SGD
@@ -94,18 +88,18 @@ class PretrainConfig:
         if self.render is not None and self.render < self.size:
             raise ValueError(f"render is {self.render}: it must be size, {self.size}, or larger")
         if self.source == "scratch" or "/" in self.source:
-            way_out = "give a name for it; images of your own go into folder"
-            raise ValueError(f"source is {self.source!r}: {way_out}")
+            raise ValueError(f"source is {self.source!r}: give a name; images go into folder")
         if self.folder is None and not (self.source in SOURCES and SOURCES[self.source].open):
-            way_out = "needs folder: the class folders of its images"
-            raise ValueError(f"source {self.source!r} {way_out}")
+            raise ValueError(f"source {self.source!r} needs folder: class folders of its images")
 
 
 # ---- done once: a card beside the weights says what they were made from
 
 
 def pretrain(
-    config: PretrainConfig, out: str | Path = "data/weights", cache: str | Path = "data/cache"
+    config: PretrainConfig,
+    out: str | Path = "data/runs/pretrained",
+    cache: str | Path = "data/cache",
 ) -> Path:
     """Train a network on a pre-training set, once: `<out>/<source>-<arch>.safetensors`.
 
@@ -123,19 +117,14 @@ def pretrain(
     """
     path = _weights_path(config, out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    first = _rank() == 0  # which decides for all: another job may finish between two looks
-    with FileLock(f"{path}.lock") if first else nullcontext():
-        found = (_facts(config, cache), _is_done(path, config, cache)) if first else None
-        facts, done = _gather(found)[0]
+    with FileLock(f"{path}.lock"):
+        facts = _facts(config, cache)
         checkpoint = store.Checkpoint(path.with_suffix(".ckpt"), facts["key"])
-        if not done:
+        if not _is_done(path, facts["key"]):
             model, classes, curve = _train(config, cache, checkpoint)
-            if first:
-                facts |= {"classes": len(classes), "curve": curve}
-                _write(path, config, model, classes, facts)
-        if first:
-            checkpoint.drop()
-    return _gather(path)[0]  # when the first has written
+            _write(path, config, model, classes, facts | {"curve": curve})
+        checkpoint.drop()
+    return path
 
 
 def pretrain_all(
@@ -158,9 +147,8 @@ def find_ready(
     card = _finished(path)
     if card is None:
         return None
-    found = RETIRED | dataclasses.asdict(PretrainConfig()) | card["settings"]
-    wanted = RETIRED | _settings(config)
-    same = all(found[name] == value for name, value in wanted.items())
+    found = dataclasses.asdict(PretrainConfig()) | card["settings"]
+    same = all(found[name] == value for name, value in _settings(config).items())
     return path if same and card.get("images_hash") == _images_hash(config, cache) else None
 
 
@@ -172,14 +160,15 @@ def adopt(
     The card is given the key of today's code, so that `pretrain` takes them for done.
     """
     target = _weights_path(config, out)
-    if _is_done(target, config, cache):
+    facts = _facts(config, cache)
+    if _is_done(target, facts["key"]):
         return True
     path = find_ready(config, ready, cache)
     if path is None:
         return False
     with store.atomic_write(target) as file:
         file.write(path.read_bytes())
-    card = read_card(path) | _facts(config, cache) | {"adopted": True}
+    card = read_card(path) | facts | {"adopted": True}
     store.write_json(target.with_suffix(".json"), card)
     return True
 
@@ -209,9 +198,9 @@ def _finished(path: Path) -> dict | None:
     return card if card["sha256"] == file_hash(path) else None
 
 
-def _is_done(path: Path, config: PretrainConfig, cache: str | Path) -> bool:
+def _is_done(path: Path, key: str) -> bool:
     card = _finished(path)
-    return card is not None and card["key"] == _facts(config, cache)["key"]
+    return card is not None and card["key"] == key
 
 
 def _facts(config: PretrainConfig, cache: str | Path) -> dict:
@@ -253,10 +242,9 @@ def _images_hash(config: PretrainConfig, cache: str | Path) -> str | None:
     if config.folder is None:
         return None
     root = Path(config.folder).resolve()
-    files = [path for part in _parts(root) for path, _ in image_files(part)]
+    files = [path for path, _ in image_files(root)]
     names = [path.relative_to(root).as_posix() for path in files]
-    stats = [path.stat() for path in files]  # the system alone sets the second of the times
-    seen = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats]
+    seen = [size_and_time(path) for path in files]
 
     def make(target: Path) -> None:
         with ThreadPoolExecutor(cores()) as threads:
@@ -276,18 +264,13 @@ def _write(path: Path, config: PretrainConfig, model: nn.Module, classes, facts:
     with store.atomic_write(path) as file:  # one entry of metadata: several have no fixed order
         file.write(safetensors.save(state, metadata={"ktglite": json.dumps(header)}))
     settings = dataclasses.asdict(config)
-    card = {
-        "schema": SCHEMA,
-        **{name: settings[name] for name in ("source", "arch", "size", "epochs", "seed")},
-        "standin": config.source.endswith("_standin"),
-        "precision": resolve_precision(config.precision, resolve_device(config.device)),
-        "images": sum(row["images"] for row in facts["curve"]),
-        "settings": settings,
-        "processes": _world(),
-        **facts,
-        "sha256": file_hash(path),
-        "provenance": store.provenance(),
-    }
+    shown = ("source", "arch", "size", "epochs", "seed")
+    card = {"schema": SCHEMA} | {name: settings[name] for name in shown} | facts
+    card["classes"] = len(classes)
+    card["standin"] = config.source.endswith("_standin")
+    card["precision"] = resolve_precision(config.precision, resolve_device(config.device))
+    card["images"] = sum(row["images"] for row in facts["curve"])
+    card |= {"settings": settings, "sha256": file_hash(path), "provenance": store.provenance()}
     store.write_json(path.with_suffix(".json"), card)
 
 
@@ -300,43 +283,24 @@ def open_source(config: PretrainConfig, cache: str | Path = "data/cache"):
     if config.folder is None:
         module, _, function = SOURCES[config.source].open.partition(":")
         return getattr(import_module(module), function)(config, cache)
-    train = _parts(Path(config.folder))[0]
-    return ImageFiles(train, config.render or config.size, config.augmentation == "crop")
-
-
-def _parts(folder: Path) -> list[Path]:
-    """The folders of class folders: train/ and, where there is one, val/; or `folder` itself."""
-    roles = split_roles(path.name for path in folder.iterdir() if path.is_dir())
-    parts = {role: folder / name for name, role in roles.items()}
-    return [parts[role] for role in (0, 1) if role in parts] if 0 in parts else [folder]
-
-
-def _open_validation(config: PretrainConfig, classes: Sequence[str]):
-    """The val/ beside a train/ of image files, or None. Raises ValueError for other classes."""
-    if config.folder is None or len(parts := _parts(Path(config.folder))) < 2:
-        return None
-    validation = ImageFiles(parts[1], config.size)
-    if other := {*classes} ^ {*validation.classes}:
-        where = "is not in both train/ and val/"
-        raise ValueError(f"{config.folder}: class {min(other)!r} {where}")
-    return validation
+    size = config.render or config.size
+    return ImageFiles(Path(config.folder), size, config.augmentation == "crop")
 
 
 class ImageFiles:
     """Class folders, decoded as they are needed: ImageNet-1k would not fit into memory."""
 
     def __init__(self, folder: Path, size: int, crop: bool = False):
-        found = image_files(folder)
-        self.files = [path for path, _ in found]
-        self.classes = tuple(sorted({name for _, name in found}))
+        self.found = image_files(folder)
+        self.classes = tuple(sorted({name for _, name in self.found}))
         number = {name: i for i, name in enumerate(self.classes)}
-        self.labels = np.array([number[name] for _, name in found])
+        self.labels = np.array([number[name] for _, name in self.found])
         self.size = size
         self.crop = crop
         self.pool = ThreadPoolExecutor(cores())  # PIL lets other threads run while it decodes
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.found)
 
     def batch(self, numbers: np.ndarray, seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Central views; with `crop` and a seed, random ones: a function of (seed, number)."""
@@ -344,10 +308,11 @@ class ImageFiles:
         return np.stack(list(views)), self.labels[numbers]
 
     def _view(self, i: int, seed: int | None) -> np.ndarray:
+        path = self.found[i][0]
         if seed is None:
-            return read_image(self.files[i], self.size, _central_box)
+            return read_image(path, self.size, _central_box)
         rng = np.random.default_rng([seed, i])
-        image = read_image(self.files[i], self.size, partial(_random_box, rng))
+        image = read_image(path, self.size, partial(_random_box, rng))
         return image[..., ::-1] if rng.integers(2) else image
 
 
@@ -391,7 +356,7 @@ def _train(
     """All epochs, with a checkpoint after each; the network, its classes, and a row per epoch."""
     device = resolve_device(config.device)
     source = open_source(config, cache)
-    validation = _open_validation(config, source.classes)
+    batch_size = _order(config, source, 1).shape[1]
     with numerics(device, config.deterministic, config.tf32):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(trainer.derive(config.seed, "init"))
@@ -403,33 +368,22 @@ def _train(
             curve = saved["curve"]
             model.load_state_dict(saved["model"])
             restore(optimizer, saved["optimizer"])
-        net = DistributedDataParallel(model) if _world() > 1 else model
-        step = partial(_step, net, optimizer, config.precision, _order(config, source, 1).shape[1])
-        if _world() == 1:
-            step = captured(step, device, config.size)
+        step = partial(_step, model, optimizer, config.precision, batch_size)
+        step = captured(step, device, config.size)
         for epoch in range(len(curve) + 1, config.epochs + 1):
             lr = trainer.learning_rate(config, epoch, MILESTONES)
             trainer.set_learning_rate([optimizer], lr)
-            row = {"epoch": epoch, "lr": lr} | _train_epoch(step, model, source, config, epoch)
-            if validation is not None:
-                row["val_accuracy"] = _validate(model, validation, config)
-            curve.append(row)
-            if _rank() == 0:
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-                checkpoint.save({"curve": curve, **state})
+            curve.append({"epoch": epoch, "lr": lr})
+            curve[-1] |= _train_epoch(step, model, source, config, epoch)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            checkpoint.save({"curve": curve, **state})
     return model, source.classes, curve
 
 
 def _order(config: PretrainConfig, source, epoch: int) -> np.ndarray:
-    """The images of every batch of an epoch, (batches, images); the last partial one is dropped.
-
-    Raises ValueError where a process would see one image, over which BatchNorm has no variance.
-    """
+    """The images of every batch of an epoch, (batches, images); the last partial one is dropped."""
     count = min(config.images_per_epoch or len(source), len(source))
     size = min(config.batch_size, count)
-    if size < 2 * _world():
-        found = f"a batch of {size} images for {_world()} process(es)"
-        raise ValueError(f"{found}: each needs two; raise batch_size, or take more images")
     rng = np.random.default_rng(trainer.derive(config.seed, "images", epoch))
     return rng.permutation(len(source))[: count // size * size].reshape(-1, size)
 
@@ -441,39 +395,33 @@ def _train_epoch(
     started = time.perf_counter()
     device = next(model.parameters()).device
     order = _order(config, source, epoch)
-    batches = _draw_ahead(source, config, epoch, order[:, _rank() :: _world()])
+    batches = _draw_ahead(source, config, epoch, order)
     name = f"pretrain {config.source} epoch {epoch}/{config.epochs}"
-    bar = tqdm(batches, name, len(order), mininterval=5, disable=_rank() > 0)
     model.train()
     rows = []  # of every batch; looked at when the epoch is over, so that a GPU never waits
-    for k, (images, labels) in enumerate(bar, 1):
-        views = trainer.generator(config.seed, "views", epoch, k, _rank())
+    for k, (images, labels) in enumerate(tqdm(batches, name, len(order), mininterval=5), 1):
+        views = trainer.generator(config.seed, "views", epoch, k, RANK)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(trainer.derive(config.seed, "dropout", epoch, k, _rank()))
+            torch.manual_seed(trainer.derive(config.seed, "dropout", epoch, k, RANK))
             view = _view_of(images.to(device), config, views)
             rows.append(torch.stack(step(view, labels.to(device))))
     rows = torch.stack(rows).cpu().double()
     _check_finite(model, rows[:, 0], config.source, epoch)
-    loss, right = (sum(_gather(rows.sum(0))) / order.size).tolist()
+    loss, right = (rows.sum(0) / order.size).tolist()
     seconds = time.perf_counter() - started
-    return {
-        "loss": loss,
-        "accuracy": 100 * right,
-        "images": order.size,
-        "seconds": seconds,
-        "images_per_second": order.size / seconds,
-    }
+    row = {"loss": loss, "accuracy": 100 * right, "images": order.size, "seconds": seconds}
+    return row | {"images_per_second": order.size / seconds}
 
 
 def _draw_ahead(
-    source, config: PretrainConfig, epoch: int, shares: np.ndarray
+    source, config: PretrainConfig, epoch: int, order: np.ndarray
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels of this process's share of every batch; threads draw the next ones."""
+    """Images and labels of every batch; threads draw the next ones."""
     draw = source.batch
     if isinstance(source, ImageFiles):
         draw = partial(draw, seed=trainer.derive(config.seed, "files", epoch))
     with ThreadPoolExecutor(config.threads) as threads:
-        futures = (threads.submit(draw, share) for share in shares)
+        futures = (threads.submit(draw, numbers) for numbers in order)
         ahead = deque(islice(futures, config.threads))
         while ahead:
             images, labels = ahead.popleft().result()
@@ -490,14 +438,13 @@ def _view_of(images: Tensor, config: PretrainConfig, views: torch.Generator) -> 
 
 
 def _step(
-    net: nn.Module, optimizer, precision: str, batch: int, view: Tensor, labels: Tensor
+    net: nn.Module, optimizer, precision: str, batch_size: int, view: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One iteration on a share of `batch` images; the share's summed loss, and right answers."""
+    """One iteration; the summed loss, and how many answers were right."""
     with trainer.autocast(view.device, precision):
         logits = net(view)
     loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-    # The mean over processes, which they take of their gradients, is one over all images.
-    (loss * (_world() / batch)).backward()
+    (loss * (1 / batch_size)).backward()
     optimizer.step()
     optimizer.zero_grad()
     return loss.detach(), (logits.detach().argmax(1) == labels).sum()
@@ -506,29 +453,11 @@ def _step(
 def _check_finite(net: nn.Module, losses: Tensor, source: str, epoch: int) -> None:
     """Raise FloatingPointError where a loss, or a weight after the last step, is not finite."""
     bad = (~losses.isfinite()).nonzero().flatten().tolist()
-    if bad:
-        found = f"the loss is {losses[bad[0]].item()} in epoch {epoch}, iteration {bad[0] + 1}"
-        raise FloatingPointError(f"pre-training on {source}: {found}; lower lr")
-    for name, value in net.state_dict().items():
-        if not value.isfinite().all():
-            found = f"{name} is not finite after epoch {epoch}"
-            raise FloatingPointError(f"pre-training on {source}: {found}; lower lr")
-
-
-@torch.no_grad()
-def _validate(model: nn.Module, source: ImageFiles, config: PretrainConfig) -> float:
-    """Percent of `source` that is classified correctly, every process taking its share."""
-    model.eval()
-    device = next(model.parameters()).device
-    right = torch.zeros((), device=device)
-    share = np.arange(len(source))[_rank() :: _world()]
-    for start in range(0, len(share), config.batch_size):
-        images, labels = source.batch(share[start : start + config.batch_size])
-        view = normalise(torch.from_numpy(images).to(device))
-        with trainer.autocast(device, config.precision):
-            logits = model(view.contiguous(memory_format=torch.channels_last))
-        right += (logits.argmax(1) == torch.from_numpy(labels).to(device)).sum()
-    return 100 * sum(_gather(right.item())) / len(source)
+    found = [f"the loss is {losses[k].item()} in iteration {k + 1}" for k in bad]
+    found += [f"{k} is not finite" for k, v in net.state_dict().items() if not v.isfinite().all()]
+    if found:
+        where = f"pre-training on {source}, epoch {epoch}"
+        raise FloatingPointError(f"{where}: {found[0]}; lower lr")
 
 
 @torch.no_grad()
@@ -552,46 +481,15 @@ def nearest_neighbours(model: nn.Module, data: Data, k: int = 5) -> float:
     return 100 * (votes == data.val.labels).float().mean().item()
 
 
-# ---- several processes under torchrun
-
-
-def _rank() -> int:
-    """Number of this process among all; 0 when it is alone."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _world() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _gather(value) -> list:
-    """What every process has, the first's first; all wait for the last."""
-    values = [value] * _world()
-    if _world() > 1:
-        dist.all_gather_object(values, value)
-    return values
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m ktglite.sources.pretrain` and `ktglite pretrain`: settings as options."""
+    """`ktglite pretrain`: settings as options."""
     import tyro
 
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    if several:
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group()  # Gloo, and NCCL where there are GPUs
-    try:
-        options = (tyro.conf.OmitArgPrefixes,)
-        path = tyro.cli(pretrain, args=arguments, prog="ktglite pretrain", config=options)
-        if _rank() == 0:
-            last = read_card(path)["curve"][-1]
-            found = f"loss {last['loss']:.3f}, accuracy {last['accuracy']:.1f} %"
-            print(f"{path}: epoch {last['epoch']}, {found}")
-    finally:
-        if several:
-            dist.destroy_process_group()
+    options = (tyro.conf.OmitArgPrefixes,)
+    path = tyro.cli(pretrain, args=arguments, prog="ktglite pretrain", config=options)
+    last = read_card(path)["curve"][-1]
+    found = f"loss {last['loss']:.3f}, accuracy {last['accuracy']:.1f} %"
+    print(f"{path}: epoch {last['epoch']}, {found}")
 
 
 if __name__ == "__main__":

@@ -13,81 +13,44 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 __all__ = ["class_names", "draw"]
 
-STANDIN_MODELS, STANDIN_SEED = (
-    40,
-    1,
-)  # car models that no fine-tuning set has: those are drawn from seed 0
+STANDIN_MODELS = 40
+STANDIN_SEED = 1  # car models that no fine-tuning set has: those are drawn from seed 0
 
 # Side views, x from the rear bumper (0) to the front bumper (1), y up from the sill (0): the upper
-# outline's knots, as (x, share of the roof height), then the part of it that is glass.
+# outline's knots, as (x, share of the roof height), and the part of it that is glass.
 OUTLINES = {
-    "sedan": (
-        [(0, 0.48), (0.16, 0.56), (0.30, 0.98), (0.56, 1.0), (0.72, 0.58), (0.97, 0.44)],
-        (0.21, 0.69),
-    ),
-    "hatchback": (
-        [(0, 0.50), (0.05, 0.68), (0.14, 0.98), (0.55, 1.0), (0.74, 0.56), (0.98, 0.42)],
-        (0.08, 0.71),
-    ),
-    "wagon": (
-        [(0, 0.50), (0.02, 0.66), (0.08, 0.96), (0.58, 1.0), (0.74, 0.54), (0.98, 0.42)],
-        (0.05, 0.71),
-    ),
-    "suv": (
-        [(0, 0.52), (0.02, 0.70), (0.06, 0.98), (0.60, 1.0), (0.72, 0.62), (0.98, 0.56)],
-        (0.05, 0.70),
-    ),
-    "pickup": (
-        [
-            (0, 0.54),
-            (0.02, 0.56),
-            (0.42, 0.56),
-            (0.45, 1.0),
-            (0.66, 1.0),
-            (0.76, 0.58),
-            (0.98, 0.54),
-        ],
-        (0.45, 0.74),
-    ),
-    "van": (
-        [(0, 0.50), (0.01, 0.94), (0.05, 1.0), (0.70, 1.0), (0.88, 0.58), (0.99, 0.42)],
-        (0.05, 0.86),
-    ),
-    "coupe": (
-        [(0, 0.54), (0.08, 0.60), (0.32, 0.97), (0.50, 1.0), (0.70, 0.56), (0.98, 0.38)],
-        (0.18, 0.67),
-    ),
-    "convertible": (
-        [
-            (0, 0.54),
-            (0.10, 0.62),
-            (0.34, 0.60),
-            (0.52, 0.62),
-            (0.56, 1.0),
-            (0.72, 0.58),
-            (0.98, 0.40),
-        ],
-        (0.54, 0.70),
-    ),
-}
+    "sedan": [(0, 0.48), (0.16, 0.56), (0.30, 0.98), (0.56, 1.0), (0.72, 0.58), (0.97, 0.44)],
+    "hatchback": [(0, 0.50), (0.05, 0.68), (0.14, 0.98), (0.55, 1.0), (0.74, 0.56), (0.98, 0.42)],
+    "wagon": [(0, 0.50), (0.02, 0.66), (0.08, 0.96), (0.58, 1.0), (0.74, 0.54), (0.98, 0.42)],
+    "suv": [(0, 0.52), (0.02, 0.70), (0.06, 0.98), (0.60, 1.0), (0.72, 0.62), (0.98, 0.56)],
+    "pickup": [
+        (0, 0.54), (0.02, 0.56), (0.42, 0.56), (0.45, 1.0), (0.66, 1.0), (0.76, 0.58), (0.98, 0.54),
+    ],
+    "van": [(0, 0.50), (0.01, 0.94), (0.05, 1.0), (0.70, 1.0), (0.88, 0.58), (0.99, 0.42)],
+    "coupe": [(0, 0.54), (0.08, 0.60), (0.32, 0.97), (0.50, 1.0), (0.70, 0.56), (0.98, 0.38)],
+    "convertible": [
+        (0, 0.54), (0.10, 0.62), (0.34, 0.60), (0.52, 0.62), (0.56, 1.0), (0.72, 0.58), (0.98, 0.4),
+    ],
+}  # fmt: skip
+GLASS = {
+    "sedan": (0.21, 0.69), "hatchback": (0.08, 0.71), "wagon": (0.05, 0.71), "suv": (0.05, 0.70),
+    "pickup": (0.45, 0.74), "van": (0.05, 0.86), "coupe": (0.18, 0.67), "convertible": (0.54, 0.70),
+}  # fmt: skip
 BODY_TYPES = tuple(OUTLINES)
 HEIGHTS = dict(zip(BODY_TYPES, (0.31, 0.34, 0.33, 0.41, 0.39, 0.46, 0.27, 0.28), strict=True))
 # Colours as they are met on a road, RGB; every picture shifts them a little.
-SKIES = np.array(
-    [(150, 190, 230), (120, 165, 215), (205, 210, 214), (232, 205, 176), (170, 176, 190)]
-)
-LANDS = np.array(
-    [(70, 108, 58), (98, 122, 76), (124, 106, 84), (132, 132, 136), (160, 142, 120), (150, 84, 66)]
-)
-ROADS = np.array([(104, 104, 108), (86, 87, 90), (130, 127, 120), (118, 108, 96), (92, 110, 74)])
-PAINTS = np.array(
-    [
-        (236, 236, 234), (186, 189, 193), (120, 124, 130), (38, 39, 44), (34, 60, 122),
-        (70, 120, 190), (168, 30, 36), (214, 96, 34), (226, 190, 60), (38, 92, 64),
-        (122, 84, 56), (196, 182, 152),
-    ]
-)  # fmt: skip
-LIGHTS, GRILLES = ("round", "slit", "block", "split"), ("bars", "mesh", "frame", "none")
+SKIES = [(150, 190, 230), (120, 165, 215), (205, 210, 214), (232, 205, 176), (170, 176, 190)]
+LANDS = [
+    (70, 108, 58), (98, 122, 76), (124, 106, 84), (132, 132, 136), (160, 142, 120), (150, 84, 66),
+]  # fmt: skip
+ROADS = [(104, 104, 108), (86, 87, 90), (130, 127, 120), (118, 108, 96), (92, 110, 74)]
+PAINTS = [
+    (236, 236, 234), (186, 189, 193), (120, 124, 130), (38, 39, 44), (34, 60, 122), (70, 120, 190),
+    (168, 30, 36), (214, 96, 34), (226, 190, 60), (38, 92, 64), (122, 84, 56), (196, 182, 152),
+]  # fmt: skip
+LIGHTS = ("round", "slit", "block", "split")
+GRILLES = ("bars", "mesh", "frame", "none")
+HEADLAMP = (250, 245, 200)
 
 
 @dataclass(frozen=True)
@@ -193,37 +156,19 @@ def open_standin(config, cache) -> _OtherCars:
 def _draw_one(model: CarModel, size: int, rng: np.random.Generator) -> np.ndarray:
     """One picture of `model`, uint8 (size, size, 3), drawn at twice the size and averaged down."""
     canvas = 2 * size
-    horizon = rng.uniform(0.35, 0.6) * canvas
-    picture = _background(canvas, horizon, rng)
-    pen = ImageDraw.Draw(picture)
-
-    # the view: length in the picture, how much of the front is turned towards us, tilt, position
-    length = rng.uniform(0.7, 0.92) * canvas
-    turn = rng.uniform(0.0, 0.22)
-    tilt = rng.normal(0, 0.03)
-    ground = rng.uniform(0.7, 0.82) * canvas
-    left = rng.uniform(0.03, 0.97 - length / canvas) * canvas
-    slope = rng.uniform(-0.05, 0.05)
-
-    side = length * (1 - turn)
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        """Car coordinates on its side to pixels: the far end is a little smaller."""
-        depth = 1 + slope * (x - 0.5) * 2
-        return left + x * side, ground - y * length * depth + tilt * (x - 0.5) * side
-
-    def on_front(x: float, y: float) -> tuple[float, float]:
-        """Coordinates on the front face (0 at the near edge, 1 at the far one) to pixels."""
-        px, py = at(0.98, y)
-        return px + x * turn * length, py - x * turn * length * 0.12
-
-    _paint_body(pen, model, at, on_front, turn, length, rng)
+    picture = _background(canvas, rng.uniform(0.35, 0.6) * canvas, rng)
+    _Car(model, picture, rng).paint()
     if rng.random() < 0.3:
-        _clutter(pen, canvas, rng)
+        _clutter(ImageDraw.Draw(picture), canvas, rng)
     return _finish(picture, size, rng)
 
 
-def _near(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _shade(colour, light: float) -> tuple[int, ...]:
+    """An RGB colour in a light."""
+    return tuple(int(v) for v in np.clip(np.asarray(colour) * light, 0, 255))
+
+
+def _near(colours, rng: np.random.Generator) -> np.ndarray:
     """One of `colours`, (n, 3), a little changed; float (3,)."""
     return np.clip(colours[rng.integers(len(colours))] + rng.normal(0, 9, 3), 0, 255)
 
@@ -231,201 +176,185 @@ def _near(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _background(canvas: int, horizon: float, rng: np.random.Generator) -> Image.Image:
     """Sky, buildings or trees, and a road, in the light of some hour."""
     light = rng.uniform(0.45, 1.1)
-    sky, road = _near(SKIES, rng), _near(ROADS, rng)
-
-    def shade(colour):
-        return tuple(int(v) for v in np.clip(np.asarray(colour) * light, 0, 255))
-
-    picture = Image.new("RGB", (canvas, canvas), shade(sky))
+    sky = _near(SKIES, rng)
+    road = _near(ROADS, rng)
+    picture = Image.new("RGB", (canvas, canvas), _shade(sky, light))
     pen = ImageDraw.Draw(picture)
     for _ in range(rng.integers(2, 7)):
-        x, width, height = (
-            rng.uniform(-0.1, 1) * canvas,
-            rng.uniform(0.08, 0.4) * canvas,
-            rng.uniform(0.1, 0.9) * horizon,
-        )
+        x = rng.uniform(-0.1, 1) * canvas
+        width = rng.uniform(0.08, 0.4) * canvas
+        height = rng.uniform(0.1, 0.9) * horizon
         box = [x, horizon - height, x + width, horizon + canvas * 0.05]
-        colour = shade(_near(LANDS, rng) * rng.uniform(0.6, 1.2))
+        colour = _shade(_near(LANDS, rng) * rng.uniform(0.6, 1.2), light)
         if rng.random() < 0.5:
             pen.rectangle(box, fill=colour)
             for wx in np.arange(box[0] + 3, box[2] - 3, canvas / 14):
-                pen.rectangle(
-                    [wx, box[1] + 4, wx + canvas / 40, box[1] + 4 + canvas / 30],
-                    fill=shade(sky * 0.6),
-                )
+                window = [wx, box[1] + 4, wx + canvas / 40, box[1] + 4 + canvas / 30]
+                pen.rectangle(window, fill=_shade(sky * 0.6, light))
         else:
             pen.ellipse(box, fill=colour)
-    pen.rectangle([0, horizon, canvas, canvas], fill=shade(road))
+    pen.rectangle([0, horizon, canvas, canvas], fill=_shade(road, light))
     for _ in range(rng.integers(0, 4)):
         y = rng.uniform(horizon, canvas)
-        pen.line(
-            [0, y, canvas, y + rng.normal(0, 4)],
-            fill=shade(road * rng.uniform(0.7, 1.6)),
-            width=int(rng.integers(1, 4)),
-        )
+        line = [0, y, canvas, y + rng.normal(0, 4)]
+        colour = _shade(road * rng.uniform(0.7, 1.6), light)
+        pen.line(line, fill=colour, width=int(rng.integers(1, 4)))
     return picture
 
 
-def _paint_body(
-    pen, model: CarModel, at, on_front, turn: float, length: float, rng: np.random.Generator
-) -> None:
-    """The car itself, from the shadow on the road to the spokes."""
-    paint = _near(PAINTS[list(model.paints)], rng)
-    light = rng.uniform(0.6, 1.15)
+class _Car:
+    """A car of a model in a picture, in a view and a light of its own."""
 
-    def colour(scale: float = 1.0, base=paint):
-        return tuple(int(v) for v in np.clip(np.asarray(base) * light * scale, 0, 255))
+    def __init__(self, model: CarModel, picture: Image.Image, rng: np.random.Generator):
+        canvas = picture.width
+        self.model = model
+        self.pen = ImageDraw.Draw(picture)
+        self.rng = rng
+        self.length = rng.uniform(0.7, 0.92) * canvas
+        self.turn = rng.uniform(0.0, 0.22)  # how much of the front is turned towards us
+        self.tilt = rng.normal(0, 0.03)
+        self.ground = rng.uniform(0.7, 0.82) * canvas
+        self.left = rng.uniform(0.03, 0.97 - self.length / canvas) * canvas
+        self.slope = rng.uniform(-0.05, 0.05)
+        self.side = self.length * (1 - self.turn)
+        self.body = _near([PAINTS[i] for i in model.paints], rng)
+        self.light = rng.uniform(0.6, 1.15)
+        self.glass = self.colour(base=rng.uniform(20, 90) * np.array([0.9, 1.0, 1.1]))
+        self.dark = self.colour(base=[30, 30, 32])
+        # the upper outline; the cabin is moved by the model's stretch, the bumpers stay
+        sill = model.clearance
+        self.upper = [(self.bend(x), sill + y * model.height) for x, y in OUTLINES[model.body]]
 
-    glass = colour(base=rng.uniform(20, 90) * np.array([0.9, 1.0, 1.1]))
-    dark, sill, roof = colour(base=[30, 30, 32]), model.clearance, model.height
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Car coordinates on its side to pixels: the far end is a little smaller."""
+        depth = 1 + self.slope * (x - 0.5) * 2
+        height = y * self.length * depth
+        return self.left + x * self.side, self.ground - height + self.tilt * (x - 0.5) * self.side
 
-    def bend(x: float) -> float:
-        """Move the cabin by the model's stretch; the bumpers stay where they are."""
-        return x + model.stretch * np.sin(np.pi * x)
+    def on_front(self, x: float, y: float) -> tuple[float, float]:
+        """Coordinates on the front face (0 at the near edge, 1 at the far one) to pixels."""
+        px, py = self.at(0.98, y)
+        return px + x * self.turn * self.length, py - x * self.turn * self.length * 0.12
 
-    knots, (glass_from, glass_to) = OUTLINES[model.body]
-    upper = [(bend(x), sill + y * roof) for x, y in knots]
-    sides = [(0.0, sill), *upper, (1.0, sill + 0.28 * roof), (0.99, sill)]
-    shadow = [at(0.0, 0), at(1.0, 0), on_front(1.0, 0.0), on_front(1.0, -0.03), at(0.02, -0.03)]
-    pen.polygon(shadow, fill=colour(base=[25, 25, 25]))
-    if turn > 0.03:  # the front face, behind the side so that their common edge is clean
+    def colour(self, scale: float = 1.0, base=None) -> tuple[int, ...]:
+        base = np.asarray(self.body if base is None else base)
+        return _shade(base * self.light, scale)
+
+    def bend(self, x: float) -> float:
+        return x + self.model.stretch * np.sin(np.pi * x)
+
+    def box(self, place, low: tuple[float, float], high: tuple[float, float], **paint) -> None:
+        """A quadrilateral between two corners, on the side or the front."""
+        corners = [low, (low[0], high[1]), high, (high[0], low[1])]
+        self.pen.polygon([place(*corner) for corner in corners], **paint)
+
+    def paint(self) -> None:
+        """The car itself, from the shadow on the road to the spokes."""
+        at, on_front = self.at, self.on_front
+        sill, roof = self.model.clearance, self.model.height
+        shadow = [at(0.0, 0), at(1.0, 0), on_front(1.0, 0.0), on_front(1.0, -0.03), at(0.02, -0.03)]
+        self.pen.polygon(shadow, fill=self.colour(base=[25, 25, 25]))
+        if self.turn > 0.03:  # behind the side, so that their common edge is clean
+            self.paint_front()
+        outline = [(0.0, sill), *self.upper, (1.0, sill + 0.28 * roof), (0.99, sill)]
+        outline = [at(*knot) for knot in outline]
+        self.pen.polygon(outline, fill=self.colour(), outline=self.colour(0.55))
+        self.paint_windows()
+        self.paint_details()
+        self.lamp(at, 0.955, sill + 0.34 * roof, 0.035, HEADLAMP)
+        self.lamp(at, 0.02, sill + 0.40 * roof, 0.025, (200, 30, 30))
+        for x in self.model.axles:
+            self.wheel(x)
+
+    def paint_front(self) -> None:
+        """The front face with its windscreen, grille and lamps."""
+        on_front, grille = self.on_front, self.model.grille
+        sill, roof = self.model.clearance, self.model.height
         top = sill + 0.42 * roof
-        pen.polygon(
-            [on_front(0, sill), on_front(0, top), on_front(1, top), on_front(1, sill)],
-            fill=colour(0.75),
-        )
-        cabin = [at(*p) for p in upper if p[1] > sill + 0.9 * roof][-1:]
-        pen.polygon(
-            [
-                *cabin,
-                at(*upper[-2]),
-                on_front(0.9, top + 0.1 * roof),
-                (cabin[0][0] + turn * length * 0.8, cabin[0][1]),
-            ],
-            fill=glass,
-        )
-        _front(pen, model, on_front, sill, roof, colour, dark)
-    pen.polygon([at(*p) for p in sides], fill=colour(), outline=colour(0.55))
+        self.box(on_front, (0, sill), (1, top), fill=self.colour(0.75))
+        x, y = [self.at(*knot) for knot in self.upper if knot[1] > sill + 0.9 * roof][-1]
+        screen = [(x, y), self.at(*self.upper[-2]), on_front(0.9, top + 0.1 * roof)]
+        self.pen.polygon([*screen, (x + self.turn * self.length * 0.8, y)], fill=self.glass)
+        low, high = sill + 0.14 * roof, sill + 0.32 * roof
+        if grille in ("bars", "mesh"):
+            self.box(on_front, (0.3, low), (0.7, high), fill=self.dark)
+        for k in range(1, 4):
+            y = low + (high - low) * k / 4
+            if grille == "bars":
+                bar = [on_front(0.3, y), on_front(0.7, y)]
+                self.pen.line(bar, fill=self.colour(1.2, [180, 180, 185]))
+            if grille == "mesh":
+                bar = [on_front(0.3 + 0.1 * k, low), on_front(0.3 + 0.1 * k, high)]
+                self.pen.line(bar, fill=self.colour(1.2, [120, 120, 125]))
+        if grille == "frame":
+            chrome = self.colour(1.3, [190, 190, 190])
+            self.box(on_front, (0.25, low), (0.75, high), outline=chrome)
+        for x in (0.12, 0.88):
+            self.lamp(on_front, x, sill + 0.34 * roof, 0.02, HEADLAMP, wide=0.1)
 
-    _windows(pen, model, at, bend, upper, glass_from, glass_to, glass, colour)
-    y = sill + model.crease * roof
-    pen.line([at(0.04, y), at(0.95, y - 0.01)], fill=colour(0.72), width=max(1, round(length / 90)))
-    if model.trim:
-        pen.polygon(
-            [
-                at(0.02, sill),
-                at(0.02, sill + 0.13 * roof),
-                at(0.98, sill + 0.13 * roof),
-                at(0.98, sill),
-            ],
-            fill=dark,
-        )
-    if model.rails:
-        xs = [p[0] for p in upper if p[1] > sill + 0.9 * roof]
-        pen.line(
-            [at(xs[0] + 0.02, sill + roof * 1.06), at(xs[-1] - 0.02, sill + roof * 1.06)],
-            fill=dark,
-            width=2,
-        )
-    if model.spoiler:
-        x, y = upper[1]
-        pen.polygon(
-            [
-                at(x - 0.05, y + 0.035),
-                at(x + 0.04, y + 0.035),
-                at(x + 0.04, y + 0.02),
-                at(x - 0.05, y + 0.02),
-            ],
-            fill=colour(0.6),
-        )
-    _lamp(pen, model, at, 0.955, sill + 0.34 * roof, 0.035, (250, 245, 200))
-    _lamp(pen, model, at, 0.02, sill + 0.40 * roof, 0.025, (200, 30, 30))
-    for x in model.axles:
-        _wheel(pen, model, at, x, length, dark, rng)
+    def paint_windows(self) -> None:
+        """The glass below the roof line, cut by the pillars."""
+        model = self.model
+        sill, roof = model.clearance, model.height
+        ends = GLASS[model.body]
+        left, right = (self.bend(x) for x in ends)
+        low = [sill + (model.belt + model.rake * (ends[1] - x)) * roof for x in (left, right)]
+        grid = np.linspace(left + 0.015, right - 0.015, 14)
+        line = np.interp(grid, *zip(*self.upper, strict=True)) - 0.07 * roof
+        floor = np.interp(grid, [left, right], low)
+        inside = line > floor
+        if inside.sum() < 2:
+            return
+        top = list(zip(grid[inside], line[inside], strict=True))
+        bottom = list(zip(grid[inside], floor[inside], strict=True))
+        self.pen.polygon([self.at(*p) for p in top + bottom[::-1]], fill=self.glass)
+        first, last = grid[inside][0], grid[inside][-1]
+        for k in range(1, model.pillars + 1):
+            x = first + (last - first) * k / (model.pillars + 1)
+            pillar = [self.at(x, np.interp(x, grid, floor))]
+            pillar.append(self.at(x - 0.008, np.interp(x, grid, line)))
+            self.pen.line(pillar, fill=self.colour(0.8), width=2)
 
+    def paint_details(self) -> None:
+        """The crease along the doors, and what only some models have."""
+        at, model = self.at, self.model
+        sill, roof = model.clearance, model.height
+        y = sill + model.crease * roof
+        width = max(1, round(self.length / 90))
+        self.pen.line([at(0.04, y), at(0.95, y - 0.01)], fill=self.colour(0.72), width=width)
+        if model.trim:
+            self.box(at, (0.02, sill), (0.98, sill + 0.13 * roof), fill=self.dark)
+        if model.rails:
+            xs = [x for x, y in self.upper if y > sill + 0.9 * roof]
+            y = sill + roof * 1.06
+            self.pen.line([at(xs[0] + 0.02, y), at(xs[-1] - 0.02, y)], fill=self.dark, width=2)
+        if model.spoiler:
+            x, y = self.upper[1]
+            self.box(at, (x - 0.05, y + 0.02), (x + 0.04, y + 0.035), fill=self.colour(0.6))
 
-def _windows(pen, model: CarModel, at, bend, upper, glass_from, glass_to, glass, colour) -> None:
-    """The glass below the roof line, cut by the pillars."""
-    sill, roof = model.clearance, model.height
-    xs, ys = zip(*upper, strict=True)
-    low = [
-        (x, sill + (model.belt + model.rake * (glass_to - x)) * roof)
-        for x in (bend(glass_from), bend(glass_to))
-    ]
-    grid = np.linspace(bend(glass_from) + 0.015, bend(glass_to) - 0.015, 14)
-    line = np.interp(grid, xs, ys) - 0.07 * roof
-    floor = np.interp(grid, [low[0][0], low[1][0]], [low[0][1], low[1][1]])
-    inside = line > floor
-    if inside.sum() < 2:
-        return
-    top = list(zip(grid[inside], line[inside], strict=True))
-    bottom = list(zip(grid[inside], floor[inside], strict=True))
-    pen.polygon([at(*p) for p in top + bottom[::-1]], fill=glass)
-    first, last = grid[inside][0], grid[inside][-1]
-    for k in range(1, model.pillars + 1):
-        x = first + (last - first) * k / (model.pillars + 1)
-        y0, y1 = np.interp(x, grid, floor), np.interp(x, grid, line)
-        pen.line([at(x, y0), at(x - 0.008, y1)], fill=colour(0.8), width=2)
+    def lamp(self, place, x: float, y: float, r: float, colour, wide: float | None = None) -> None:
+        """A head or tail lamp of the model's shape at (x, y)."""
+        w = wide or r
+        shapes = {"round": [(w, r)], "slit": [(1.6 * w, 0.4 * r)], "block": [(w, 0.9 * r)]}
+        round_one = self.model.lights == "round"
+        for k, (dx, dy) in enumerate(shapes.get(self.model.lights, [(w, 0.35 * r)] * 2)):
+            middle = y - 1.1 * r * k
+            xs, ys = zip(place(x - dx, middle + dy), place(x + dx, middle - dy), strict=True)
+            box = [min(xs), min(ys), max(xs), max(ys)]
+            (self.pen.ellipse if round_one else self.pen.rectangle)(box, fill=colour)
 
-
-def _front(pen, model: CarModel, on_front, sill, roof, colour, dark) -> None:
-    """Grille and lamps on the front face."""
-    low, high = sill + 0.14 * roof, sill + 0.32 * roof
-    if model.grille in ("bars", "mesh"):
-        pen.polygon(
-            [on_front(0.3, low), on_front(0.3, high), on_front(0.7, high), on_front(0.7, low)],
-            fill=dark,
-        )
-    for k in range(1, 4):
-        y = low + (high - low) * k / 4
-        if model.grille == "bars":
-            pen.line([on_front(0.3, y), on_front(0.7, y)], fill=colour(1.2, [180, 180, 185]))
-        if model.grille == "mesh":
-            pen.line(
-                [on_front(0.3 + 0.1 * k, low), on_front(0.3 + 0.1 * k, high)],
-                fill=colour(1.2, [120, 120, 125]),
-            )
-    if model.grille == "frame":
-        pen.polygon(
-            [on_front(0.25, low), on_front(0.25, high), on_front(0.75, high), on_front(0.75, low)],
-            outline=colour(1.3, [190, 190, 190]),
-        )
-    for x in (0.12, 0.88):
-        _lamp(pen, model, on_front, x, sill + 0.34 * roof, 0.02, (250, 245, 200), wide=0.1)
-
-
-def _lamp(
-    pen, model: CarModel, at, x: float, y: float, r: float, colour, wide: float | None = None
-) -> None:
-    """A head or tail lamp of the model's shape at (x, y)."""
-    w = wide or r
-    shapes = {
-        "round": [(w, r)],
-        "slit": [(1.6 * w, 0.4 * r)],
-        "block": [(w, 0.9 * r)],
-        "split": [(w, 0.35 * r)] * 2,
-    }
-    for k, (dx, dy) in enumerate(shapes[model.lights]):
-        middle = y - 1.1 * r * k
-        (x0, y0), (x1, y1) = at(x - dx, middle + dy), at(x + dx, middle - dy)
-        box = [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
-        (pen.ellipse if model.lights == "round" else pen.rectangle)(box, fill=colour)
-
-
-def _wheel(
-    pen, model: CarModel, at, x: float, length: float, dark, rng: np.random.Generator
-) -> None:
-    """A tyre, its rim and the spokes of the model."""
-    cx, cy = at(x, model.wheel - 0.01)
-    r = model.wheel * length
-    pen.ellipse([cx - r, cy - r, cx + r, cy + r], fill=dark)
-    rim = r * model.rim
-    pen.ellipse([cx - rim, cy - rim, cx + rim, cy + rim], fill=(165, 165, 170))
-    phase = rng.uniform(0, np.pi)
-    for k in range(model.spokes):
-        angle = phase + 2 * np.pi * k / model.spokes
-        end = (cx + rim * np.cos(angle), cy + rim * np.sin(angle))
-        pen.line([(cx, cy), end], fill=(50, 50, 55), width=max(1, int(r / 6)))
+    def wheel(self, x: float) -> None:
+        """A tyre, its rim and the spokes of the model."""
+        cx, cy = self.at(x, self.model.wheel - 0.01)
+        r = self.model.wheel * self.length
+        self.pen.ellipse([cx - r, cy - r, cx + r, cy + r], fill=self.dark)
+        rim = r * self.model.rim
+        self.pen.ellipse([cx - rim, cy - rim, cx + rim, cy + rim], fill=(165, 165, 170))
+        phase = self.rng.uniform(0, np.pi)
+        for k in range(self.model.spokes):
+            angle = phase + 2 * np.pi * k / self.model.spokes
+            end = (cx + rim * np.cos(angle), cy + rim * np.sin(angle))
+            self.pen.line([(cx, cy), end], fill=(50, 50, 55), width=max(1, int(r / 6)))
 
 
 def _clutter(pen, canvas: int, rng: np.random.Generator) -> None:
@@ -447,8 +376,7 @@ def _finish(picture: Image.Image, size: int, rng: np.random.Generator) -> np.nda
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2) * size / 64))
     small = picture.resize((size, size), Image.Resampling.BOX)
     if rng.random() < 0.15:
-        small = ImageChops.multiply(
-            small, Image.new("RGB", small.size, tuple(int(v) for v in rng.uniform(150, 255, 3)))
-        )
+        tint = tuple(int(v) for v in rng.uniform(150, 255, 3))
+        small = ImageChops.multiply(small, Image.new("RGB", small.size, tint))
     noise = rng.normal(0, rng.uniform(1, 8), (size, size, 1)).astype(np.float32)
     return np.clip(np.asarray(small, np.float32) + noise, 0, 255).astype(np.uint8)
