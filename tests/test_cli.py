@@ -115,19 +115,22 @@ def test_a_graph_is_trained_on_a_folder_and_its_target_predicts(
     assert (table["class"][1:] == "red 赤").mean() > 0.8
 
 
-def test_a_network_is_evaluated_on_its_own_test_images(trained, pictures, capsys):
+def test_a_network_is_evaluated_on_its_own_test_images(
+    trained, pictures, capsys, monkeypatch, tmp_path
+):
     out, _ = trained
+    monkeypatch.chdir(tmp_path)
     target = str(out / "target.safetensors")
     record = read_record(out / "record.json", 1)
-    main(["evaluate", target, "--cache", str(out / "cache")])
+    main(["evaluate", target])
     text = capsys.readouterr().out
-    assert f"accuracy {record['test_accuracy'][0]:.2f} %" in text
-    assert f"{record['data']['test']} test images" in text
+    accuracy = record["test_accuracy"][0]
+    assert f"accuracy {accuracy:.2f} % of {record['data']['test']} test images" in text
     assert load_network(target).classes == tuple(sorted(COLOURS))
     (pictures / "blue").rename(pictures / "violet")
     try:
         with pytest.raises(SystemExit, match="the network does not know 'violet'"):
-            main(["evaluate", target, "--dataset", str(pictures), "--cache", str(out / "cache")])
+            main(["evaluate", target, "--dataset", str(pictures)])
     finally:
         (pictures / "violet").rename(pictures / "blue")
 
@@ -218,11 +221,13 @@ def test_recorded_searches_open_in_optuna(tmp_path, capsys):
 def test_records_that_come_with_the_kit_are_found_from_any_folder(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.find_run("quick") == CHECKOUT / "data/reference_runs/quick"
+    assert str(cli.find_run("nowhere")) == "nowhere"
+    (tmp_path / "data/runs/mine").mkdir(parents=True)
     assert str(cli.find_run("mine")) == "data/runs/mine"
     main(["claims"])
     text = capsys.readouterr().out
     assert "C1: pre-training node 1 helps" in text
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "runs", "mine"]
 
 
 def test_figures_go_below_the_run(capsys, tmp_path):

@@ -62,8 +62,8 @@ def test_every_public_name_is_there_and_completed_by_tab():
         ktglite.runn  # noqa: B018
 
 
-def test_whoever_imports_the_core_alone_knows_all_sources():
-    code = "from ktglite.graph import Node; print(Node('resnet18', 'fractaldb1k').init)"
+def test_whoever_asks_the_package_for_a_name_knows_all_sources():
+    code = "from ktglite import Node; print(Node('resnet18', 'fractaldb1k').init)"
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True)
     assert done.stdout == b"fractaldb1k\n", done.stderr.decode()
 
