@@ -144,19 +144,28 @@ def _fingerprint(notebook: Path, values: dict, out: Path, until: int) -> str:
     names = ("torch", "torchvision", "optuna", "matplotlib", "seaborn")
     versions = [importlib.metadata.version(name) for name in names]
     places = [PACKAGE, *(DATA / name for name in ("reference_runs", "weights", "networks"))]
-    places += [values.get(name) for name in ("dataset", "imagenet_folder", "ready_runs")]
-    read = [_listing(Path(place).expanduser()) for place in places if place]
+    read = [_listing(place) for place in (*places, *_places(values))]
     left = [found for found in _listing(out, RECORDS) if found[2] <= until]
     text = notebook.read_text(encoding="utf-8")
     facts = json.dumps([text, values, versions, read, left], default=str)
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def _listing(folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[tuple[str, int, int]]:
-    """Name, size and time (ns) of files below `folder`, but for executed notebooks; sorted."""
+def _places(values: dict) -> Iterator[Path]:
+    """The files and folders that settings name, but for those that a run writes to."""
+    for name, value in values.items():
+        for text in str(value).strip("[]()").split(","):
+            if (text := text.strip(" '\"")) and name not in ("cache", "raw", "figures"):
+                yield Path(text).expanduser()
+
+
+def _listing(place: Path, suffixes: tuple[str, ...] = ("",)) -> list[tuple[str, int, int]]:
+    """Name, size and time (ns) of a file, or of those below a folder, executed notebooks and what
+    Python and Numba compiled aside; sorted. Nothing where there is nothing."""
     found = []
     seen = {}
-    for top, folders, names in os.walk(folder, followlinks=True):
+    alone = [(place.parent, [], [place.name])] if place.is_file() else []
+    for top, folders, names in alone or os.walk(place, followlinks=True):
         if seen.setdefault(os.path.realpath(top), top) != top:  # links may lead in a circle
             folders.clear()
             continue

@@ -49,8 +49,17 @@ def text_of(path):
     return nbformat.read(path, as_version=4).cells[-1].outputs[0].text
 
 
-def test_executed_once_and_again_only_when_a_fact_changed(tmp_path, notebooks, capsys):
+def test_executed_once_and_again_only_when_a_fact_changed(tmp_path, notebooks, capsys, monkeypatch):
     out = tmp_path / "out"
+    package = tmp_path / "package/__pycache__"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(work, "PACKAGE", package.parent)
+    monkeypatch.setattr(work, "DATA", tmp_path / "data")
+    recorded = tmp_path / "data/reference_runs/quick/table1.json"
+    weights = tmp_path / "own weights/w.safetensors"
+    for path in (recorded, weights):
+        path.parent.mkdir(parents=True)
+        path.write_text("1")
     images = tmp_path / "cars/audi"
     images.mkdir(parents=True)
     (images / "1.png").write_bytes(b"1")
@@ -60,7 +69,8 @@ def test_executed_once_and_again_only_when_a_fact_changed(tmp_path, notebooks, c
     record.write_text("{}")
 
     def executed(**overrides):
-        given = {"dataset": str(tmp_path / "cars")} | overrides
+        given = {"dataset": str(tmp_path / "cars"), "sources": f"[fractaldb1k, {weights}]"}
+        given |= overrides
         work.reproduce("smoke", ["00"], out, given, notebooks)
         return "done and unchanged" not in capsys.readouterr().out
 
@@ -73,8 +83,11 @@ def test_executed_once_and_again_only_when_a_fact_changed(tmp_path, notebooks, c
     assert not executed()
     record.unlink()  # as doctor says, to retry a run
     assert executed()
-    (images / "1.png").write_bytes(b"2")
-    assert executed()
+    (package / "draw.nbi").write_text("Numba's, compiled by a later notebook")
+    assert not executed()
+    for path in (images / "1.png", package.parent / "code.py", recorded, weights):
+        path.write_text("2 now")
+        assert executed(), path
     write(notebooks, NOTEBOOKS[0], "print(1)")
     assert executed()
     assert not executed()
