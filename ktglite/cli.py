@@ -28,6 +28,7 @@ Pairs = Annotated[
 ]
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
 Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
+File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
 Argument = Positional[Annotated[str, arg(metavar="WHICH")]]
 Network = Positional[Annotated[Path, arg(metavar="TARGET")]]
 Images = Positional[Annotated[tuple[Path, ...], arg(metavar="IMAGE", help_behavior_hint="")]]
@@ -204,11 +205,12 @@ def train(
         record = train_graph(chosen, settings, Path(graph).stem)
     print(chosen)
     _print_table(node_table(record))
-    print(*(run.out / name for name in ("target.safetensors", "training.png", "record.json")))
-    print(f"next: ktglite predict {quote(str(run.out / 'target.safetensors'))} IMAGE_OR_FOLDER ..")
+    target = run.out / "target.safetensors"
+    print(target, run.out / "training.png", run.out / "record.json", sep="\n")
+    print(f"next: ktglite predict {quote(str(target))} IMAGE_OR_FOLDER ..")
 
 
-def predict(target: Network, images: Images, csv: Folder = None) -> None:
+def predict(target: Network, images: Images, csv: File = None) -> None:
     """What a trained network takes images for, and with which probability (%).
 
     Args:
