@@ -75,13 +75,12 @@ def reproduce(run: Choice, only: Names = (), notebooks: Folder = None, force: bo
     Args:
         only: numbers, such as 02 04.
         notebooks: their folder; ./notebooks if not given.
-        force: execute also what is done and unchanged.
     """
     from ktglite.reproduce import reproduce as execute
 
     out = run_folder(run.profile, run.out)
     with _kept_in(out):
-        done = execute(run.profile, only, out, run.overrides(), notebooks, force)
+        done = execute(run.profile, only, out, run.overrides(), notebooks)
     table = out / "tables/table1.md"
     if table.exists():
         print(table.read_text(encoding="utf-8"))

@@ -53,19 +53,17 @@ def reproduce(
     out: str | Path | None = None,
     overrides: Mapping[str, object] | None = None,
     notebooks: str | Path | None = None,
-    force: bool = False,
 ) -> dict[str, Path]:
     """Execute the notebooks in order into `<out>/notebooks`, each with an HTML copy.
 
-    Trainings are remembered in `<out>/runs`, so that a notebook which is executed again trains only
-    what is missing.
+    What is done and unchanged is skipped. Trainings are remembered in `<out>/runs`, so that a
+    notebook which is executed again trains only what is missing.
 
     Args:
         only: numbers such as "02"; all by default.
         out: folder of the run, `data/runs/<profile>` by default.
         overrides: settings to change, see `load_settings`.
         notebooks: their folder, if it is not ./notebooks.
-        force: execute also what is done and unchanged.
 
     Returns:
         The executed notebooks, by their stems.
@@ -79,40 +77,34 @@ def reproduce(
     if unknown := sorted({*(only or ())} - {*numbers}):
         raise ValueError(f"--only {unknown[0]!r}: allowed are {', '.join(numbers)}")
     out = run_folder(profile, out)
-    overrides = dict(overrides or {})
+    given = {"profile": str(profile), "out": str(out), "overrides": dict(overrides or {})}
     folder = find_notebooks(notebooks)
-    chosen = [stem for stem in NOTEBOOKS if not only or stem[:2] in only]
-    values = {stem: raw_settings(stem[:2], profile, overrides) for stem in chosen}
-    done = {stem: out / "notebooks" / f"{stem}.ipynb" for stem in chosen}
+    done = {stem: out / "notebooks" / f"{stem}.ipynb" for stem in NOTEBOOKS}
+    done = {stem: path for stem, path in done.items() if not only or stem[:2] in only}
+    values = {stem: raw_settings(stem[:2], profile, given["overrides"]) for stem in done}
 
     def is_current(stem: str) -> bool:
         facts = _read_mark(done[stem])
         found = _fingerprint(folder / f"{stem}.ipynb", values[stem], out, facts.get("until", 0))
-        return not force and facts.get("fingerprint") == found
+        return facts.get("fingerprint") == found
 
     if not all(map(is_current, done)):
-        _check_settings(profile, out, overrides)
+        from ktglite.settings import load_settings
+
+        for number in numbers:
+            load_settings(number, profile, out, **given["overrides"])
     with _alone(out):
         for stem, executed in done.items():
             if is_current(stem):
                 print(f"{stem}: done and unchanged")
                 continue
             notebook = folder / f"{stem}.ipynb"
-            given = {"profile": str(profile), "out": str(out), "overrides": overrides}
             finished = _execute(notebook, executed.with_suffix(".partial.ipynb"), given)
             until = max((time for _, _, time in _listing(out, RECORDS)), default=0)
             mark = {"until": until, "fingerprint": _fingerprint(notebook, values[stem], out, until)}
             finished.metadata["ktglite"] |= mark
             _write(finished, notebook, executed)
     return done
-
-
-def _check_settings(profile: str | Path, out: Path, overrides: Mapping[str, object]) -> None:
-    """Raise ValueError for a setting that any of the notebooks would refuse."""
-    from ktglite.settings import load_settings
-
-    for stem in NOTEBOOKS:
-        load_settings(stem[:2], profile, out, **overrides)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ktglite.experiments import ablation
 from ktglite.graph import Graph, Node, mutual
 from ktglite.pool import open_pool
 from ktglite.single_run import read_graph
+from ktglite.sources import pretrain as step1
 from ktglite.store import CHECKOUT, from_checkout, read_record
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red 赤": (200, 50, 40)}
@@ -175,6 +176,24 @@ def test_a_search_ends_with_its_best_graph_and_the_command_that_trains_it(tmp_pa
     best = json.loads((out / "search/none.json").read_text())["best"]["graph"]
     record = read_record(out / "best_none/record.json", 1)
     assert (record["graph"], record["seed"]) == (best, 1000)
+
+
+def test_pre_training_takes_its_settings_as_options(monkeypatch, capsys):
+    seen = []
+
+    def pretrain(config: step1.PretrainConfig) -> str:
+        seen.append(config)
+        return "a.safetensors"
+
+    monkeypatch.setattr(step1, "pretrain", pretrain)
+    row = {"epoch": 3, "loss": 0.0, "accuracy": 0.0}
+    monkeypatch.setattr(step1, "read_card", lambda path: {"curve": [row]})
+    options = "--epochs 3 --lr 1e-3 --images-per-epoch 90 --source imagenet1k_standin --no-tf32"
+    main(["pretrain", *options.split()])
+    (config,) = seen
+    assert (config.epochs, config.lr, config.images_per_epoch, config.tf32) == (3, 1e-3, 90, False)
+    assert config.source == "imagenet1k_standin"
+    assert "a.safetensors: epoch 3" in capsys.readouterr().out
 
 
 # ---- what a run left
