@@ -67,7 +67,7 @@ class Choice:
 # ---- the paper's steps
 
 
-def reproduce(run: Choice, only: Names = (), notebooks: Folder = None, force: bool = False) -> None:
+def reproduce(run: Choice, only: Names = (), notebooks: Folder = None) -> None:
     """Execute the notebooks 00-04 in order; what is done and unchanged is skipped.
 
     --set 03.NAME=VALUE changes a setting in one notebook.
@@ -364,12 +364,9 @@ AFTER = (train, predict, evaluate, figures, claims, export, doctor)
 COMMANDS = {function.__name__: function for function in (*STEPS, *AFTER)}
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as Slurm sends it."""
-
-
 def _terminate(number, frame) -> None:
-    raise Terminated
+    """Let SIGTERM, as Slurm sends it, end a run as Ctrl-C does."""
+    raise KeyboardInterrupt(number)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -387,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = "; ".join(["stopped", *getattr(stop, "__notes__", [])])
         print(f"\nktglite: {where}; the same command resumes", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        os._exit(143 if isinstance(stop, Terminated) else 130)  # waits for no worker
+        os._exit(143 if stop.args else 130)  # waits for no worker
     except Exception as error:
         from ktglite.reproduce import NotebookError
 

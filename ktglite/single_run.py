@@ -131,18 +131,15 @@ def answers(target: Path, images: Iterable[Path]) -> pd.DataFrame:
     for path in images:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        found = sorted(path.rglob("[!.]*"))
-        files += [path] if path.is_file() else [f for f in found if _is_image(f)]
+        inside = sorted(path.rglob("[!.]*"))
+        images_inside = [file for file in inside if file.suffix.lower() in IMG_EXTENSIONS]
+        files += [path] if path.is_file() else images_inside
     if not files:
         raise FileNotFoundError(f"no images in {', '.join(map(str, images))}")
     net = networks.load_network(target)
     parts = [files[start : start + 256] for start in range(0, len(files), 256)]
     table = pd.concat([networks.classify(net, part) for part in parts], ignore_index=True)
-    return table.assign(probability=table["probability"].round(1))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMG_EXTENSIONS
+    return table.assign(probability=table["probability"].astype(float).round(1))
 
 
 def class_table(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -114,6 +115,8 @@ def test_a_graph_is_trained_on_a_folder_and_its_target_predicts(
     assert len(table) == 13
     assert table["class"][0] == "green"
     assert (table["class"][1:] == "red 赤").mean() > 0.8
+    main(["predict", str(out / "target.safetensors"), given[0]])
+    assert re.search(r"new\.jpg +green +\d+\.\d\n$", capsys.readouterr().out)
 
 
 def test_a_network_is_evaluated_on_its_own_test_images(
