@@ -31,6 +31,7 @@ DATA = PACKAGE.parent / "data"  # of the checkout
 # Kernels inherit the environment: no debugger's warnings, bars that fit, and files in UTF-8.
 KERNEL = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_NCOLS": "100", "PYTHONUTF8": "1"}
 RECORDS = (".json", ".safetensors")  # what a run leaves for later ones
+WRITER = {"table1.json": "02", "search": "03"}  # earlier notebooks do not read what these rewrite
 
 
 class NotebookError(Exception):
@@ -100,7 +101,7 @@ def reproduce(
                 continue
             notebook = folder / f"{stem}.ipynb"
             finished = _execute(notebook, executed.with_suffix(".partial.ipynb"), given)
-            until = max((time for _, _, time in _listing(out, RECORDS)), default=0)
+            until = max((time for _, _, time in _left(out, stem)), default=0)
             mark = {"until": until, "fingerprint": _fingerprint(notebook, values[stem], out, until)}
             finished.metadata["ktglite"] |= mark
             _write(finished, notebook, executed)
@@ -137,10 +138,16 @@ def _fingerprint(notebook: Path, values: dict, out: Path, until: int) -> str:
     versions = [importlib.metadata.version(name) for name in names]
     places = [PACKAGE, *(DATA / name for name in ("reference_runs", "weights", "networks"))]
     read = [_listing(place) for place in (*places, *_places(values))]
-    left = [found for found in _listing(out, RECORDS) if found[2] <= until]
+    left = [found for found in _left(out, notebook.stem) if found[2] <= until]
     text = notebook.read_text(encoding="utf-8")
     facts = json.dumps([text, values, versions, read, left], default=str)
     return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def _left(out: Path, stem: str) -> list[tuple[str, int, int]]:
+    """Of the records and weights of a run those that a notebook may depend on."""
+    places = [place for place in out.glob("*") if WRITER.get(place.name, "00") <= stem[:2]]
+    return [found for place in sorted(places) for found in _listing(place, RECORDS)]
 
 
 def _places(values: dict) -> Iterator[Path]:
@@ -152,8 +159,8 @@ def _places(values: dict) -> Iterator[Path]:
 
 
 def _listing(place: Path, suffixes: tuple[str, ...] = ("",)) -> list[tuple[str, int, int]]:
-    """Name, size and time (ns) of a file, or of those below a folder, executed notebooks and what
-    Python and Numba compiled aside; sorted. Nothing where there is nothing."""
+    """Name, size and time (ns) of a file, or of those below a folder, but for what Python and Numba
+    compiled; sorted. Nothing where there is nothing."""
     found = []
     seen = {}
     alone = [(place.parent, [], [place.name])] if place.is_file() else []
@@ -161,7 +168,7 @@ def _listing(place: Path, suffixes: tuple[str, ...] = ("",)) -> list[tuple[str, 
         if seen.setdefault(os.path.realpath(top), top) != top:  # links may lead in a circle
             folders.clear()
             continue
-        folders[:] = [name for name in folders if name not in ("notebooks", "__pycache__")]
+        folders[:] = [name for name in folders if name != "__pycache__"]
         for path in (os.path.join(top, name) for name in names if name.endswith(suffixes)):
             facts = os.lstat(path)
             found.append((path, facts.st_size, facts.st_mtime_ns))

@@ -83,6 +83,8 @@ def test_executed_once_and_again_only_when_a_fact_changed(tmp_path, notebooks, c
     assert not executed()
     record.unlink()  # as doctor says, to retry a run
     assert executed()
+    (out / "table1.json").write_text("{}")  # notebook 02 writes it anew whenever it is executed
+    assert not executed()
     (package / "draw.nbi").write_text("Numba's, compiled by a later notebook")
     assert not executed()
     for path in (images / "1.png", package.parent / "code.py", recorded, weights):
