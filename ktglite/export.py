@@ -45,7 +45,7 @@ def tidy_runs(records: Sequence[dict]) -> pd.DataFrame:
         dataset=frame["data"].str["name"],
         **target,
     )
-    return facts.join(pd.DataFrame(frame["config"].tolist()), rsuffix="_of_training")
+    return facts.join(pd.DataFrame(frame["config"].tolist()))
 
 
 def tidy_epochs(records: Sequence[dict]) -> pd.DataFrame:

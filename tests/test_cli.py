@@ -72,6 +72,7 @@ def trained(pictures, tmp_path_factory):
         (["ablation", "--profile", "smoke", "--arch", "resnet9"], "unknown arch 'resnet9'"),
         (["ablation", "--profile", "smoke", "--nodes", "1"], "nodes is 1"),
         (["train", "ring", "--out", "x", "--profile", "smoke"], "graph is 'ring'"),
+        (["train", "alone"], "give it a folder with --out"),
         (["predict", "nowhere.safetensors", "nowhere"], "nowhere does not exist"),
         (["export", "nowhere", "--to", "csv", "--out", "x"], "nowhere has no table1.json"),
         (["export", "nowhere", "--to", "xls", "--out", "x"], "allowed are csv, parquet"),
@@ -210,7 +211,10 @@ def test_a_run_is_taken_away_as_tables(trained, tmp_path, capsys):
     assert {"graph", "seed", "lr", "test_accuracy"} <= set(runs.columns)
     epochs = pd.read_csv(tmp_path / "epochs.csv")
     assert len(epochs) == 12 * 2
-    assert set(epochs["node"]) == {1, 2}
+    record = read_record(out / "record.json", 1)
+    assert runs["test_accuracy"][0] == record["test_accuracy"][0]
+    second = epochs[epochs["node"] == 2]["val_accuracy"]
+    assert list(second) == [epoch["val_accuracy"][1] for epoch in record["epochs"]]
     main(["figures", str(out), "--format", "png"])
     assert len(list(out.glob("figures/training-*.png"))) == 1
 
