@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -170,8 +170,9 @@ def _listing(place: Path, suffixes: tuple[str, ...] = ("",)) -> list[tuple[str, 
             continue
         folders[:] = [name for name in folders if name != "__pycache__"]
         for path in (os.path.join(top, name) for name in names if name.endswith(suffixes)):
-            facts = os.lstat(path)
-            found.append((path, facts.st_size, facts.st_mtime_ns))
+            with suppress(OSError):  # a link to nowhere, a file that was deleted just now
+                facts = os.stat(path)
+                found.append((path, facts.st_size, facts.st_mtime_ns))
     return sorted(found)
 
 
