@@ -54,7 +54,7 @@ def tidy_epochs(records: Sequence[dict]) -> pd.DataFrame:
     frame = pd.json_normalize(list(records), "epochs", run, max_level=0)
     frame["node"] = [[*range(1, len(row) + 1)] for row in frame["val_accuracy"]]
     rows = frame[[*run, "epoch", "node", *BY_NODE]].explode(["node", *BY_NODE], ignore_index=True)
-    return rows.dropna(subset="val_accuracy")
+    return rows.dropna(subset="val_accuracy").infer_objects()
 
 
 def export(folder: str | Path, to: str, out: str | Path) -> list[Path]:
