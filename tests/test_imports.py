@@ -102,3 +102,19 @@ for line in sys.argv[1:]:
         assert end.endswith(" False False")
     assert "no command trian; did you mean train?" in done.stderr
     assert "--seeds" in done.stdout + done.stderr
+
+
+def test_ctrl_c_while_commands_are_imported_is_a_line(monkeypatch, capsys):
+    from ktglite.__main__ import run
+
+    class Interrupting:
+        def find_spec(self, name, path=None, target=None):
+            if name == "ktglite.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "ktglite.cli", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        run()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "\nktglite: stopped; the same command resumes\n"
