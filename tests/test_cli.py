@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -256,24 +257,17 @@ def test_records_that_come_with_the_kit_are_found_from_any_folder(monkeypatch, t
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "runs", "mine"]
 
 
-def test_figures_go_below_the_run(capsys, tmp_path):
-    grid = ablation.ablation_grid("resnet18_w8", ["imagenet1k_standin", "fractaldb1k"])
-    records = [
-        {
-            "label": label,
-            "graph": graph.to_dict(),
-            "seed": seed,
-            "test_accuracy": [50.0 + seed, 1, 1],
-            "epochs": [{"epoch": 1, "val_accuracy": [40.0 + seed]}],
-            "data": {"name": "synthcars", "fingerprint": "0" * 64},
-            "provenance": {"git": None},
-        }
-        for label, graph in grid.items()
-        for seed in (0, 1)
-    ]
-    (tmp_path / "table1.json").write_text(json.dumps(records))
-    main(["figures", str(tmp_path), "--format", "png"])
-    assert str(tmp_path / "figures/table1.png") in capsys.readouterr().out
+def test_figures_go_below_the_run(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr("ktglite.figures.draw_all", lambda *given: drawn.append(given) or [])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/table1.json").write_text("[]")
+    main(["figures", "mine", "--format", "png, svg"])
+    main(["figures", "quick", "--lang", "ja"])  # shipped records: not beside them
+    mine = Path("mine"), Path("mine/figures"), ["png", "svg"], "en"
+    shipped = CHECKOUT / "data/reference_runs/quick"
+    assert drawn == [mine, (shipped, Path("data/runs/quick/figures"), ["pdf", "png"], "ja")]
 
 
 def test_table_1_of_nodes_of_several_architectures():
