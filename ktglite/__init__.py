@@ -5,10 +5,7 @@ The names below are the notebooks' vocabulary. Each is imported when it is first
 """
 
 import ast
-import sys
 from importlib import import_module
-from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +29,7 @@ if TYPE_CHECKING:  # editors read this block, and so does `__getattr__`
     from ktglite.sources.fractaldb import FractalDB
     from ktglite.trainer import TrainConfig, epochs, initial_models
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _PACKAGES = ("ktglite", "ktglite.experiments", "ktglite.sources")
 
@@ -55,6 +52,7 @@ __all__ = sorted(_NAMES)
 def __getattr__(name: str):
     if name not in _NAMES:
         raise AttributeError(f"module 'ktglite' has no attribute {name!r}")
+    import_module("ktglite.sources")  # the core alone knows "scratch", and nothing to start from
     module, own = _NAMES[name]
     if module in _PACKAGES:
         return import_module(f"{module}.{own}")
@@ -63,23 +61,3 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _SourcesWithModels(MetaPathFinder):
-    """The core's `models` knows "scratch" alone; whoever imports it gets the other sources, too."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name != "ktglite.models":
-            return None
-        spec = PathFinder.find_spec(name, path)
-        execute = spec.loader.exec_module
-
-        def execute_and_register(module) -> None:
-            execute(module)
-            import_module("ktglite.sources")
-
-        spec.loader.exec_module = execute_and_register
-        return spec
-
-
-sys.meta_path.insert(0, _SourcesWithModels())

@@ -6,8 +6,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -16,98 +17,91 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 import ktglite
-from ktglite.profiles import PROFILES, parse_overrides, raw_settings, run_folder
+from ktglite.profiles import parse_overrides, raw_settings, run_folder
 
 __all__ = ["main"]
 
-COMMANDS: dict[str, Callable[..., None]] = {}
-
-
-def option(words: str, usual: str | None = None, metavar: str | None = None):
-    """What the help says of an option, and what it calls its default."""
-    hint = None if usual is None else f"(default: {usual})" if usual else ""
-    return arg(help=words, help_behavior_hint=hint, metavar=metavar)
-
-
-Profile = Annotated[str, option(f"{', '.join(PROFILES)}, or the path of a .yaml file.")]
-Out = Annotated[Path | None, option("Folder of the run.", "data/runs/PROFILE", "DIR")]
-RunFolder = Annotated[Path, option("Folder of a run.", metavar="RUN")]
+Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Names = Annotated[tuple[str, ...], arg(metavar="NAME", help_behavior_hint="")]
 Pairs = Annotated[
-    UseAppendAction[tuple[str, ...]], option("A setting to change; repeat it.", "", "NAME=VALUE")
+    UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE", help_behavior_hint="")
 ]
-Jobs = Annotated[int | None, option("Processes.", "one per GPU or core", "N")]
-Dask = Annotated[
-    str | None,
-    option("Dask scheduler whose workers train; start them in this folder.", "", "tcp://HOST:PORT"),
-]
-Nodes = Annotated[int | None, option("Nodes of a graph.", "the profile's", "N")]
-Archs = Annotated[
-    tuple[str, ...],
-    option("Architecture, or one for each node: resnet18_w16, a model of torchvision.", "", "ARCH"),
-]
-Inits = Annotated[
-    tuple[str, ...],
-    option(
-        "What a node starts from, or one for each: scratch, imagenet1k, fractaldb1k, a weights "
-        "file, a name of torchvision's such as ResNet50_Weights.IMAGENET1K_V2.",
-        "scratch, or the graph's own",
-        "INIT",
-    ),
-]
+Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
+Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
+File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+Argument = Positional[Annotated[str, arg(metavar="WHICH")]]
+Network = Positional[Annotated[Path, arg(metavar="TARGET")]]
+Images = Positional[Annotated[tuple[Path, ...], arg(metavar="IMAGE", help_behavior_hint="")]]
+Run = Positional[Annotated[str, arg(metavar="RUN")]]
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a function a command of its name."""
-    COMMANDS[function.__name__] = function
-    return function
+@dataclass
+class Choice:
+    """Where the settings come from, where results go, and who computes."""
+
+    profile: str = "quick"
+    """smoke, quick, photos, lab, paper, cars64, or the path of a .yaml file"""
+    out: Folder = None
+    """folder of the run; data/runs/PROFILE if not given"""
+    set: Pairs = ()
+    """a setting to change; repeat it"""
+    jobs: Number = None
+    """processes; one per GPU or core if not given"""
+    dask: Text = None
+    """tcp://HOST:PORT of a Dask scheduler; start its workers in this folder"""
+
+    def overrides(self, **given: object) -> dict[str, object]:
+        """What was given, by --set and by options."""
+        given |= {"jobs": self.jobs, "dask": self.dask}
+        return parse_overrides(self.set) | {n: v for n, v in given.items() if v not in (None, ())}
+
+    def settings(self, notebook: str, **given: object):
+        """The settings of a notebook, from `--set` and from a command's own options."""
+        overrides = self.overrides(**given)
+        raw_settings(notebook, self.profile, overrides)  # names are told before seconds of imports
+        from ktglite.settings import load_settings
+
+        return load_settings(notebook, self.profile, self.out, **overrides)
 
 
 # ---- the paper's steps
 
 
-@command
-def reproduce(
-    profile: Profile = "quick",
-    only: Annotated[tuple[str, ...], option("Numbers, such as 02 04.", "all", "NUMBER")] = (),
-    out: Out = None,
-    set: Pairs = (),
-    notebooks: Annotated[Path | None, option("Their folder.", "./notebooks", "DIR")] = None,
-    dask: Dask = None,
-    force: Annotated[bool, option("Execute also what is done and unchanged.", "")] = False,
-) -> None:
+def reproduce(run: Choice, only: Names = (), notebooks: Folder = None) -> None:
     """Execute the notebooks 00-04 in order; what is done and unchanged is skipped.
 
-    03.NAME=VALUE changes a setting in one notebook.
+    --set 03.NAME=VALUE changes a setting in one notebook.
+
+    Args:
+        only: numbers, such as 02 04.
+        notebooks: their folder; ./notebooks if not given.
     """
     from ktglite.reproduce import reproduce as execute
 
-    overrides = parse_overrides(set) | ({"dask": dask} if dask else {})
-    with _kept_in(run_folder(profile, out)):
-        done = execute(profile, only, out, overrides, notebooks, force)
-    tables = run_folder(profile, out) / "tables"
-    if (tables / "table1.md").exists():
-        print((tables / "table1.md").read_text(encoding="utf-8"))
-    _say_where(*sorted(tables.glob("*")), *(path.with_suffix(".html") for path in done.values()))
+    out = run_folder(run.profile, run.out)
+    with _kept_in(out):
+        done = execute(run.profile, only, out, run.overrides(), notebooks)
+    table = out / "tables/table1.md"
+    if table.exists():
+        print(table.read_text(encoding="utf-8"))
+    print(*sorted(out.glob("tables/*")), *(p.with_suffix(".html") for p in done.values()), sep="\n")
 
 
-@command
 def ablation(
-    profile: Profile = "quick",
-    out: Out = None,
-    set: Pairs = (),
-    seeds: Annotated[int | None, option("How many; finished ones are kept.", "", "N")] = None,
-    sources: Annotated[tuple[str, ...], option("Pre-trained starts.", "", "INIT")] = (),
-    arch: Archs = (),
-    nodes: Nodes = None,
-    jobs: Jobs = None,
-    dask: Dask = None,
+    run: Choice, seeds: Number = None, sources: Names = (), arch: Names = (), nodes: Number = None
 ) -> None:
     """Table 1: train what is missing, write tables and claims. The same command resumes.
 
     Settings that no option has are given with --set, such as report=best or keep=target.
+
+    Args:
+        seeds: how many; finished ones are kept.
+        sources: pre-trained starts, such as fractaldb1k or a weights file.
+        arch: one for all nodes, or one for each: resnet18_w16, a model of torchvision.
+        nodes: of a graph.
     """
-    given = {"seeds": seeds, "sources": sources, "nodes": nodes, "jobs": jobs, "dask": dask}
-    settings = _settings("02", profile, out, set, given | {"arch": _one_or_each(arch)})
+    archs = arch[0] if len(arch) == 1 else arch
+    settings = run.settings("02", seeds=seeds, sources=sources, arch=archs, nodes=nodes)
     from ktglite.experiments import ablation as table1
     from ktglite.experiments import claims
     from ktglite.experiments.runs import run_all
@@ -126,27 +120,21 @@ def ablation(
     frame = table1.ablation_table(records, settings.sources)
     paths = table1.write_table(frame, out / "tables")
     table = claims.claims_table(records, sources=settings.sources, scale=settings.profile)
-    table.to_csv(out / "tables" / "claims.csv", index=False)
-    _print_table(table1.format_table(frame), "Accuracy of node 1 (%), test: mean ± std (n)")
-    _say_where(*paths, out / "tables" / "claims.csv")
-    _say_next(f"ktglite figures {quote(str(out))}")
+    table.to_csv(out / "tables/claims.csv", index=False)
+    print("Accuracy of node 1 (%), test: mean ± std (n)")
+    _print_table(table1.format_table(frame))
+    print(*paths, out / "tables/claims.csv", sep="\n")
+    print(f"next: ktglite figures {quote(str(out))}")
 
 
-@command
-def search(
-    condition: Positional[
-        Annotated[str, option("none, imagenet1k, fractaldb1k or mixed.", metavar="CONDITION")]
-    ],
-    profile: Profile = "quick",
-    trials: Annotated[int | None, option("How many graphs.", "the profile's", "N")] = None,
-    out: Out = None,
-    set: Pairs = (),
-    jobs: Jobs = None,
-    dask: Dask = None,
-) -> None:
-    """Step 3: search the graph, where nodes may start from CONDITION. The same command resumes."""
-    given = {"trials": trials, "jobs": jobs, "dask": dask}
-    settings = _settings("03", profile, out, set, given)
+def search(condition: Argument, run: Choice, trials: Number = None) -> None:
+    """Step 3: search the graph, where nodes may start from CONDITION. The same command resumes.
+
+    Args:
+        condition: none, imagenet1k, fractaldb1k or mixed.
+        trials: how many graphs.
+    """
+    settings = run.settings("03", trials=trials)
     from ktglite.experiments import search as step3
     from ktglite.graph import Graph
     from ktglite.pool import open_pool
@@ -155,7 +143,7 @@ def search(
     out = Path(settings.out)
     data = settings.load_data()
     settings.store()
-    weights = _each(settings.weights)[0]
+    weights = settings.weights if isinstance(settings.weights, str) else settings.weights[0]
     config = settings.train_config()
     with _kept_in(out), open_pool(settings.jobs, settings.dask) as pool:
         study = step3.search(chosen, data, config, out, weights=weights, pool=pool)
@@ -163,18 +151,17 @@ def search(
     counts = [f"{n} {state.lower()}" for state, n in summary["states"].items() if n]
     print(f"{condition}: {', '.join(counts)}")
     path = out / "search" / f"{study.study_name}.json"
-    _say_where(path)
+    print(path)
     if summary["best"] is None:
-        print("no graph was trained to the end")
+        print("no graph was trained to the end: give more --trials")
         return
     value = f"{summary['select_on']} accuracy {summary['selection_value']:.2f} %"
     print(f"best graph, {value}: {Graph.from_dict(summary['best']['graph'])}")
-    again = f"ktglite train {quote(str(path))} --profile {quote(str(profile))} --seed 1000"
-    sets = "".join(f" --set {quote(pair)}" for pair in (*set, f"weights={weights}"))
-    _say_next(f"{again}{sets} --out {quote(str(out / f'best_{condition}'))}")
+    again = f"ktglite train {quote(str(path))} --profile {quote(run.profile)} --seed 1000"
+    sets = "".join(f" --set {quote(pair)}" for pair in (*run.set, f"weights={weights}"))
+    print(f"next: {again}{sets} --out {quote(str(out / f'best_{condition}'))}")
 
 
-@command
 def pretrain() -> None:
     """Step 1: pre-train a single network on one source."""
     # Its options are the fields of PretrainConfig, see `_run`.
@@ -183,181 +170,154 @@ def pretrain() -> None:
 # ---- a graph of one's own
 
 
-@command
 def train(
-    graph: Positional[
-        Annotated[
-            str,
-            option("A .json file, alone, all-through:3, mutual:2, distillation.", metavar="GRAPH"),
-        ]
-    ],
-    out: Annotated[Path, option("Folder for the network, its record and curves.", metavar="DIR")],
-    dataset: Annotated[
-        str | None, option("Folder of class folders.", "the profile's", "DIR")
-    ] = None,
-    profile: Profile = "quick",
-    epochs: Annotated[int | None, option("How many.", "the profile's", "N")] = None,
-    arch: Archs = (),
-    init: Inits = (),
-    seed: Annotated[int | None, option("Of all random numbers.", "0", "N")] = None,
-    set: Pairs = (),
+    graph: Argument,
+    run: Choice,
+    dataset: Text = None,
+    epochs: Number = None,
+    arch: Names = (),
+    init: Names = (),
+    seed: Number = None,
 ) -> None:
-    """Train one graph and keep its target, node 1. The same command resumes.
+    """Train one graph into --out and keep its target, node 1. The same command resumes.
 
-    A .json file holds a graph (Graph.save), the record of a run, or the summary of a search, whose
-    best graph is trained.
+    Args:
+        graph: alone, all-through:3, mutual:2, distillation, or a .json file: a graph (Graph.save),
+            the record of a run, or the summary of a search, whose best graph is trained.
+        dataset: folder with a folder of images for each class; the profile's if not given.
+        epochs: how many; the profile's if not given.
+        arch: one for all nodes, or one for each: resnet18_w16, a model of torchvision.
+        init: what a node starts from, or one for each: scratch, imagenet1k, fractaldb1k, a weights
+            file, a name of torchvision's such as ResNet50_Weights.IMAGENET1K_V2.
+        seed: of all random numbers; 0 if not given.
     """
-    given = {"dataset": dataset, "epochs": epochs, "first_seed": seed}
-    settings = _settings("02", profile, out, set, given)
-    import pandas as pd
+    if run.out is None:
+        raise ValueError(
+            "train writes a network: give it a folder with --out, such as --out my_run"
+        )
+    settings = run.settings("02", dataset=dataset, epochs=epochs, first_seed=seed)
+    from ktglite.single_run import node_table, read_graph, train_graph
 
-    from ktglite.single_run import read_graph, train_graph
-
-    usual = () if graph.endswith(".json") else _each(settings.arch)
-    chosen = read_graph(graph, arch or usual, init)
-    with _kept_in(out):
+    usual = (settings.arch,) if isinstance(settings.arch, str) else settings.arch
+    chosen = read_graph(graph, arch or (() if graph.endswith(".json") else usual), init)
+    with _kept_in(run.out):
         record = train_graph(chosen, settings, Path(graph).stem)
-    rows = []
-    for i in sorted(chosen.reaching_target()):
-        accuracies = [f"{record[f'{split}_accuracy'][i]:.2f}" for split in ("val", "test")]
-        rows.append((f"node {i + 1}", chosen.nodes[i].arch, chosen.nodes[i].init, *accuracies))
-    columns = ["node", "architecture", "start", "validation %", "test %"]
-    _print_table(pd.DataFrame(rows, columns=columns), f"{chosen}")
-    target = out / "target.safetensors"
-    _say_where(target, out / "training.png", out / "record.json")
-    _say_next(f"ktglite predict {quote(str(target))} IMAGE_OR_FOLDER ..")
+    print(chosen)
+    _print_table(node_table(record))
+    target = run.out / "target.safetensors"
+    print(target, run.out / "training.png", run.out / "record.json", sep="\n")
+    print(f"next: ktglite predict {quote(str(target))} IMAGE_OR_FOLDER ..")
 
 
-@command
-def predict(
-    target: Positional[
-        Annotated[Path, option("A network: RUN/target.safetensors.", metavar="TARGET")]
-    ],
-    images: Positional[
-        Annotated[tuple[Path, ...], option("Files, or folders of them.", "", "IMAGE")]
-    ],
-    csv: Annotated[Path | None, option("Write the answers to this file.", "", "FILE")] = None,
-) -> None:
-    """What a trained network takes images for."""
-    import pandas as pd
+def predict(target: Network, images: Images, csv: File = None) -> None:
+    """What a trained network takes images for, and with which probability (%).
 
-    from ktglite.experiments.networks import classify, load_network
-    from ktglite.single_run import image_files
+    Args:
+        target: a network, such as RUN/target.safetensors.
+        images: files, or folders of them.
+        csv: file to write the answers to.
+    """
+    from ktglite.single_run import answers
 
-    files = image_files(images)
-    net = load_network(target)
-    parts = [files[start : start + 256] for start in range(0, len(files), 256)]
-    table = pd.concat([classify(net, part) for part in parts], ignore_index=True)
+    table = answers(target, images)
     if csv is None:
-        _print_table(table.round(1), f"{len(files)} images")
-    else:
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(csv, index=False)
-        _say_where(csv)
+        _print_table(table)
+        return
+    csv.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(csv, index=False)
+    print(csv)
 
 
-@command
-def evaluate(
-    target: Positional[
-        Annotated[Path, option("A network: RUN/target.safetensors.", metavar="TARGET")]
-    ],
-    dataset: Annotated[
-        str | None, option("Folder of class folders.", "its own images", "DIR")
-    ] = None,
-    cache: str = "data/cache",
-    raw: str = "data/raw",
-) -> None:
-    """Accuracy of a trained network on the test split of a data set, and by class."""
-    from ktglite.experiments.networks import load_network
-    from ktglite.single_run import class_table, load_test_images
+def evaluate(target: Network, dataset: Text = None) -> None:
+    """Accuracy of a trained network on the test split of a data set, and by class.
 
-    net = load_network(target)
-    data = load_test_images(net, dataset, cache, raw)
-    table = class_table(net, data)
-    _print_table(table, f"{data.name}: {len(data.test)} test images")
-    print(f"accuracy {100 * table['correct'].sum() / table['images'].sum():.2f} %")
+    Args:
+        target: a network, such as RUN/target.safetensors.
+        dataset: folder with a folder of images for each class; that of its training if not given.
+    """
+    from ktglite.single_run import class_table
+
+    table = class_table(target, dataset)
+    _print_table(table)
+    right, of = table["correct"].sum(), table["images"].sum()
+    print(f"accuracy {100 * right / of:.2f} % of {of} test images")
 
 
 # ---- what a run left
 
 
-@command
 def figures(
-    run: Positional[
-        Annotated[Path | None, option("Folder of a run.", "that of --profile", "RUN")]
-    ] = None,
-    profile: Profile = "quick",
-    out: Annotated[Path | None, option("Where they go.", "RUN/figures", "DIR")] = None,
-    format: Annotated[str, option("pdf, png, svg, with commas between.")] = "pdf,png",
-    lang: Annotated[str, option("en or ja.")] = "en",
+    run: Run = "quick", out: Folder = None, format: str = "pdf,png", lang: str = "en"
 ) -> None:
     """Draw the figures of a run again from its records; trains nothing.
 
     Of a folder that has single runs, their training is drawn.
-    """
-    from ktglite.figures import draw_all, plot_training, save_figure, use_style
 
-    records = run or find_run(profile)
-    out = out or (run or run_folder(profile)) / "figures"
+    Args:
+        run: folder of a run, or the profile whose run it is.
+        out: where they go; RUN/figures if not given.
+        format: pdf, png, svg, with commas between.
+        lang: en or ja.
+    """
+    from ktglite.export import read_folder
+    from ktglite.figures import draw_all
+    from ktglite.single_run import draw_training
+
+    records = find_run(run)
+    out = out or (records if records == Path(run) else run_folder(run)) / "figures"
     formats = format.replace(" ", "").split(",")
     print(f"from {records}")
     if (records / "table1.json").exists() or list(records.glob("search/*.json")):
-        _say_where(*draw_all(records, out, formats, lang))
+        print(*draw_all(records, out, formats, lang), sep="\n")
         return
-    from ktglite.export import read_folder
-    from ktglite.graph import Graph
-
-    use_style()
     for record in read_folder(records):
-        figure = plot_training(Graph.from_dict(record["graph"]), record["epochs"])
-        _say_where(*save_figure(figure, out, f"training-{record['key'][:8]}", formats))
+        print(*draw_training(record, out, f"training-{record['key'][:8]}", formats), sep="\n")
 
 
-@command
-def claims(
-    run: Positional[
-        Annotated[Path | None, option("Folder of a run.", "that of --profile", "RUN")]
-    ] = None,
-    profile: Profile = "quick",
-) -> None:
-    """The verdicts on the paper's claims, from the records of a run."""
+def claims(run: Run = "quick") -> None:
+    """The verdicts on the paper's claims, from the records of a run.
+
+    Args:
+        run: folder of a run, or the profile whose run it is.
+    """
     from ktglite.experiments import ablation as table1
     from ktglite.experiments import search as step3
     from ktglite.experiments.claims import claims_table
 
-    run = run or find_run(profile)
-    summaries = step3.read_summaries(run / "search") if list(run.glob("search/*.json")) else {}
-    table = claims_table(table1.read_runs(run), summaries)
-    span = table.apply(lambda row: f"{row.effect:+.2f} [{row.low:+.2f}, {row.high:+.2f}]", axis=1)
-    table = table.assign(points=span).rename(columns={"paper effect": "paper"}).round(2)
-    shown = table[["claim", "source", "points", "n", "verdict", "paper"]]
-    _print_table(shown, f"{run}: effects in points, with 95 % intervals")
+    folder = find_run(run)
+    summaries = list(folder.glob("search/*.json")) and step3.read_summaries(folder / "search")
+    table = claims_table(table1.read_runs(folder), summaries or {})
+    print(f"{folder}: effects in points, with 95 % intervals")
+    columns = ["claim", "source", "effect", "low", "high", "n", "verdict", "paper effect"]
+    _print_table(table[columns].round(2))
     for claim, words in table.groupby("claim")["says"].first().items():
         print(f"{claim}: {words}")
 
 
-@command
-def export(
-    run: Positional[RunFolder],
-    to: Annotated[str, option("csv, parquet, tensorboard or optuna.")],
-    out: Annotated[Path, option("Folder for what is written.", metavar="DIR")],
-) -> None:
-    """The records of a run as tables, for TensorBoard, or its searches for optuna-dashboard."""
+def export(run: Run, to: str, out: Path) -> None:
+    """The records of a run as tables, for TensorBoard, or its searches for optuna-dashboard.
+
+    Args:
+        run: folder of a run.
+        to: csv, parquet, tensorboard or optuna.
+        out: folder for what is written.
+    """
     from ktglite.export import export as write
 
     paths = write(run, to, out)
-    _say_where(*paths)
+    print(*paths, sep="\n")
     if to == "tensorboard":
-        _say_next(f"tensorboard --logdir {quote(str(out))}")
+        print(f"next: tensorboard --logdir {quote(str(out))}")
     elif to == "optuna":
-        _say_next(f"optuna-dashboard {quote(str(paths[0]))}")
+        print(f"next: optuna-dashboard {quote(str(paths[0]))}")
 
 
-@command
-def doctor(
-    out: Annotated[Path, option("The folder of all runs.", metavar="DIR")] = Path("data/runs"),
-) -> None:
-    """This machine, and runs that are unfinished or failed; code 1 for what would stop a run."""
+def doctor(out: Path = Path("data/runs")) -> None:
+    """This machine, and runs that are unfinished or failed; code 1 for what would stop a run.
+
+    Args:
+        out: the folder of all runs.
+    """
     from ktglite.doctor import examine
 
     lines = list(examine(out))
@@ -370,30 +330,15 @@ def doctor(
 # ---- what commands share
 
 
-def _settings(notebook: str, profile: str, out: Path | None, pairs: Sequence[str], given: dict):
-    """The settings of a notebook, from `--set NAME=VALUE` and from a command's own options."""
-    chosen = parse_overrides(pairs) | {name: v for name, v in given.items() if v not in (None, ())}
-    raw_settings(notebook, profile, chosen)  # names are told before seconds of imports
-    from ktglite.settings import load_settings
-
-    return load_settings(notebook, profile, out, **chosen)
-
-
-def _one_or_each(archs: tuple[str, ...]) -> str | tuple[str, ...]:
-    return archs[0] if len(archs) == 1 else archs
-
-
-def _each(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else value
-
-
-def find_run(profile: str) -> Path:
-    """Where the records of a profile are: in data/runs, else those that come with the kit."""
+def find_run(run: str) -> Path:
+    """The folder `run`; or of a profile, that in data/runs, else what comes with the kit."""
     from ktglite.store import from_checkout
 
-    own = run_folder(profile)
-    shipped = from_checkout(f"data/reference_runs/{Path(profile).stem}")
-    return own if (own / "table1.json").exists() or not shipped.is_dir() else shipped
+    own = run_folder(run)
+    shipped = from_checkout(f"data/reference_runs/{run}")
+    if Path(run).is_dir() or not (own.is_dir() or shipped.is_dir()):
+        return Path(run)
+    return shipped if shipped.is_dir() and not (own / "table1.json").exists() else own
 
 
 @contextmanager
@@ -408,36 +353,20 @@ def _kept_in(out: Path) -> Iterator[None]:
         raise
 
 
-def _print_table(frame, title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*map(str, frame.columns))
-    for row in frame.itertuples(index=False):
-        table.add_row(*("" if cell != cell else str(cell) for cell in row))  # NaN: nothing
-    console = Console()
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
-    console.print(table)
-
-
-def _say_where(*paths: Path) -> None:
-    for path in paths:
-        print(path)
-
-
-def _say_next(line: str) -> None:
-    print(f"next: {line}")
+def _print_table(frame) -> None:
+    print(frame.to_string(index=False, na_rep=""))
 
 
 # ---- the program
 
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as Slurm sends it."""
+STEPS = (reproduce, pretrain, ablation, search)
+AFTER = (train, predict, evaluate, figures, claims, export, doctor)
+COMMANDS = {function.__name__: function for function in (*STEPS, *AFTER)}
 
 
 def _terminate(number, frame) -> None:
-    raise Terminated
+    """Let SIGTERM, as Slurm sends it, end a run as Ctrl-C does."""
+    raise KeyboardInterrupt(number)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -455,26 +384,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = "; ".join(["stopped", *getattr(stop, "__notes__", [])])
         print(f"\nktglite: {where}; the same command resumes", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        os._exit(143 if isinstance(stop, Terminated) else 130)  # waits for no worker
+        os._exit(143 if stop.args else 130)  # waits for no worker
     except Exception as error:
-        if os.environ.get("KTGLITE_DEBUG") or not _is_told(error):
+        from ktglite.reproduce import NotebookError
+
+        # Others, subclasses of ValueError among them, are defects and keep their trace.
+        told = isinstance(error, (OSError, FloatingPointError, NotebookError))
+        if os.environ.get("KTGLITE_DEBUG") or not (told or type(error) is ValueError):
             raise
         sys.exit("\n".join([f"ktglite: {error}", *getattr(error, "__notes__", [])]))
-
-
-def _is_told(error: Exception) -> bool:
-    """Whether an error says in words what its reader can mend; others are defects, with a trace."""
-    from ktglite.reproduce import NotebookError
-
-    told = (OSError, FloatingPointError, NotebookError)  # ChildProcessError is an OSError
-    return type(error) is ValueError or isinstance(error, told)
 
 
 def _run(arguments: Sequence[str]) -> None:
     """Run the command that is named first."""
     name, *rest = arguments or ["--help"]
     if name in ("--help", "-h"):
-        print(_help())
+        print("usage: ktglite COMMAND [OPTIONS], or ktglite COMMAND --help\n")
+        for command, function in COMMANDS.items():
+            print(f"  {command:<10} {inspect.getdoc(function).splitlines()[0]}")
+        print("\nKTGLITE_DEBUG=1 in the environment shows tracebacks. --version tells the version.")
     elif name == "--version":
         print(ktglite.__version__)
     elif name == "pretrain":
@@ -482,22 +410,10 @@ def _run(arguments: Sequence[str]) -> None:
 
         pretrain(rest)
     elif name in COMMANDS:
-        config = (tyro.conf.FlagCreatePairsOff,)
+        config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
         tyro.cli(COMMANDS[name], args=rest, prog=f"ktglite {name}", config=config)
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         print(f"ktglite: no command {name}; {hint}", file=sys.stderr)
         sys.exit(2)
-
-
-def _help() -> str:
-    lines = ["usage: ktglite COMMAND [OPTIONS], or ktglite COMMAND --help", ""]
-    for name, function in COMMANDS.items():
-        words = " ".join(inspect.getdoc(function).split("\n\n")[0].split())
-        lines.append(f"  {name:<10} {words}")
-    lines += [
-        "",
-        "KTGLITE_DEBUG=1 in the environment shows tracebacks. --version tells the version.",
-    ]
-    return "\n".join(lines)

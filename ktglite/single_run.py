@@ -1,17 +1,14 @@
 """One graph of one's own: train it, keep its target, and see what the target is worth."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
-from torch import nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from ktglite.data import Data
 from ktglite.experiments import networks
 from ktglite.experiments.runs import SCHEMA, Run, run
 from ktglite.figures import plot_training, save_figure, use_style
@@ -21,13 +18,13 @@ from ktglite.sources.datasets import load_data
 from ktglite.store import atomic_write, write_record
 from ktglite.trainer import predict
 
-__all__ = ["class_table", "image_files", "load_test_images", "read_graph", "train_graph"]
+__all__ = ["answers", "class_table", "draw_training", "node_table", "read_graph", "train_graph"]
 
-PRESETS = {  # the graph, and how many nodes it has unless a number says so
-    "alone": (independent, 1),
-    "all-through": (all_through, 3),
-    "mutual": (mutual, 2),
-    "distillation": (distillation, 2),
+PRESETS = {  # the graph, and how many nodes it may have; the first unless a number says so
+    "alone": (independent, "1"),
+    "all-through": (all_through, "3123456789"),
+    "mutual": (mutual, "223456789"),
+    "distillation": (distillation, "2"),
 }
 
 
@@ -43,43 +40,36 @@ def read_graph(text: str, archs: Sequence[str], inits: Sequence[str] = ()) -> Gr
     Raises:
         ValueError: for anything else, and for numbers that do not agree.
     """
+    name, _, count = text.partition(":")
     if text.endswith(".json"):
         graph = _graph_of_file(Path(text).expanduser())
+    elif name in PRESETS and count in ("", *PRESETS[name][1]):
+        make, counts = PRESETS[name]
+        graph = make(*[Node("resnet18")] * int(count or counts[0]))
     else:
-        name, _, count = text.partition(":")
-        if name not in PRESETS or not re.fullmatch(r"[1-9]?", count):
-            allowed = f"a .json file, {', '.join(PRESETS)}, with a number as in all-through:3"
-            raise ValueError(f"graph is {text!r}: allowed are {allowed}")
-        make, usual = PRESETS[name]
-        if count and name in ("alone", "distillation"):
-            raise ValueError(f"graph is {text!r}: {name} has {usual} node(s), give no number")
-        graph = make(*[Node("resnet18")] * int(count or usual))
+        allowed = "a .json file, alone, all-through:3, mutual:2 (or another number), distillation"
+        raise ValueError(f"graph is {text!r}: allowed are {allowed}")
     nodes = graph.nodes
     for field, given in (("arch", archs), ("init", inits)):
-        if not given:
-            continue
-        if len(given) not in (1, graph.size):
+        if len(given) not in (0, 1, graph.size):
             found = f"{len(given)} were given for {graph.size} nodes"
             raise ValueError(f"{field}: {found}: give one, or one for each node")
         values = given * graph.size if len(given) == 1 else given
-        nodes = [replace(n, **{field: v}) for n, v in zip(nodes, values, strict=True)]
+        changed = [replace(n, **{field: v}) for n, v in zip(nodes, values, strict=False)]
+        nodes = changed or nodes
     return replace(graph, nodes=nodes)
 
 
 def _graph_of_file(path: Path) -> Graph:
+    """That in a file of any of the three kinds."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        if "best" in content and content["best"] is None:
+            raise ValueError("this search trained no graph to the end; give it more trials")
+        content = content.get("best", content)
+        return Graph.from_dict(content.get("graph", content))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a graph: {error}") from error
-    if isinstance(content, dict) and "best" in content:
-        if content["best"] is None:
-            raise ValueError(
-                f"{path}: this search trained no graph to the end; give it more trials"
-            )
-        return Graph.from_dict(content["best"]["graph"])
-    if isinstance(content, dict) and "graph" in content:
-        return Graph.from_dict(content["graph"])
-    return Graph.load(path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,49 +101,67 @@ def train_graph(graph: Graph, settings: Settings, label: str) -> dict:
     with atomic_write(out / "target.safetensors") as file:
         file.write(kept[0].read_bytes())
     write_record(out / "record.json", record, SCHEMA)
-    use_style()
-    save_figure(plot_training(graph, record["epochs"]), out, "training", ("png",))
+    draw_training(record, out, "training", ("png",))
     return record
 
 
-def image_files(paths: Iterable[str | Path]) -> list[Path]:
-    """The files among `paths`, and every image below the folders among them, sorted.
+def draw_training(record: dict, out: Path, name: str, formats: Sequence[str]) -> list[Path]:
+    """Draw losses and accuracies of a run by epoch into the folder `out`; returns the files."""
+    use_style()
+    figure = plot_training(Graph.from_dict(record["graph"]), record["epochs"])
+    return save_figure(figure, out, name, formats)
 
-    Raises FileNotFoundError for a path that is not there, and for folders without images.
+
+def node_table(record: dict) -> pd.DataFrame:
+    """A row for each node that a run trained: what it was, and its accuracies (%)."""
+    table = pd.DataFrame(record["graph"]["nodes"])
+    table.insert(0, "node", table.index + 1)
+    for split in ("val", "test"):
+        table[f"{split} %"] = pd.Series(record[f"{split}_accuracy"], dtype=float).round(2)
+    return table.dropna()
+
+
+def answers(target: Path, images: Iterable[Path]) -> pd.DataFrame:
+    """What the network in a file takes images for: columns `file`, `class`, `probability` (%).
+
+    Folders stand for every image below them. Raises FileNotFoundError for a path that is not there,
+    and for folders without images.
     """
     files = []
-    for path in map(Path, paths):
+    for path in images:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        found = [path] if path.is_file() else sorted(path.rglob("[!.]*"))
-        files += [f for f in found if f == path or f.suffix.lower() in IMG_EXTENSIONS]
+        inside = sorted(path.rglob("[!.]*"))
+        images_inside = [file for file in inside if file.suffix.lower() in IMG_EXTENSIONS]
+        files += [path] if path.is_file() else images_inside
     if not files:
-        raise FileNotFoundError(f"no images in {', '.join(map(str, paths))}")
-    return files
+        raise FileNotFoundError(f"no images in {', '.join(map(str, images))}")
+    net = networks.load_network(target)
+    parts = [files[start : start + 256] for start in range(0, len(files), 256)]
+    table = pd.concat([networks.classify(net, part) for part in parts], ignore_index=True)
+    return table.assign(probability=table["probability"].astype(float).round(1))
 
 
-def load_test_images(net: nn.Module, dataset: str | None, cache: str, raw: str) -> Data:
-    """A data set as a loaded network takes it, split as for its training; by default that one.
+def class_table(
+    target: Path, dataset: str | None = None, cache: str = "data/cache"
+) -> pd.DataFrame:
+    """What the network in a file classifies correctly of a data set's test images.
 
-    Raises ValueError for a data set with classes that the network does not know.
+    The images are split as for its training; by default they are those of its training. A frame
+    with a row per class: `class`, `images`, `correct`. Raises ValueError for a data set with
+    classes that the network does not know.
     """
-    spec = {**(net.card.get("dataset") or {}), "cache": cache, "raw": raw}
+    net = networks.load_network(target)
+    spec = {**(net.card.get("dataset") or {}), "cache": cache}
     name = dataset or spec.get("name_or_folder")
     if name is None:
-        raise ValueError("the network does not say which images it was trained on: give --dataset")
+        raise ValueError(f"{target} does not say on which images it was trained: give --dataset")
     data = load_data(**spec | {"name_or_folder": name, "size": net.size, "fit": net.fit})
     if unknown := set(data.classes) - set(net.classes):
         known = ", ".join(net.classes[:5])
         raise ValueError(f"{name}: the network does not know {min(unknown)!r}; it knows {known} ..")
-    return data
-
-
-def class_table(net: nn.Module, data: Data) -> pd.DataFrame:
-    """What a network classifies correctly of the test images: a row per class, columns `class`,
-    `images`, `correct`."""
-    answers = [net.classes[i] for i in predict(net, data.test).argmax(1).tolist()]
-    truth = [data.classes[i] for i in data.test.labels.tolist()]
-    hits = [answer == right for answer, right in zip(answers, truth, strict=True)]
-    frame = pd.DataFrame({"class": truth, "correct": hits})
-    table = frame.groupby("class").agg(images=("correct", "size"), correct=("correct", "sum"))
+    given = predict(net, data.test).argmax(1)
+    frame = pd.DataFrame({"class": [data.classes[i] for i in data.test.labels]})
+    frame["correct"] = frame["class"] == [net.classes[i] for i in given]
+    table = frame.groupby("class")["correct"].agg(images="size", correct="sum")
     return table.reset_index()

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -19,6 +21,7 @@ from ktglite.experiments import ablation
 from ktglite.graph import Graph, Node, mutual
 from ktglite.pool import open_pool
 from ktglite.single_run import read_graph
+from ktglite.sources import pretrain as step1
 from ktglite.store import CHECKOUT, from_checkout, read_record
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red 赤": (200, 50, 40)}
@@ -70,6 +73,7 @@ def trained(pictures, tmp_path_factory):
         (["ablation", "--profile", "smoke", "--arch", "resnet9"], "unknown arch 'resnet9'"),
         (["ablation", "--profile", "smoke", "--nodes", "1"], "nodes is 1"),
         (["train", "ring", "--out", "x", "--profile", "smoke"], "graph is 'ring'"),
+        (["train", "alone"], "give it a folder with --out"),
         (["predict", "nowhere.safetensors", "nowhere"], "nowhere does not exist"),
         (["export", "nowhere", "--to", "csv", "--out", "x"], "nowhere has no table1.json"),
         (["export", "nowhere", "--to", "xls", "--out", "x"], "allowed are csv, parquet"),
@@ -113,21 +117,26 @@ def test_a_graph_is_trained_on_a_folder_and_its_target_predicts(
     assert len(table) == 13
     assert table["class"][0] == "green"
     assert (table["class"][1:] == "red 赤").mean() > 0.8
+    main(["predict", str(out / "target.safetensors"), given[0]])
+    assert re.search(r"new\.jpg +green +\d+\.\d\n$", capsys.readouterr().out)
 
 
-def test_a_network_is_evaluated_on_its_own_test_images(trained, pictures, capsys):
+def test_a_network_is_evaluated_on_its_own_test_images(
+    trained, pictures, capsys, monkeypatch, tmp_path
+):
     out, _ = trained
+    monkeypatch.chdir(tmp_path)
     target = str(out / "target.safetensors")
     record = read_record(out / "record.json", 1)
-    main(["evaluate", target, "--cache", str(out / "cache")])
+    main(["evaluate", target])
     text = capsys.readouterr().out
-    assert f"accuracy {record['test_accuracy'][0]:.2f} %" in text
-    assert f"{record['data']['test']} test images" in text
+    accuracy = record["test_accuracy"][0]
+    assert f"accuracy {accuracy:.2f} % of {record['data']['test']} test images" in text
     assert load_network(target).classes == tuple(sorted(COLOURS))
     (pictures / "blue").rename(pictures / "violet")
     try:
         with pytest.raises(SystemExit, match="the network does not know 'violet'"):
-            main(["evaluate", target, "--dataset", str(pictures), "--cache", str(out / "cache")])
+            main(["evaluate", target, "--dataset", str(pictures)])
     finally:
         (pictures / "violet").rename(pictures / "blue")
 
@@ -174,6 +183,24 @@ def test_a_search_ends_with_its_best_graph_and_the_command_that_trains_it(tmp_pa
     assert (record["graph"], record["seed"]) == (best, 1000)
 
 
+def test_pre_training_takes_its_settings_as_options(monkeypatch, capsys):
+    seen = []
+
+    def pretrain(config: step1.PretrainConfig) -> str:
+        seen.append(config)
+        return "a.safetensors"
+
+    monkeypatch.setattr(step1, "pretrain", pretrain)
+    row = {"epoch": 3, "loss": 0.0, "accuracy": 0.0}
+    monkeypatch.setattr(step1, "read_card", lambda path: {"curve": [row]})
+    options = "--epochs 3 --lr 1e-3 --images-per-epoch 90 --source imagenet1k_standin --no-tf32"
+    main(["pretrain", *options.split()])
+    (config,) = seen
+    assert (config.epochs, config.lr, config.images_per_epoch, config.tf32) == (3, 1e-3, 90, False)
+    assert config.source == "imagenet1k_standin"
+    assert "a.safetensors: epoch 3" in capsys.readouterr().out
+
+
 # ---- what a run left
 
 
@@ -185,7 +212,10 @@ def test_a_run_is_taken_away_as_tables(trained, tmp_path, capsys):
     assert {"graph", "seed", "lr", "test_accuracy"} <= set(runs.columns)
     epochs = pd.read_csv(tmp_path / "epochs.csv")
     assert len(epochs) == 12 * 2
-    assert set(epochs["node"]) == {1, 2}
+    record = read_record(out / "record.json", 1)
+    assert runs["test_accuracy"][0] == record["test_accuracy"][0]
+    second = epochs[epochs["node"] == 2]["val_accuracy"]
+    assert list(second) == [epoch["val_accuracy"][1] for epoch in record["epochs"]]
     main(["figures", str(out), "--format", "png"])
     assert len(list(out.glob("figures/training-*.png"))) == 1
 
@@ -218,31 +248,26 @@ def test_recorded_searches_open_in_optuna(tmp_path, capsys):
 def test_records_that_come_with_the_kit_are_found_from_any_folder(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.find_run("quick") == CHECKOUT / "data/reference_runs/quick"
+    assert str(cli.find_run("nowhere")) == "nowhere"
+    (tmp_path / "data/runs/mine").mkdir(parents=True)
     assert str(cli.find_run("mine")) == "data/runs/mine"
     main(["claims"])
     text = capsys.readouterr().out
     assert "C1: pre-training node 1 helps" in text
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "runs", "mine"]
 
 
-def test_figures_go_below_the_run(capsys, tmp_path):
-    grid = ablation.ablation_grid("resnet18_w8", ["imagenet1k_standin", "fractaldb1k"])
-    records = [
-        {
-            "label": label,
-            "graph": graph.to_dict(),
-            "seed": seed,
-            "test_accuracy": [50.0 + seed, 1, 1],
-            "epochs": [{"epoch": 1, "val_accuracy": [40.0 + seed]}],
-            "data": {"name": "synthcars", "fingerprint": "0" * 64},
-            "provenance": {"git": None},
-        }
-        for label, graph in grid.items()
-        for seed in (0, 1)
-    ]
-    (tmp_path / "table1.json").write_text(json.dumps(records))
-    main(["figures", str(tmp_path), "--format", "png"])
-    assert str(tmp_path / "figures/table1.png") in capsys.readouterr().out
+def test_figures_go_below_the_run(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr("ktglite.figures.draw_all", lambda *given: drawn.append(given) or [])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/table1.json").write_text("[]")
+    main(["figures", "mine", "--format", "png, svg"])
+    main(["figures", "quick", "--lang", "ja"])  # shipped records: not beside them
+    mine = Path("mine"), Path("mine/figures"), ["png", "svg"], "en"
+    shipped = CHECKOUT / "data/reference_runs/quick"
+    assert drawn == [mine, (shipped, Path("data/runs/quick/figures"), ["pdf", "png"], "ja")]
 
 
 def test_table_1_of_nodes_of_several_architectures():

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from ktglite import Graph, Node, Run, TrainConfig, all_through, independent, models, run
-from ktglite.settings import load_profile, parse_overrides
+from ktglite.settings import load_profile
 from ktglite.sources.datasets import read_image
 from ktglite.sources.pretrain import read_card
 from ktglite.store import Checkpoint, read_record
@@ -65,11 +65,6 @@ def only(error: type[Exception], read, path=None):
 GRAPH = all_through(Node("resnet18_w8"), Node("resnet18_w8", "fractaldb1k")).to_dict()
 
 
-@given(json_values)
-def test_any_json_as_a_graph(value):
-    only(ValueError, lambda: Graph.from_dict(value))
-
-
 @given(
     st.sampled_from(
         ["nodes", "gates", "transfer_weight", "nodes.0", "nodes.0.arch", "gates.1", "gates.1.0"]
@@ -101,18 +96,12 @@ def test_any_bytes_as_a_profile(place, content):
     assert found is None or json.dumps(found) is not None  # papermill writes them as JSON
 
 
-@given(st.text(max_size=40))
-def test_any_text_as_an_override(text):
-    only(ValueError, lambda: parse_overrides([text]))
-
-
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
 def test_deep_nesting_is_no_crash(tmp_path, opening):
     path = tmp_path / "deep.yaml"
     path.write_text(opening * 1000)
     with pytest.raises(ValueError, match=r"deep\.yaml"):
         load_profile(path)
-    only(ValueError, lambda: parse_overrides([f"a={opening * 1000}"]))
 
 
 # ---- records and cards
@@ -133,31 +122,11 @@ def test_a_damaged_record_is_refused(record, data):
     content = data.draw(
         damaged(whole) | st.binary(max_size=200) | json_values.map(lambda v: json.dumps(v).encode())
     )
-    try:
-        same = json.loads(content) == json.loads(whole)
-    except (ValueError, RecursionError):
-        same = False
-    try:
-        record.write_bytes(content)
-        found = only(ValueError, lambda: read_record(record, 1), record)
-    finally:
-        record.write_bytes(whole)
-    assert found is None or same or {**found, "label": None, "sha256": None} == {
-        **json.loads(whole), "label": None, "sha256": None,
-    }  # fmt: skip
-
-
-@given(st.data())
-def test_an_edited_record_is_refused(record, data):
-    whole = json.loads(record.read_text())
-    name = data.draw(st.sampled_from(sorted(set(whole) - {"label", "sha256"})))
-    value = data.draw(json_values)
-    assume(json.dumps(value) != json.dumps(whole[name]))
-    edited = record.with_suffix(".edited")
-    edited.mkdir(exist_ok=True)
-    (edited / record.name).write_text(json.dumps({**whole, name: value}))
-    with pytest.raises(ValueError, match=record.name):
-        read_record(edited / record.name, 1)
+    path = record.with_name("damaged.json")
+    path.write_bytes(content)
+    found = only(ValueError, lambda: read_record(path, 1), path)
+    unhashed = {"label": None, "sha256": None}
+    assert found is None or found | unhashed == json.loads(whole) | unhashed
 
 
 @given(st.binary(max_size=100) | json_values.map(lambda value: json.dumps(value).encode()))

@@ -62,8 +62,8 @@ def test_every_public_name_is_there_and_completed_by_tab():
         ktglite.runn  # noqa: B018
 
 
-def test_whoever_imports_the_core_alone_knows_all_sources():
-    code = "from ktglite.graph import Node; print(Node('resnet18', 'fractaldb1k').init)"
+def test_whoever_asks_the_package_for_a_name_knows_all_sources():
+    code = "from ktglite import Node; print(Node('resnet18', 'fractaldb1k').init)"
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True)
     assert done.stdout == b"fractaldb1k\n", done.stderr.decode()
 
@@ -102,3 +102,19 @@ for line in sys.argv[1:]:
         assert end.endswith(" False False")
     assert "no command trian; did you mean train?" in done.stderr
     assert "--seeds" in done.stdout + done.stderr
+
+
+def test_ctrl_c_while_commands_are_imported_is_a_line(monkeypatch, capsys):
+    from ktglite.__main__ import run
+
+    class Interrupting:
+        def find_spec(self, name, path=None, target=None):
+            if name == "ktglite.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "ktglite.cli", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        run()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "\nktglite: stopped; the same command resumes\n"

@@ -1,8 +1,6 @@
 """What holds for every graph, gate, split and setting: a few examples here, more by `make soak`."""
 
 import dataclasses
-import json
-from functools import partial
 from itertools import permutations
 from typing import get_args, get_type_hints
 
@@ -16,33 +14,10 @@ from test_graph import graphs
 
 from ktglite import GATES, Graph, TrainConfig, epochs, initial_models
 from ktglite.data import Data, Split
-from ktglite.settings import load_profile, load_settings, parse_overrides
-from ktglite.sources import pretrain as step1
+from ktglite.settings import load_settings, parse_overrides
 from ktglite.sources.datasets import assign_splits
 
 # ---- graphs
-
-
-@given(graphs())
-def test_json_round_trip(graph):
-    again = Graph.from_dict(json.loads(json.dumps(graph.to_dict())))
-    assert again == graph
-    assert again.canonical() == graph.canonical()
-
-
-@given(graphs())
-def test_canonical_is_idempotent_and_keeps_what_matters(graph):
-    form = graph.canonical()
-    assert form.canonical() == form
-    assert form.size == len(graph.reaching_target()) == len(form.reaching_target())
-    assert form.nodes[0] == graph.nodes[0]
-
-
-@given(st.data())
-def test_canonical_ignores_the_order_of_auxiliary_nodes(data):
-    graph = data.draw(graphs())
-    order = [0, *data.draw(st.permutations(range(1, graph.size)))]
-    assert reordered(graph, order).canonical() == graph.canonical()
 
 
 def reordered(graph: Graph, order: list[int]) -> Graph:
@@ -158,38 +133,7 @@ def test_splits_are_complete_stratified_and_seeded(counts, shares, seed):
     assert (np.bincount(shuffled, minlength=3) == np.bincount(part, minlength=3)).all()
 
 
-@given(
-    st.lists(st.integers(6, 60), min_size=2, max_size=6),
-    st.integers(0, 400),
-    st.sampled_from([(-1,), (0, 2), (0, 1, 2)]),
-)
-def test_a_limit_is_never_exceeded_and_empties_no_class(counts, limit, sources):
-    labels = np.repeat(np.arange(len(counts)), counts)
-    given_ = np.concatenate([np.resize(np.array(sources, np.int8), count) for count in counts])
-    split = partial(assign_splits, labels, given_, [str(i) for i in counts], (0.6, 0.2, 0.2), 0)
-    if limit < 3 * len(counts):
-        with pytest.raises(ValueError, match=f"at least {3 * len(counts)}"):
-            split(limit)
-        return
-    part = split(limit)
-    assert (part >= 0).sum() <= limit
-    assert all({0, 1, 2} <= set(part[labels == label]) for label in range(len(counts)))
-
-
 # ---- configuration
-
-numbers = (
-    st.integers(-(10**9), 10**9)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.booleans()
-    | st.none()
-)
-names = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
-
-
-@given(st.floats(0, 100))
-def test_a_rate_survives_the_command_line(lr):
-    assert load_settings("02", "quick", **parse_overrides([f"lr={lr}"])).lr == lr
 
 
 @given(st.text(max_size=40).map(str.strip).filter(lambda text: text and text[0] != "~"))
@@ -197,14 +141,6 @@ def test_a_text_survives_the_command_line(text):
     given = parse_overrides([f"dataset={text}"])
     found = load_settings("02", "quick", "here", **given).dataset
     assert found == text.replace("{out}", "here")
-
-
-@given(st.dictionaries(names, numbers | st.text() | st.lists(numbers | st.text()), max_size=5))
-def test_any_value_survives_a_profile(tmp_path_factory, values):
-    path = tmp_path_factory.getbasetemp() / "any.yaml"
-    # without allow_unicode: PyYAML would write U+0085 as it is and read it as the end of a line
-    path.write_text(yaml.safe_dump({"shared": values}), encoding="utf-8")
-    assert load_profile(path) == {"shared": values}
 
 
 configs = st.builds(
@@ -233,36 +169,3 @@ def test_a_training_survives_yaml_and_the_command_line(config):
         [f"{name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in values.items()]
     )
     assert load_settings("02", "quick", **given_).train_config() == config
-
-
-@given(
-    st.integers(1, 10**6), st.floats(0, 100), st.booleans(), st.none() | st.integers(2, 10**9),
-    st.sampled_from(("fractaldb1k", "imagenet1k_standin")),
-)  # fmt: skip
-@settings(max_examples=max(settings().max_examples // 10, 5))
-def test_pre_training_settings_survive_their_command_line(
-    monkeypatch_once, epochs, lr, tf32, images, source
-):
-    options = ["--epochs", epochs, "--lr", lr, "--images-per-epoch", images, "--source", source]
-    options.append("--tf32" if tf32 else "--no-tf32")
-    step1.main(list(map(str, options)))
-    config = monkeypatch_once[-1]
-    found = config.epochs, config.lr, config.tf32, config.images_per_epoch
-    assert found == (epochs, lr, tf32, images)
-    assert config.source == source
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_once():
-    """The settings that `ktglite pretrain` would train with."""
-    seen, patch = [], pytest.MonkeyPatch()
-
-    def pretrain(config: step1.PretrainConfig) -> str:
-        seen.append(config)
-        return ""
-
-    patch.setattr(step1, "pretrain", pretrain)
-    row = {"epoch": 1, "loss": 0.0, "accuracy": 0.0}
-    patch.setattr(step1, "read_card", lambda path: {"curve": [row]})
-    yield seen
-    patch.undo()
