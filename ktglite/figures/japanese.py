@@ -13,8 +13,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 
-__all__ = ["translate", "translate_figure", "words"]
-
 
 @cache
 def words() -> dict:

@@ -100,19 +100,10 @@ def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None =
             colour, line, _ = style.gate_style(graph.gates[t][s])
             values = [record["edge_loss"][t][s] for record in records]
             label = f"{'label' if s == t else s + 1} → {t + 1} ({graph.gates[t][s]})"
-            look = {
-                "color": colour,
-                "ls": line,
-                "marker": marks[(s + t) % 6],
-                "label": label,
-                **shape,
-            }
-            (labels if s == t else between).plot(done, values, **look)
-    titles = {
-        "accuracy": "validation (%)",
-        "label edges": "mean loss after the gate",
-        "edges between nodes": "mean loss after the gate",
-    }
+            look = shape | {"color": colour, "ls": line, "marker": marks[(s + t) % 6]}
+            (labels if s == t else between).plot(done, values, label=label, **look)
+    loss = "mean loss after the gate"
+    titles = {"accuracy": "validation (%)", "label edges": loss, "edges between nodes": loss}
     for axis, (name, ylabel) in zip((accuracy, labels, between), titles.items(), strict=True):
         last = max(epochs or 0, done[-1], 2)
         axis.set(title=name, xlabel="epoch", ylabel=ylabel, xlim=(0.8, last + 0.2))
