@@ -68,7 +68,7 @@ def to_html(notebook, stem: str, home: Path, folder: Path) -> str:
     import nbformat
     from nbconvert.preprocessors import TagRemovePreprocessor
 
-    lang = home.name if home.name in WORDS else "en"
+    lang = "ja" if home.name == "ja" or stem.endswith(".ja") else "en"
     page = nbformat.reads(nbformat.writes(notebook), as_version=4)
     describe_pictures(page)
     headings = []
@@ -84,7 +84,7 @@ def to_html(notebook, stem: str, home: Path, folder: Path) -> str:
     ways = [f"[← {name[:2]}]({name}.html)" for name in NOTEBOOKS[max(at - 1, 0) : at]]
     ways += [f"[{name[:2]} →]({name}.html)" for name in NOTEBOOKS[at + 1 : at + 2]]
     ways = " · ".join(ways) if stem in NOTEBOOKS else ""
-    contents = f"**{WORDS[lang][0]}**\n\n" + "\n".join(chapters) if len(chapters) > 1 else ""
+    contents = f"**{WORDS[lang][0]}**\n\n" + "\n".join(chapters) if chapters else ""
     new_cell = nbformat.v4.new_markdown_cell
     page.cells[1:1] = [new_cell(_with_mathml(text)) for text in (contents, ways) if text]
     page.cells += [new_cell(ways)] if ways else []

@@ -6,8 +6,10 @@ It mirrors the checkout, so that a link holds with .html in place of .md and .ip
 page links to are copied; a link to nothing is an error.
 """
 
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import unquote
@@ -19,14 +21,15 @@ from ktglite.pages import to_html
 from ktglite.profiles import NOTEBOOKS
 
 ROOT = Path(__file__).parents[1]
+RUN = {"cwd": ROOT, "check": True, "capture_output": True, "text": True}
 LINK = re.compile(r'\b(href|src)="(?!https?:|mailto:|data:|#|attachment:)([^"#]+)(#[^"]*)?"')
 
 
 def build_site(out: Path) -> list[Path]:
     """Write every page below `out`; the paths of all. Raises ValueError naming links to nothing."""
     sources = [ROOT / f"notebooks/{part}{stem}.ipynb" for part in ("", "ja/") for stem in NOTEBOOKS]
-    sources += sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md"))
-    sources += [ROOT / name for name in ("data/README.md", "figures/README.md")]
+    known = subprocess.run(["git", "ls-files", "*.md"], **RUN).stdout.split()
+    sources += [ROOT / name for name in known]
     shutil.rmtree(out, ignore_errors=True)
     pages = {path: out / path.relative_to(ROOT).with_suffix(".html") for path in sources}
     pages[ROOT / "index.md"] = out / "index.html"
@@ -55,15 +58,11 @@ def render(source: Path, sources: list[Path]) -> str:
 
 def index(sources: list[Path]) -> str:
     """The contents in Markdown: notebooks in both languages, the explorer, documents."""
-    titles = {path: _title(path) for path in sources}
-    parts = {"Notebooks": "notebooks", "ノートブック": "notebooks/ja", "Documents": "docs"}
-    parts |= {"More": "."}
     text = "# ktglite\n\n[Try a graph in the explorer](docs/explorer.html)\n"
-    for name, folder in parts.items():
-        own = [path for path in sources if path.parent == ROOT / folder]
-        if folder == ".":
-            own += [path for path in sources if path.parent in (ROOT / "data", ROOT / "figures")]
-        items = [f"- [{titles[path]}]({path.relative_to(ROOT).as_posix()})" for path in own]
+    groups = {"notebooks": "Notebooks", "ja": "ノートブック", "docs": "Documents"}
+    for name in (*groups.values(), "More"):
+        own = [path for path in sources if groups.get(path.parent.name, "More") == name]
+        items = [f"- [{_title(path)}]({path.relative_to(ROOT).as_posix()})" for path in own]
         text += f"\n## {name}\n\n" + "\n".join(items) + "\n"
     return text
 
@@ -83,9 +82,11 @@ def _links(text: str, source: Path, pages: dict, out: Path, dead: list[str]) -> 
     def moved(found: re.Match) -> str:
         what, target, rest = found[1], unquote(found[2]), found[3] or ""
         path = (source.parent / target).resolve()
-        twin = path.with_suffix(".ipynb")
-        if path in pages or twin in pages or path == ROOT / "index.html":
+        names = [path, path.with_suffix(".ipynb"), path.with_suffix(".md")]
+        if any(name in pages for name in names):
             target = re.sub(r"\.(md|ipynb)$", ".html", target)
+        elif path.is_dir() and path.is_relative_to(ROOT):
+            target = os.path.relpath(ROOT / "index.html", source.parent)
         elif path.is_file() and path.is_relative_to(ROOT):
             copy = out / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)

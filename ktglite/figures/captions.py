@@ -8,7 +8,7 @@ import pandas as pd
 
 from ktglite.experiments import ablation, claims
 from ktglite.figures import graphs, results
-from ktglite.figures.japanese import translate, words
+from ktglite.figures.japanese import read, translate
 from ktglite.figures.style import mark_of
 from ktglite.models import title
 
@@ -29,9 +29,9 @@ def caption(
         table: what the figure was drawn from, where that is neither records nor summaries.
         alt: whether the text stands for the figure, instead of below it.
     """
-    if name not in words()["figures"]:
+    texts = read("words.yaml")["figures"].get(name)
+    if texts is None:
         return ""
-    texts = words()["figures"][name]
     summaries = summaries or {}
     told = [texts["kind" if alt else "drawn"][lang].format(**_counts(records, summaries))]
     for fact in _seen(name, records, summaries, table):

@@ -3,7 +3,7 @@ differences of graphs, and the gates as functions."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,15 +29,11 @@ RIM = {"ec": "#444444", "lw": 1}
 TARGET_RIM = {"ec": TARGET_RED, "lw": 2.4}
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where nodes are drawn: (n, 2) each, in units of the circle that holds them.
+class Layout(NamedTuple):
+    """Where nodes are drawn, in units of the circle that holds them; `font` in points."""
 
-    `outward`: unit vectors to where label edges begin.  `font`: points, for six letters in a node.
-    """
-
-    centres: np.ndarray
-    outward: np.ndarray
+    centres: np.ndarray  # (n, 2)
+    outward: np.ndarray  # (n, 2), unit vectors to where label edges begin
     radius: float
     font: float
 
@@ -140,8 +136,8 @@ def _draw_edge(
     # line and head apart: dashes would fray the head
     line = {"arrowstyle": "-", "ls": line, "lw": 1.6 if len(circles) < 5 else 1.1, "shrinkB": 4}
     head = {"arrowstyle": "-|>", "fc": colour, "lw": 0, "shrinkB": 1}
-    for part in (line, head):
-        patch = FancyArrowPatch(start, end, mutation_scale=1.4 * layout.font, **shape, **part)
+    for look in (line, head):
+        patch = FancyArrowPatch(start, end, mutation_scale=1.4 * layout.font, **shape, **look)
         ax.add_artist(patch)
     words = {"fontweight": "bold", "fontsize": 0.95 * layout.font, "color": colour, "alpha": alpha}
     if s == t:
@@ -152,19 +148,13 @@ def _draw_edge(
         size = min(8, layout.font)
         ax.text(*start, "label", fontsize=size, color="#555555", bbox=box, **CENTRED)
     else:
-        where = _on_arc(start, end, layout.radius, bend, 0.45 if len(circles) < 4 else 0.3)
+        # on the arc: off its middle, where edges cross, and off its head
+        dx, dy = end - start
+        hidden = layout.radius / math.hypot(dx, dy)
+        part = hidden + (0.45 if len(circles) < 4 else 0.3) * (1 - 2 * hidden)
+        where = start + part * (end - start) + 2 * part * (1 - part) * bend * np.array([dy, -dx])
         box = {"boxstyle": "circle,pad=0.08", "fc": "white", "ec": "none"}
         ax.text(*where, letter, zorder=4, bbox=box, **words, **CENTRED)
-
-
-def _on_arc(start, end, radius: float, bend: float, share: float) -> np.ndarray:
-    """A place on the curve "arc3" at this share of what is seen of it: off the middle, where edges
-    cross, and off the head."""
-    dx, dy = end - start
-    hidden = radius / math.hypot(dx, dy)
-    t = hidden + share * (1 - 2 * hidden)
-    control = (start + end) / 2 + bend * np.array([dy, -dx])
-    return (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
 
 
 def gate_legend() -> list[Line2D]:
@@ -270,12 +260,12 @@ def reevaluated(summary: Mapping, label: str) -> Mapping | None:
 
 def winners(summaries: Mapping[str, Mapping]) -> dict[str, stats.Arm]:
     """Test accuracies of the best graph of each condition with new seeds, where there are any."""
-    found = {name: reevaluated(summaries[name], "top 1") for name in in_order(summaries)}
-    return {
-        name: stats.arm(dict(zip(top["seeds"], top["test_accuracy"], strict=True)))
-        for name, top in found.items()
-        if top is not None
-    }
+    found = {}
+    for name in in_order(summaries):
+        top = reevaluated(summaries[name], "top 1")
+        if top:
+            found[name] = stats.arm(dict(zip(top["seeds"], top["test_accuracy"], strict=True)))
+    return found
 
 
 @in_language

@@ -36,11 +36,8 @@ def plot_images(images, labels: Sequence[str] | None = None, columns: int = 8) -
 
 
 @in_language
-def plot_filters(weight, ax: Axes | None = None, source: str | None = None) -> Axes:
-    """The filters of a first layer, (O, 3, k, k), as colour pictures, each scaled to its own range.
-
-    `source`: what the network started from; its title stands above.
-    """
+def plot_filters(weight, ax: Axes | None = None) -> Axes:
+    """The filters of a first layer, (O, 3, k, k), as colour pictures, each in its own range."""
     weight = np.asarray(weight, float)
     columns = math.ceil(len(weight) ** 0.5)
     low = weight.min((1, 2, 3), keepdims=True)
@@ -52,7 +49,6 @@ def plot_filters(weight, ax: Axes | None = None, source: str | None = None) -> A
         _, ax = plt.subplots(figsize=(style.COLUMN, style.COLUMN), layout="constrained")
     ax.imshow(np.concatenate(rows, 0))
     ax.axis("off")
-    ax.set_title(source_title(source) if source else "")
     return ax
 
 

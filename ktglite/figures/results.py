@@ -79,8 +79,11 @@ def plot_forest(frame: pd.DataFrame) -> Figure:
         other = [kind for kind in kinds if part.source.str.contains(kind).any()]
         parts[name + (f"\n(ImageNet:\n{', '.join(other)})" if other else "")] = part
     figure = plot_effects(parts, "row", shared=False)
-    for axis in figure.axes:
+    for axis, part in zip(figure.axes, parts.values(), strict=True):
         axis.tick_params(axis="y", length=0, labelsize=6.5)
+        ends = [0, part.effect.min(), part.effect.max()]
+        room = 0.25 * (max(ends) - min(ends)) or 1
+        axis.set_xlim(min(ends) - room, max(ends) + room)  # wide intervals end at the edge
     return figure
 
 

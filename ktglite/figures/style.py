@@ -15,45 +15,19 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ktglite.figures.japanese import translate_figure
+from ktglite.figures.japanese import read, translate_figure
 from ktglite.models import SOURCES, title
 
 __all__ = ["TARGET_RED", "describe_records", "save_figure", "source_colour", "use_style"]
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and two of a paper
 
-# A colour has one meaning in all figures and languages; what has none of these is black or grey.
-SOURCE_COLOURS = {
-    "scratch": "#000000",
-    "imagenet1k": "#8F5D00",
-    "imagenet1k_quantised": "#8F5D00",
-    "imagenet1k_standin": "#E69F00",
-    "fractaldb1k": "#56B4E9",
-    "teacher": "#7A4B3A",
-}
+LOOKS = read("looks.yaml")
 OTHER_SOURCE = "#4A9A9C"  # a file of weights
-GATE_STYLES = {  # colour, line, letter
-    "through": ("#0072B2", "-", "T"),
-    "linear": ("#009E73", "--", "L"),
-    "correct": ("#D55E00", "-.", "C"),
-    "cutoff": ("#999999", (0, (1, 3)), "×"),
-}
 TARGET_RED = "#D00000"  # the one that counts: a graph's target, the best graph that a search lost
 BLACK, GREY, PALE = "#000000", "#777777", "#C8C8C8"
-
-# What an effect shows is told by shape and fill, so that it is seen in grey print, too.
-MARKS = {
-    "supported": {"marker": "D", "fillstyle": "full"},
-    "contradicted": {"marker": "v", "fillstyle": "full"},
-    "interval excludes 0, but not after correction": {"marker": "D", "fillstyle": "left"},
-    "interval excludes 0, no test": {"marker": "D", "fillstyle": "none"},
-    "interval contains 0": {"marker": "o", "fillstyle": "none"},
-    "one run, no interval": {"marker": "x", "fillstyle": "full"},
-    # means, of which 0 is not asked
-    "mean, 95 % interval": {"marker": "o", "fillstyle": "full"},
-    "paper: mean ± standard deviation": {"marker": "s", "fillstyle": "none"},
-}
-*VERDICTS, MEAN, PAPER = MARKS
+MARKS = LOOKS["verdicts"] | LOOKS["means"]
+MEAN, PAPER = LOOKS["means"]
 DOT = {"color": BLACK, "ls": "none", "ms": 4.5, "markerfacecoloralt": "white"}
 BESIDE = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6.5}  # of a dot
 JAPANESE_FONT = "IPAexGothic"
@@ -62,9 +36,8 @@ JAPANESE_FONT = "IPAexGothic"
 def source_colour(source: str) -> str:
     """The colour of what a node starts from, by its name or title; a plug-in brings its own."""
     name = next((name for name, known in SOURCES.items() if known.title == source), source)
-    if name in SOURCE_COLOURS:
-        return SOURCE_COLOURS[name]
-    return SOURCES[name].colour if name in SOURCES else OTHER_SOURCE
+    own = SOURCES[name].colour if name in SOURCES else OTHER_SOURCE
+    return LOOKS["sources"].get(name, own)
 
 
 def source_fill(source: str) -> str:
@@ -85,7 +58,7 @@ def source_title(source: str) -> str:
 
 def gate_style(gate: str) -> tuple[str, str | tuple, str]:
     """Colour, line and letter of a gate; one that a reader added is grey, with its first letter."""
-    return GATE_STYLES.get(gate, ("#555555", (0, (5, 1, 1, 1, 1, 1)), gate[0].upper()))
+    return LOOKS["gates"].get(gate, ("#555555", (0, (5, 1, 1, 1, 1, 1)), gate[0].upper()))
 
 
 # ---- language and style
