@@ -157,9 +157,9 @@ def plot_table1(
         part = table[table.source == source]
         found = [stats.summary(part.accuracy[part.pattern == pattern]) for pattern in order]
         means = pd.DataFrame(found).rename(columns={"mean": "effect"}).assign(pattern=order)
+        dots(axis, means, "pattern", order, shift=0.25, mark=MEAN)
         look = {"color": GREY, "size": 3.5, "alpha": 0.7, "jitter": False}
         sns.stripplot(part, x="accuracy", y="pattern", order=order, ax=axis, **look)
-        dots(axis, means, "pattern", order, shift=0.25, mark=MEAN)
         axis.sharex(axes[0])
         axis.set(xlabel="accuracy of node 1 (%)", ylabel="pre-trained nodes")
     for axis, source in zip(axes[len(sources) :], published, strict=True):
@@ -170,6 +170,7 @@ def plot_table1(
         dots(axis, means, "pattern", order, mark=PAPER)
         axis.sharex(axes[len(sources)])
         axis.set_xlabel("accuracy (%)")
+    axes[0].set_ylim(len(order) - 0.5, -0.5)
     handles = [Line2D([], [], label="one seed", color=GREY, ls="none", marker="o", ms=3.5)]
     for mark in (MEAN, PAPER)[: 1 + bool(published)]:
         handles.append(Line2D([], [], label=mark, **style.DOT, **style.MARKS[mark]))
