@@ -371,22 +371,24 @@ def start_gains(records: Sequence[Mapping]) -> pd.DataFrame:
 
 
 @in_language
-def plot_confusion(answers, classes: Sequence[str]) -> Figure:
+def plot_confusion(
+    answers, classes: Sequence[str], groups: Sequence[str] | None = None
+) -> Figure:  # fmt: skip
     """What a network takes for what: `answers` (C, C), how often class i was answered with j.
 
-    Classes are in the order of their names, those that begin with the same word in a box.
+    `groups`: what belongs together, a name for each of the C classes, which are sorted by it.
     """
     shares = np.asarray(answers, float)
     shares = 100 * shares / np.maximum(shares.sum(1, keepdims=True), 1)
-    order = np.argsort(classes, kind="stable")
+    groups = np.array(["" for _ in classes] if groups is None else groups)
+    order = np.argsort(groups, kind="stable")
     names = [plain(classes[i]) for i in order]
     figure, (axis,) = panels([""], 5.6)
     look = {"cmap": "Greys", "vmin": 0, "square": True, "xticklabels": names, "yticklabels": names}
     look["cbar_kws"] = {"label": "% of the class"}
     sns.heatmap(shares[np.ix_(order, order)], ax=axis, **look)
     axis.set(xlabel="answer", ylabel="class")
-    groups = np.array([name.split()[0] for name in names])
-    for i in 1 + np.flatnonzero(groups[1:] != groups[:-1]):
+    for i in 1 + np.flatnonzero(groups[order][1:] != groups[order][:-1]):
         axis.axhline(i, color=BLACK, lw=0.8)
         axis.axvline(i, color=BLACK, lw=0.8)
     return figure

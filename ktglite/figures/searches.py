@@ -111,20 +111,25 @@ def _epoch_axis(axis: Axes, epochs: int) -> None:
 
 
 @in_language
-def plot_search(curves: np.ndarray, first_rung: int = 1, ax: Axes | None = None) -> Axes:
-    """A search by ASHA, replayed on recorded curves: a cross where a graph was stopped, pale what
+def plot_search(
+    curves: np.ndarray, first_rung: int = 1, pruner: str = "asha", eta: int = 2,
+    ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """A search, replayed on recorded curves: a cross where a graph was stopped, pale what
     came. The graph that ends best is thick, and red where it was stopped.
 
     Args:
         curves: accuracy (%) of each graph after every epoch, (graphs, epochs), in the order of the
             search.
         first_rung: epochs before the first decision; a slider can change it.
+        pruner: "asha", "promote" or "none".
+        eta: one of so many goes on.
         ax: where (default: a figure of its own).
     """
     curves = np.asarray(curves, float)
     if ax is None:
         _, ax = plt.subplots(figsize=(0.6 * style.PAGE, 3.0), layout="constrained")
-    trained = replay(curves, "asha", first_rung=first_rung)
+    trained = replay(curves, pruner, eta, first_rung)
     epochs = curves.shape[1]
     best = int(curves[:, -1].argmax())
     for i, (curve, end) in enumerate(zip(curves, trained, strict=True)):
