@@ -121,6 +121,10 @@ CONVERGENCE = effects([-9.0, 3, -5, 0], train_accuracy=[30.0, 100, 50, 60], **EP
 MEASURES = ["in the search"] * 2 + ["new seeds"] * 2
 BEST_OF = effects([1.5, 2.5, 3.5, 4.5], n=[1, 8, 1, 8], measure=MEASURES, condition="mixed")
 BEST_OF = BEST_OF.rename(columns={"effect": "accuracy"}).assign(n=[1, 8, 1, 8])
+CHECK = effects(
+    [0, 0], row=["none", "2+3"], live=[40.0, 70], inside=pd.array([True, False], "boolean")
+)
+CHECK = CHECK.assign(mean=[41.0, 50], low=[38.0, 48], high=[44.0, 52])
 GAIN = {"source": "fractaldb1k", "accuracy there": 81.5, "scratch": {"0": 50, "1": 60}}
 GAINS = [
     GAIN | {"data": "synthetic cars", "start": {"0": 52, "1": 63}},
@@ -142,9 +146,8 @@ FIGURES = {
     "gain_against_knowledge": lambda: plots.plot_gain_against_knowledge(knowledge()),
     "convergence": lambda: plots.plot_convergence(CONVERGENCE),
     "sources": lambda: plots.plot_sources(GAINS),
-    "confusion": lambda: plots.plot_confusion(
-        [[2, 1, 0], [0, 1, 1], [1, 0, 3]], ["$b$ 1", "a 2", "a 1"]
-    ),
+    "reproduction": lambda: plots.plot_reproduction(CHECK),
+    "confusion": lambda: plots.plot_confusion([[3, 1], [0, 2]], ["$a$", "b"], ["y", "x"]),
     "searches": lambda: plots.plot_searches(summaries()),
     "search_curves": lambda: plots.plot_searches(summaries(), live()),
     "search": lambda: plots.plot_search(CURVES).figure,
@@ -388,6 +391,13 @@ def test_gains_stand_against_what_the_neighbours_know_more():
     assert found.knowledge["FractalDB-1k", "1+2"] == pytest.approx(-more / 2)
     assert found.knowledge["no pre-training", "none"] == 0
     assert {"none", "2+3"} <= set(texts(figure("gain_against_knowledge").axes[0]))
+
+
+def test_a_run_outside_the_interval_of_the_recorded_ones_is_marked_and_counted():
+    (axis,) = figure("reproduction").axes
+    assert axis.get_title() == "1 of 2 outside; 0.1 expected by chance"
+    (outside,) = [line for line in axis.lines if line.get_marker() == "X"]
+    assert outside.get_xydata().tolist() == [[70, 1]]
 
 
 def test_a_confusion_matrix_is_sorted_by_group_in_percent():

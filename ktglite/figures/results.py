@@ -21,7 +21,7 @@ from ktglite.models import title
 
 __all__ = ["knowledge_table", "plot_confusion", "plot_convergence", "plot_effects", "plot_forest"]
 __all__ += ["plot_gain_against_knowledge", "plot_learning_curves", "plot_main_effects"]
-__all__ += ["plot_seed_pairs", "plot_sources", "plot_table1"]
+__all__ += ["plot_reproduction", "plot_seed_pairs", "plot_sources", "plot_table1"]
 
 OWN_SCALE = "each panel has its own scale"
 
@@ -368,6 +368,36 @@ def start_gains(records: Sequence[Mapping]) -> pd.DataFrame:
         gain = stats.difference(record["start"], record["scratch"])
         rows.append({"data": record["data"], "source": source, "start": source + there, **gain})
     return pd.DataFrame(rows)
+
+
+@in_language
+def plot_reproduction(check: pd.DataFrame) -> Figure:
+    """This machine's runs beside the recorded ones: does each lie in their prediction interval?
+
+    Args:
+        check: `ablation.reproduction_check`: a row per graph: `row` (its name), `live` (node 1 in
+            this machine's runs, %), `mean`, `low`, `high` (recorded, and the interval in
+            which more of them should lie), `n` (recorded runs), `inside` (missing if unknown).
+    """
+    rows = check.inside.count()
+    inside = check.inside.fillna(True).to_numpy(bool)
+    words = f"{(~inside).sum()} of {rows} outside; {0.05 * rows:.1f} expected by chance"
+    figure, (axis,) = panels([words], 1.1 + 0.2 * len(check))
+    place = np.arange(len(check))
+    band = axis.hlines(place, check.low, check.high, color=style.PALE, lw=5)
+    band.set_label("recorded: 95 % prediction interval")
+    look = {"ls": "none", "color": BLACK}
+    axis.plot(check["mean"], place, marker="|", ms=7, label="recorded: mean", **look)
+    live = check.live.to_numpy()
+    axis.plot(live[inside], place[inside], marker="o", ms=4, label="this run", **look)
+    if not inside.all():
+        look |= {"marker": "X", "ms": 7, "label": "this run, outside"}
+        axis.plot(live[~inside], place[~inside], **look)
+    axis.set_yticks(place, [plain(name) for name in check.row])
+    axis.set(ylim=(len(check) - 0.5, -0.5), xlabel="accuracy of node 1 (%)")
+    style.count_rows(axis, check, "row", list(check.row))
+    style.legend_below(figure, axis.get_legend_handles_labels()[0])
+    return figure
 
 
 @in_language
