@@ -11,7 +11,7 @@ NBCONVERT := $(BIN)/jupyter nbconvert --log-level WARN
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce test test-slow test-browser soak mutation lint format lab notebooks
-.PHONY: teach slides bench clean
+.PHONY: teach slides site bench clean
 
 # Versions and hashes are those of constraints.txt. torch's builds for CPUs have hashes of their own.
 ifeq ($(TORCH),cpu)
@@ -91,6 +91,9 @@ slides: $(READY)  ## the lectures as slides into build/slides; OFFLINE=1: work w
 	$(if $(OFFLINE),npm install --silent --no-save --prefix build/slides \
 	  reveal.js@4 requirejs@2 jquery@3 mathjax@2)
 	$(NBCONVERT) --to slides --output-dir build/slides $(SLIDES) notebooks/0*.ipynb $(ARGS)
+
+site: $(READY)  ## notebooks, docs and the explorer as pages without a network, into build/site
+	$(BIN)/python maintain/site.py $(ARGS)
 
 bench: $(READY)  ## all benchmarks, an hour and more
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from ktglite.profiles import NOTEBOOKS
 
-__all__ = ["describe_pictures", "sources_of", "to_html", "without_widgets"]
-
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # nbconvert's own template has no `alt`, no math font, and lines as wide as the window.
 PAGE = """{% extends 'index.html.j2' %}
@@ -64,30 +62,32 @@ def to_html(notebook, stem: str, home: Path, folder: Path) -> str:
     """The page of notebook `stem`, which comes from the folder `home` and will lie in `folder`.
 
     Formulas are MathML, set-up cells and solutions are folded away, and other notebooks and the
-    pages of docs/ are linked where they are.
+    pages of docs/ are linked where they are. Chapters have the names that GitHub gives them.
     """
     import nbconvert
     import nbformat
     from nbconvert.preprocessors import TagRemovePreprocessor
 
-    lang = home.name if home.name in WORDS else "en"
+    lang = "ja" if home.name == "ja" or stem.endswith(".ja") else "en"
     page = nbformat.reads(nbformat.writes(notebook), as_version=4)
     describe_pictures(page)
-    page.metadata["solution"] = WORDS[lang][1]
     headings = []
     for cell in page.cells:
         if cell.cell_type == "markdown":
-            cell.source = _link(cell.source, home, folder)
-            cell.source = _anchor(cell.source, headings)
-            cell.source = _with_mathml(cell.source)
+            text = _link(cell.source, home, folder)
+            cell.source = _with_mathml(_anchor(text, headings))
             cell.metadata.pop("tags", None)  # what is folded away is code
-    title = headings[0][1] if headings else stem
-    page.metadata["title"] = re.sub(r"[*`$]", "", title)
-    chapters = [f"- [{text}](#{name})" for name, text in headings[1:]]
-    contents = f"**{WORDS[lang][0]}**\n\n" + "\n".join(chapters)
+    title = next((text for mark, text, _ in headings if mark == "#"), stem)
+    page.metadata |= {"solution": WORDS[lang][1], "title": re.sub(r"[*`$]", "", title)}
+    chapters = [f"- [{text}](#{name})" for mark, text, name in headings if mark == "##"]
+    at = NOTEBOOKS.index(stem) if stem in NOTEBOOKS else len(NOTEBOOKS)
+    ways = [f"[← {name[:2]}]({name}.html)" for name in NOTEBOOKS[max(at - 1, 0) : at]]
+    ways += [f"[{name[:2]} →]({name}.html)" for name in NOTEBOOKS[at + 1 : at + 2]]
+    ways = " · ".join(ways) if stem in NOTEBOOKS else ""
+    contents = f"**{WORDS[lang][0]}**\n\n" + "\n".join(chapters) if chapters else ""
     new_cell = nbformat.v4.new_markdown_cell
-    page.cells[1:1] = [new_cell(_with_mathml(contents)), new_cell(_ways(stem))]
-    page.cells.append(new_cell(_ways(stem)))
+    page.cells[1:1] = [new_cell(_with_mathml(text)) for text in (contents, ways) if text]
+    page.cells += [new_cell(ways)] if ways else []
     exporter = nbconvert.HTMLExporter(
         mathjax_url="", require_js_url="", raw_template=PAGE, language_code=lang
     )
@@ -96,22 +96,11 @@ def to_html(notebook, stem: str, home: Path, folder: Path) -> str:
     return exporter.from_notebook_node(page)[0]
 
 
-def _ways(stem: str) -> str:
-    """Links to the notebooks before and after this one."""
-    if stem not in NOTEBOOKS:
-        return ""
-    at = NOTEBOOKS.index(stem)
-    before = [f"[← {name[:2]}]({name}.html)" for name in NOTEBOOKS[at - 1 : at]]
-    after = [f"[{name[:2]} →]({name}.html)" for name in NOTEBOOKS[at + 1 : at + 2]]
-    return " · ".join(before + after)
-
-
 def _link(text: str, home: Path, folder: Path) -> str:
     """Markdown whose links are right in `folder`: to pages beside it, and to files of `home`."""
 
     def moved(found: re.Match) -> str:
-        target = found[1]
-        rest = found[2] or ""
+        target, rest = found[1], found[2] or ""
         if re.fullmatch(r"[\w-]+\.ipynb", target):
             return f"]({target.removesuffix('ipynb')}html{rest})"
         if (home / target).exists():
@@ -121,16 +110,17 @@ def _link(text: str, home: Path, folder: Path) -> str:
     return re.sub(r"\]\(([^)#:\s]+)(#[^)]*)?\)", moved, text)
 
 
-def _anchor(text: str, headings: list[tuple[str, str]]) -> str:
-    """Markdown with a name before each title and chapter, which are added to `headings`."""
+def _anchor(text: str, headings: list[tuple[str, str, str]]) -> str:
+    """Markdown with a name before each heading; its #, its text and name go to `headings`."""
 
     def named(found: re.Match) -> str:
         if found[1] is None:  # code
             return found[0]
-        headings.append((f"chapter-{len(headings)}", found[2]))
-        return f'<a id="{headings[-1][0]}"></a>\n\n{found[0]}'
+        name = re.sub(r"[^\w -]", "", found[2].lower()).replace(" ", "-")
+        headings.append((found[1], found[2], name))
+        return f'<a id="{name}"></a>\n\n{found[0]}'
 
-    return re.sub(r"```.*?```|^(##?) ([^\n]+)$", named, text, flags=re.M | re.S)
+    return re.sub(r"```.*?```|^(#+) ([^\n]+)$", named, text, flags=re.M | re.S)
 
 
 def _with_mathml(text: str) -> str:
@@ -140,8 +130,7 @@ def _with_mathml(text: str) -> str:
     parts = re.split(r"(```.*?```|`[^`]*`|\$\$.+?\$\$|\$[^$\n]+?\$)", text, flags=re.S)
     for i, part in enumerate(parts):
         with suppress(Exception):  # the notebook has run: a formula must not undo that
-            if part.startswith("$$"):
-                parts[i] = convert(part[2:-2].strip(), display="block")
-            elif part.startswith("$"):
-                parts[i] = convert(part[1:-1])
+            if part.startswith("$"):
+                kind = "block" if part.startswith("$$") else "inline"
+                parts[i] = convert(part.strip("$ \n"), display=kind)
     return "".join(parts)

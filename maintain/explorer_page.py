@@ -15,6 +15,7 @@ import numpy as np
 
 from ktglite.experiments.ablation import read_runs
 from ktglite.experiments.search import read_summaries
+from ktglite.figures.style import source_fill
 from ktglite.graph import Graph
 from ktglite.models import SOURCES
 from ktglite.store import atomic_write
@@ -35,7 +36,7 @@ def explorer_page(records: Sequence[Mapping], summaries: Mapping[str, Mapping]) 
     starts = dict.fromkeys(["scratch", *(start for run in runs for start in run["starts"])])
     images = (records or [next(iter(summaries.values()))])[0]["data"]["name"]
     values = {
-        "starts": {s: {"title": SOURCES[s].title, "colour": SOURCES[s].colour} for s in starts},
+        "starts": {s: {"title": SOURCES[s].title, "colour": source_fill(s)} for s in starts},
         "runs": runs,
         "alone": alone_accuracy(records),
         "arch": records[0]["graph"]["nodes"][0]["arch"] if records else "resnet18",

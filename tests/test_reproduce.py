@@ -194,8 +194,8 @@ def test_pages_stand_alone_and_their_links_work(tmp_path, notebooks):
         assert words in page
     assert 'href="../../../docs/search.md#what"' in page
     assert 'href="https://example.org/a.ipynb"' in page
-    assert 'href="#chapter-1">Chapter one' in page
-    assert 'id="chapter-1"' in page
+    assert 'href="#chapter-one">Chapter one' in page
+    assert 'id="chapter-one"' in page
     assert page.index("<summary>Solution") < page.index("BEGIN SOLUTION")
     assert 'src="http' not in page
 

@@ -20,12 +20,8 @@ from ktglite.figures.style import *  # noqa: F403
 from ktglite.store import from_checkout
 
 __all__ = ["draw_all", "translate"]
-__all__ += captions.__all__
-__all__ += graphs.__all__
-__all__ += pictures.__all__
-__all__ += results.__all__
-__all__ += searches.__all__
-__all__ += style.__all__
+for _module in (captions, graphs, pictures, results, searches, style):
+    __all__ += _module.__all__
 
 
 def draw_all(
@@ -56,9 +52,8 @@ def draw_all(
     if runs:
         first = (ablation.sources_of(runs) or ["imagenet1k"])[0]
         drawn["claim_card"] = partial(graphs.plot_claim_card, first, ablation.count_nodes(runs))
-        drawn |= {name: partial(getattr(results, f"plot_{name}"), tables[name]) for name in tables}
-        for name in ("table1", "learning_curves", "main_effects"):
-            drawn[name] = partial(getattr(results, f"plot_{name}"), runs)
+        found = dict.fromkeys(("table1", "learning_curves", "main_effects"), runs) | tables
+        drawn |= {name: partial(getattr(results, f"plot_{name}"), found[name]) for name in found}
     if summaries:
         drawn["figure2_best_graphs"] = partial(graphs.plot_best_graphs, summaries)
         whole = (recorded, summaries) if recorded else (summaries,)
@@ -69,11 +64,10 @@ def draw_all(
         style.use_style(lang)
         for name, draw in drawn.items():
             shown = recorded or summaries if name == "search_curves" else summaries
-            found = runs, shown, lang, tables.get(name)
-            text = captions.caption(name, *found)
-            told.append(f"![{captions.alt_text(name, *found)}]({name}.png)\n\n`{name}`. {text}\n")
+            tell = partial(captions.caption, name, runs, shown, lang, tables.get(name))
+            told.append(f"![{tell(alt=True)}]({name}.png)\n\n`{name}`. {tell()}\n")
             figure = draw()
-            paths += style.save_figure(figure, out, name, formats, note.removesuffix(", "), text)
+            paths += style.save_figure(figure, out, name, formats, note.strip(", "), tell())
             plt.close(figure)
     paths.append(Path(out) / "captions.md")
     paths[-1].write_text("\n".join(told), encoding="utf-8")
@@ -81,18 +75,13 @@ def draw_all(
 
 
 def _tables(runs: list[dict], summaries: dict, folder: Path) -> dict[str, pd.DataFrame]:
-    """What is drawn of these records beside others: photographs, recorded runs, the convergence."""
+    """What is drawn of these records beside others: photographs, and the convergence."""
     shipped = from_checkout("data/reference_runs")
     sets = {"this run": (runs, summaries)}
-    cars = shipped / "cars64"
-    if cars.exists() and folder.name != "cars64":
-        sets["photographs"] = ablation.read_runs(cars), {}
+    if (shipped / "cars64").exists() and folder.name != "cars64":
+        sets["photographs"] = ablation.read_runs(shipped / "cars64"), {}
     known = [results.knowledge_table(found, name) for name, (found, _) in sets.items()]
     tables = {"forest": claims.forest(sets), "gain_against_knowledge": pd.concat(known)}
-    own = shipped / folder.name
-    if (own / "table1.json").exists() and own.resolve() != folder.resolve():
-        check = ablation.reproduction_check(runs, ablation.read_runs(own))
-        tables["reproduction"] = check[check.inside.notna()]
     if (shipped / "convergence.json").exists():
         found = json.loads((shipped / "convergence.json").read_text(encoding="utf-8"))
         tables["convergence"] = claims.convergence_table(found)
@@ -101,7 +90,5 @@ def _tables(runs: list[dict], summaries: dict, folder: Path) -> dict[str, pd.Dat
 
 def _summaries(folder: Path) -> dict:
     """The summaries of searches in a folder, by condition."""
-    return {
-        path.stem: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*.json"))
-    }
+    paths = sorted(folder.glob("*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}

@@ -2,8 +2,8 @@
 differences of graphs, and the gates as functions."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,35 +15,27 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
 
 from ktglite.experiments import ablation, claims, stats
 from ktglite.figures import style
-from ktglite.figures.style import BLACK, GREY, TARGET_RED, in_language, source_fill
+from ktglite.figures.style import BLACK, GREY, TARGET_RED, in_language, plain, source_fill
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node
 from ktglite.models import NARROW, SOURCES
 
-__all__ = ["condition_label", "draw_graph", "draw_method", "gate_legend", "init_legend"]
+__all__ = ["condition_label", "draw_graph", "draw_method"]
 __all__ += ["plot_best_graphs", "plot_claim_card", "plot_gate_curves"]
 
 CONDITIONS = ("none", "imagenet1k", "fractaldb1k", "mixed")  # (a) to (d)
 CENTRED = {"ha": "center", "va": "center"}
 RIM = {"ec": "#444444", "lw": 1}
+TARGET_RIM = {"ec": TARGET_RED, "lw": 2.4}
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where nodes are drawn: (n, 2) each, in units of the circle that holds them.
+class Layout(NamedTuple):
+    """Where nodes are drawn, in units of the circle that holds them; `font` in points."""
 
-    `outward`: unit vectors to where label edges begin.  `font`: points, for six letters in a node.
-    """
-
-    centres: np.ndarray
-    outward: np.ndarray
+    centres: np.ndarray  # (n, 2)
+    outward: np.ndarray  # (n, 2), unit vectors to where label edges begin
     radius: float
-    font: float = 9.0
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Where label edges begin."""
-        return self.centres + self.outward * (self.radius + 0.56)
+    font: float
 
 
 def node_name(node: Node) -> str:
@@ -54,9 +46,8 @@ def node_name(node: Node) -> str:
 
 @in_language
 def draw_graph(
-    graph: Graph, ax: Axes | None = None, title: str = "", accuracy: float | None = None,
-    legend: bool = False, show_cutoff: bool = False,
-) -> Axes:  # fmt: skip
+    graph: Graph, ax: Axes | None = None, title: str = "", accuracy: float | None = None
+) -> Axes:
     """A graph with its target circled in red, and an arrow with its gate's letter per open edge.
 
     The colour of a node is its start; one that cannot influence the target is dimmed. Readable up
@@ -67,48 +58,46 @@ def draw_graph(
         ax: where (default: a figure of its own).
         title: above it.
         accuracy: in percent, written at node 1.
-        legend: whether gates and starts are explained below.
-        show_cutoff: whether cut edges are faint instead of absent.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(style.COLUMN, style.COLUMN), layout="constrained")
     ax.set_title(title)
     ax.axis("off")
     layout = _lay_out(ax, graph.size)
-    heard = graph.reaching_target()
     circles = [_draw_node(ax, graph, layout, i, accuracy) for i in range(graph.size)]
-    for t, row in enumerate(graph.gates):
-        for s, gate in enumerate(row):
-            if gate != "cutoff" or show_cutoff:
-                alpha = 0.35 if gate == "cutoff" or t not in heard else 1
-                _draw_edge(ax, layout, circles, (s, t), gate, alpha)
-    if legend:
-        handles = gate_legend(show_cutoff) + init_legend([graph])
-        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
+    for t in range(graph.size):
+        for s in graph.sources(t):
+            _draw_edge(ax, layout, circles, (s, t), graph.gates[t][s])
     return ax
 
 
 def _lay_out(ax: Axes, n: int) -> Layout:
     """Nodes on a circle, the target on top; two side by side. Sets the limits of the axes."""
-    angles = math.pi / 2 - 2 * math.pi * np.arange(n) / n
-    outward = np.array([np.cos(angles), np.sin(angles)]).T
+    outward = _circle(n)
+    centres = outward * (n > 1)
     radius = 0.36 if n < 4 else 0.45 * math.sin(math.pi / n)
-    layout = Layout(outward * (n > 1), outward, radius)
     if n == 2:
-        layout = Layout(np.array([[-0.87, 0], [0.87, 0]]), np.array([[0, 1], [0, 1]]), radius)
-    reach = np.concatenate([layout.centres - radius, layout.centres + radius, layout.labels])
+        centres, outward = np.array([[-0.87, 0], [0.87, 0]]), np.array([[0, 1], [0, 1]])
+    labels = centres + outward * (radius + 0.56)
+    reach = np.concatenate([centres - radius, centres + radius, labels])
     low, high = reach.min(0), reach.max(0)
     # a graph of fewer nodes is drawn no larger than one of three, so that panels can be compared
     room = np.maximum(high - low + [0.44, 0.16], [3.77, 2.6])
     low = (low + high - room) / 2
     ax.set(xlim=(low[0], low[0] + room[0]), ylim=(low[1], low[1] + room[1]), aspect="equal")
     ax.set_anchor("N")  # titles stay on one line
-    figure = ax.get_figure(root=True)
+    size = ax.get_figure(root=True).get_size_inches()
     spec = ax.get_subplotspec()
-    rows, columns = spec.get_gridspec().get_geometry() if spec else (1, 1)
-    height = 0.85 * figure.get_figheight() / rows  # there may be a title
-    inches = min(figure.get_figwidth() / columns, height) * 2 * radius / room.max()
-    return replace(layout, font=min(9, 72 * inches / 4.8))
+    if spec:
+        size = size / spec.get_gridspec().get_geometry()[::-1]
+    inches = min(size * [1, 0.85]) * 2 * radius / room.max()  # there may be a title
+    return Layout(centres, outward, radius, min(9, 72 * inches / 4.8))
+
+
+def _circle(n: int) -> np.ndarray:
+    """n places on the unit circle, (n, 2), the first on top, then clockwise."""
+    angles = math.pi / 2 - 2 * math.pi * np.arange(n) / n
+    return np.array([np.cos(angles), np.sin(angles)]).T
 
 
 def _draw_node(
@@ -116,8 +105,7 @@ def _draw_node(
 ) -> Circle:  # fmt: skip
     """A circle with a node's name, and its number beside it."""
     centre = layout.centres[i]
-    outward = layout.outward[i]
-    rim = RIM if i else {"ec": TARGET_RED, "lw": 0.32 * layout.font}
+    rim = RIM if i else TARGET_RIM | {"lw": 0.32 * layout.font}
     circle = Circle(centre, layout.radius, fc=source_fill(graph.nodes[i].init), zorder=3, **rim)
     circle.set_alpha(1 if i in graph.reaching_target() else 0.35)
     ax.add_patch(circle)
@@ -125,60 +113,57 @@ def _draw_node(
     # two lines reach nearer to the rim
     size = layout.font * min(1, 6 / max(map(len, lines))) * (1 if len(lines) == 1 else 0.85)
     ax.text(*centre, "\n".join(lines), fontsize=size, zorder=5, **CENTRED)
-    aside = (layout.radius + 0.13) * np.array([outward @ [0.77, 0.64], outward @ [-0.64, 0.77]])
+    aside = layout.outward[i] @ np.array([[0.77, -0.64], [0.64, 0.77]])
     size = min(8, 0.9 * layout.font)
-    ax.text(*(centre + aside), i + 1, fontsize=size, color=GREY, **CENTRED)
+    place = centre + (layout.radius + 0.13) * aside
+    ax.text(*place, i + 1, fontsize=size, color=GREY, **CENTRED)
     return circle
 
 
 def _draw_edge(
-    ax: Axes, layout: Layout, circles: list[Circle], ends: tuple[int, int], gate: str, alpha: float
+    ax: Axes, layout: Layout, circles: list[Circle], ends: tuple[int, int], gate: str
 ) -> None:  # fmt: skip
     """The edge from node s to node t, `ends`, in the style of its gate; s = t is the label edge."""
     s, t = ends
-    start = layout.labels[t] if s == t else layout.centres[s]
     end = layout.centres[t]
+    outward = layout.outward[t]
+    start = end + outward * (layout.radius + 0.56) if s == t else layout.centres[s]
     colour, line, letter = style.gate_style(gate)
+    alpha = circles[t].get_alpha()
     bend = 0 if s == t else 0.16  # both directions are seen
     shape = {"patchA": None if s == t else circles[s], "patchB": circles[t], "ec": colour}
     shape |= {"connectionstyle": f"arc3,rad={bend}", "shrinkA": 0, "alpha": alpha, "zorder": 2}
     # line and head apart: dashes would fray the head
     line = {"arrowstyle": "-", "ls": line, "lw": 1.6 if len(circles) < 5 else 1.1, "shrinkB": 4}
     head = {"arrowstyle": "-|>", "fc": colour, "lw": 0, "shrinkB": 1}
-    for part in (line, head):
-        patch = FancyArrowPatch(start, end, mutation_scale=1.4 * layout.font, **shape, **part)
+    for look in (line, head):
+        patch = FancyArrowPatch(start, end, mutation_scale=1.4 * layout.font, **shape, **look)
         ax.add_artist(patch)
     words = {"fontweight": "bold", "fontsize": 0.95 * layout.font, "color": colour, "alpha": alpha}
     if s == t:
-        dx, dy = -layout.outward[t]
-        place = {"xytext": 0.85 * layout.font * np.array([-dy, dx]), "textcoords": "offset points"}
+        aside = 0.85 * layout.font * np.array([outward[1], -outward[0]])
+        place = {"xytext": aside, "textcoords": "offset points"}
         ax.annotate(letter, start + 0.35 * (end - start), **place, **words, **CENTRED)
         box = {"fc": "white", "ec": "none", "pad": 1.5}
         size = min(8, layout.font)
         ax.text(*start, "label", fontsize=size, color="#555555", bbox=box, **CENTRED)
     else:
-        where = _on_arc(start, end, layout.radius, bend, 0.45 if len(circles) < 4 else 0.3)
+        # on the arc: off its middle, where edges cross, and off its head
+        dx, dy = end - start
+        hidden = layout.radius / math.hypot(dx, dy)
+        part = hidden + (0.45 if len(circles) < 4 else 0.3) * (1 - 2 * hidden)
+        where = start + part * (end - start) + 2 * part * (1 - part) * bend * np.array([dy, -dx])
         box = {"boxstyle": "circle,pad=0.08", "fc": "white", "ec": "none"}
         ax.text(*where, letter, zorder=4, bbox=box, **words, **CENTRED)
 
 
-def _on_arc(start, end, radius: float, bend: float, share: float) -> np.ndarray:
-    """A place on the curve "arc3" at this share of what is seen of it: off the middle, where edges
-    cross, and off the head."""
-    dx, dy = end - start
-    hidden = radius / math.hypot(dx, dy)
-    t = hidden + share * (1 - 2 * hidden)
-    control = (start + end) / 2 + bend * np.array([dy, -dx])
-    return (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
-
-
-def gate_legend(cutoff: bool = False) -> list[Line2D]:
-    """Legend entries of the gates that are drawn; Cutoff only where asked for."""
-    handles = []
-    for gate in GATES:
-        colour, line, letter = style.gate_style(gate)
-        handles.append(Line2D([], [], color=colour, ls=line, lw=1.6, label=f"{letter}: {gate}"))
-    return [handle for handle in handles if cutoff or not handle.get_label().endswith("cutoff")]
+def gate_legend() -> list[Line2D]:
+    """Legend entries of the gates that are drawn, which are all but Cutoff."""
+    looks = {gate: style.gate_style(gate) for gate in GATES if gate != "cutoff"}
+    return [
+        Line2D([], [], color=colour, ls=line, lw=1.6, label=f"{letter}: {gate}")
+        for gate, (colour, line, letter) in looks.items()
+    ]
 
 
 def init_legend(graphs: Sequence[Graph]) -> list:
@@ -231,7 +216,7 @@ def draw_method() -> Figure:
         _box(axes[1], (-1.2, y), name, fill)
         for other in heights:  # what could have been chosen, paler and below what was
             _arrow(axes[1], (-0.59, y), (0.53, other), colour=BLACK if y == other else "#A8A8A8")
-        rim = RIM if i else {"ec": TARGET_RED, "lw": 2.4}
+        rim = RIM if i else TARGET_RIM
         _box(axes[1], (1.15, y), f"node {i + 1}" + ("" if i else "\n(target)"), fill, rim)
     style.legend_below(figure, gate_legend())
     return figure
@@ -253,14 +238,19 @@ def _arrow(ax: Axes, start: tuple, end: tuple, text: str = "", colour: str = BLA
     ax.text((start[0] + end[0]) / 2, start[1] + 0.1, text, ha="center", fontsize=8)
 
 
-def in_order(summaries: Mapping[str, Mapping]) -> list[str]:
+def in_order(summaries: Iterable[str]) -> list[str]:
     """The conditions that there are, in the paper's order (a) to (d)."""
     return [name for name in CONDITIONS if name in summaries]
 
 
+def letter_of(condition: str) -> str:
+    """The paper's letter, whichever conditions there are."""
+    return "abcd"[CONDITIONS.index(condition)]
+
+
 def condition_label(name: str, summaries: Mapping[str, Mapping]) -> str:
-    """ "(b) ImageNet-1k": the paper's letter, whichever conditions there are, and the sources."""
-    return f"({'abcd'[CONDITIONS.index(name)]}) {claims.condition_title(name, summaries)}"
+    """ "(b) ImageNet-1k": the paper's letter and the sources."""
+    return f"({letter_of(name)}) {claims.condition_title(name, summaries)}"
 
 
 def reevaluated(summary: Mapping, label: str) -> Mapping | None:
@@ -270,34 +260,35 @@ def reevaluated(summary: Mapping, label: str) -> Mapping | None:
 
 def winners(summaries: Mapping[str, Mapping]) -> dict[str, stats.Arm]:
     """Test accuracies of the best graph of each condition with new seeds, where there are any."""
-    found = {name: reevaluated(summaries[name], "top 1") for name in in_order(summaries)}
-    return {
-        name: stats.arm(dict(zip(top["seeds"], top["test_accuracy"], strict=True)))
-        for name, top in found.items()
-        if top is not None
-    }
+    found = {}
+    for name in in_order(summaries):
+        top = reevaluated(summaries[name], "top 1")
+        if top:
+            found[name] = stats.arm(dict(zip(top["seeds"], top["test_accuracy"], strict=True)))
+    return found
 
 
 @in_language
 def plot_best_graphs(summaries: Mapping[str, Mapping]) -> Figure:
     """The paper's Figure 2: the best graph of every condition, its accuracy with new seeds, that of
     its target alone, and its gain over (a) by the rule of the claims."""
-    titles = {name: condition_label(name, summaries) for name in in_order(summaries)}
-    figure, axes = style.panels(titles.values(), 3.3, columns=2)
+    order = in_order(summaries)
+    figure, axes = style.panels([""] * len(order), 3.3, columns=2)
     arms = winners(summaries)
     graphs = []
-    for axis, (name, text) in zip(axes, titles.items(), strict=True):
+    for axis, name in zip(axes, order, strict=True):
         axis.axis("off")
+        title = plain(condition_label(name, summaries))
         best = summaries[name]["best"]
         if best is None:
-            axis.set_title(f"{text}\nno trial was completed\n\n")
+            axis.set_title(f"{title}\nno trial was completed\n\n")
             continue
         graphs.append(Graph.from_dict(best["graph"]))
         draw_graph(graphs[-1], axis, accuracy=arms[name].mean if name in arms else None)
-        text += " (a single network)" if claims.is_single(best["graph"]) else ""
-        axis.set_title("\n".join([text, *_numbers(name, summaries[name], arms)]))
+        title += " (a single network)" if claims.is_single(best["graph"]) else ""
+        axis.set_title("\n".join([title, *_numbers(name, summaries[name], arms)]))
     says = "node 1, test, new seeds: mean ± standard deviation; gain with 95 % interval"
-    style.legend_below(figure, [*gate_legend(), *init_legend(graphs)], 3, says)
+    style.legend_below(figure, [*gate_legend(), *init_legend(graphs)], says)
     return figure
 
 
@@ -311,7 +302,8 @@ def _numbers(name: str, summary: Mapping, arms: Mapping[str, stats.Arm]) -> list
         lines[1] = f"target alone: {np.mean(alone['test_accuracy']):.2f} %"
     if name != "none" and {name, "none"} <= arms.keys():
         gain = stats.contrast(arms, {name: 1.0, "none": -1.0})
-        lines[2] = f"over (a): {gain['effect']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
+        text = f"over (a): {gain['effect']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
+        lines[2] = text.replace("-", "−")
     return lines
 
 
@@ -373,12 +365,11 @@ def _draw_difference(
 def _draw_mini(ax: Axes, x: float, starts: Sequence[str]) -> None:
     """A graph as a thumbnail: a disc per node, in the colour of its start, all joined."""
     n = len(starts)
-    angles = math.pi / 2 - 2 * math.pi * np.arange(n) / n
-    places = np.array([np.cos(angles), np.sin(angles)]).T * 0.33 * (n > 1) + [x, -0.05]
+    places = _circle(n) * 0.33 * (n > 1) + [x, -0.05]
     for i, (place, start) in enumerate(zip(places, starts, strict=True)):
         for other in places[:i]:
             ax.plot(*zip(place, other, strict=True), color=GREY, lw=0.8, zorder=1)
-        rim = RIM if i else {"ec": TARGET_RED, "lw": 1.8}
+        rim = RIM if i else TARGET_RIM | {"lw": 1.8}
         ax.add_patch(Circle(place, 0.17, fc=source_fill(start), zorder=2, **rim))
 
 

@@ -13,20 +13,17 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 
-__all__ = ["translate", "translate_figure", "words"]
-
 
 @cache
-def words() -> dict:
-    """Captions, what is seen, and Japanese phrases: words.yaml."""
-    text = files("ktglite.figures").joinpath("words.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+def read(name: str) -> dict:
+    """A table of this package: looks.yaml, or words.yaml with captions and Japanese phrases."""
+    return yaml.safe_load(files("ktglite.figures").joinpath(name).read_text(encoding="utf-8"))
 
 
 @cache
 def _phrases() -> list[tuple[re.Pattern, str]]:
     """Patterns of whole words, the longest first, and what they become."""
-    found = sorted(words()["japanese"].items(), key=lambda pair: -len(pair[0]))
+    found = sorted(read("words.yaml")["japanese"].items(), key=lambda pair: -len(pair[0]))
     return [(re.compile(rf"(?<![A-Za-z])(?:{old})(?![A-Za-z])"), new) for old, new in found]
 
 

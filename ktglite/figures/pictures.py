@@ -36,11 +36,8 @@ def plot_images(images, labels: Sequence[str] | None = None, columns: int = 8) -
 
 
 @in_language
-def plot_filters(weight, ax: Axes | None = None, source: str | None = None) -> Axes:
-    """The filters of a first layer, (O, 3, k, k), as colour pictures, each scaled to its own range.
-
-    `source`: what the network started from; its title stands above.
-    """
+def plot_filters(weight, ax: Axes | None = None) -> Axes:
+    """The filters of a first layer, (O, 3, k, k), as colour pictures, each in its own range."""
     weight = np.asarray(weight, float)
     columns = math.ceil(len(weight) ** 0.5)
     low = weight.min((1, 2, 3), keepdims=True)
@@ -52,7 +49,6 @@ def plot_filters(weight, ax: Axes | None = None, source: str | None = None) -> A
         _, ax = plt.subplots(figsize=(style.COLUMN, style.COLUMN), layout="constrained")
     ax.imshow(np.concatenate(rows, 0))
     ax.axis("off")
-    ax.set_title(source_title(source) if source else "")
     return ax
 
 
@@ -100,19 +96,10 @@ def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None =
             colour, line, _ = style.gate_style(graph.gates[t][s])
             values = [record["edge_loss"][t][s] for record in records]
             label = f"{'label' if s == t else s + 1} → {t + 1} ({graph.gates[t][s]})"
-            look = {
-                "color": colour,
-                "ls": line,
-                "marker": marks[(s + t) % 6],
-                "label": label,
-                **shape,
-            }
-            (labels if s == t else between).plot(done, values, **look)
-    titles = {
-        "accuracy": "validation (%)",
-        "label edges": "mean loss after the gate",
-        "edges between nodes": "mean loss after the gate",
-    }
+            look = shape | {"color": colour, "ls": line, "marker": marks[(s + t) % 6]}
+            (labels if s == t else between).plot(done, values, label=label, **look)
+    loss = "mean loss after the gate"
+    titles = {"accuracy": "validation (%)", "label edges": loss, "edges between nodes": loss}
     for axis, (name, ylabel) in zip((accuracy, labels, between), titles.items(), strict=True):
         last = max(epochs or 0, done[-1], 2)
         axis.set(title=name, xlabel="epoch", ylabel=ylabel, xlim=(0.8, last + 0.2))

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ktglite.experiments import ablation, claims, stats
 from ktglite.figures import style
-from ktglite.figures.style import BLACK, GREY, PALE, dots, in_language, panels, plain, source_colour
+from ktglite.figures.style import BLACK, GREY, MEAN, PAPER, dots, in_language, panels, plain
 from ktglite.models import title
 
 __all__ = ["knowledge_table", "plot_confusion", "plot_convergence", "plot_effects", "plot_forest"]
@@ -24,16 +24,12 @@ __all__ += ["plot_gain_against_knowledge", "plot_learning_curves", "plot_main_ef
 __all__ += ["plot_reproduction", "plot_seed_pairs", "plot_sources", "plot_table1"]
 
 OWN_SCALE = "each panel has its own scale"
-SEED = {"color": GREY, "ls": "none", "marker": "o", "ms": 3.5, "alpha": 0.7}
-BESIDE = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6.5}  # of a dot
-STRIP = {"color": GREY, "size": 3.5, "alpha": 0.7, "jitter": False}  # the same, for seaborn
-PAPER = {"color": BLACK, "ls": "none", "marker": "s", "ms": 3.5, "fillstyle": "none"}
 
 
 @in_language
 def plot_effects(
-    tables: Mapping[str, pd.DataFrame], at: str, xlabel: str = "points", hue: str | None = None,
-    shared: bool | str = True, order: Sequence[str] = (), columns: int = 4,
+    tables: Mapping[str, pd.DataFrame], at: str, xlabel: str = "points",
+    shared: bool | str = True, columns: int = 4,
 ) -> Figure:  # fmt: skip
     """Effects with 95 % intervals: a panel per table, a row per name, n beside it.
 
@@ -41,28 +37,21 @@ def plot_effects(
         tables: by the panel's title: `effect`, `low`, `high`, `n` and, where tested, `verdict`.
         at: the column that names the rows.
         xlabel: what the effects are.
-        hue: a column of sources: each has its colour, and a line of its own within the row.
         shared: whether all panels have one scale, or all in a "row".
-        order: of the rows (default: as they come).
         columns: panels in a row.
     """
     whole = pd.concat(tables.values())
-    order = order or list(dict.fromkeys(whole[at]))
-    sources = list(dict.fromkeys(whole[hue])) if hue else []
-    height = 1.3 + (0.26 if hue else 0.19) * len(order)
-    figure, axes = panels(tables, height, columns, sharey=True, sharex=shared)
+    order = list(dict.fromkeys(whole[at]))
+    height = 1.3 + 0.19 * len(order)
+    figure, axes = panels(map(plain, tables), height, columns, sharey=True, sharex=shared)
     for axis, table in zip(axes, tables.values(), strict=True):
-        for i, source in enumerate(sources):
-            shift = (i - (len(sources) - 1) / 2) * 0.7 / len(sources)
-            dots(axis, table[table[hue] == source], at, order, source_colour(source), shift)
-        if not sources:
-            dots(axis, table, at, order)
+        dots(axis, table, at, order)
         style.count_rows(axis, table, at, order)
         axis.set_xlabel(xlabel)
         axis.tick_params(axis="x", labelbottom=True)
-    handles = [*style.source_legend(sources), *style.mark_legend(whole)]
     rows = "the rows differ in scale" if len(tables) > columns else ""
-    style.legend_below(figure, handles, 3, {True: "", False: OWN_SCALE, "row": rows}[shared])
+    note = {True: "", False: OWN_SCALE if len(tables) > 1 else "", "row": rows}[shared]
+    style.legend_below(figure, style.mark_legend(whole), note)
     return figure
 
 
@@ -74,38 +63,34 @@ def plot_forest(frame: pd.DataFrame) -> Figure:
     """The primary contrasts with 95 % intervals, from `claims.forest`: a panel per set of records,
     a row per claim: C1 to C3, C0, then the searches.
 
-    A panel that has something else in the row of ImageNet-1k says so in its title; wide intervals
-    end at its edge.
+    A panel that has something else in the row of ImageNet-1k says so in its title.
     """
     frame = frame[frame.effect.notna()]
-    names = zip(frame.claim, frame.source, strict=True)
-    frame = frame.assign(row=[claim_row(claim, source) for claim, source in names])
-    frame = frame.sort_values("row", kind="stable", key=lambda rows: rows.map(_claim_order))
-    parts = dict(list(frame.groupby("set", sort=False)))
-    parts = {f"{name}{_instead(parts[name].source)}": parts[name] for name in frame["set"].unique()}
-    figure = plot_effects(parts, "row", shared=False, order=list(dict.fromkeys(frame.row)))
+    frame = frame.assign(row=list(map(claim_row, frame.claim, frame.source)))
+
+    def position(rows: pd.Series) -> pd.Series:  # C1 to C3, C0, then what is about searches
+        return rows.map(lambda row: f"{'search' in row}{row[:2] == 'C0'}{row[:2]}")
+
+    frame = frame.sort_values("row", kind="stable", key=position)
+    parts = {}
+    for name in frame["set"].unique():
+        part = frame[frame["set"] == name]
+        kinds = ("stand-in", "quantised weights")
+        other = [kind for kind in kinds if part.source.str.contains(kind).any()]
+        parts[name + (f"\n(ImageNet:\n{', '.join(other)})" if other else "")] = part
+    figure = plot_effects(parts, "row", shared=False)
     for axis, part in zip(figure.axes, parts.values(), strict=True):
         axis.tick_params(axis="y", length=0, labelsize=6.5)
         ends = [0, part.effect.min(), part.effect.max()]
         room = 0.25 * (max(ends) - min(ends)) or 1
-        axis.set_xlim(min(ends) - room, max(ends) + room)
+        axis.set_xlim(min(ends) - room, max(ends) + room)  # wide intervals end at the edge
     return figure
-
-
-def _claim_order(row: str) -> str:
-    """C1 to C3, C0, then what is about searches."""
-    return f"{'search' in row}{row[:2] == 'C0'}{row[:2]}"
 
 
 def claim_row(claim: str, source: str) -> str:
     """A row's name; what stands for ImageNet-1k is in the row of ImageNet-1k."""
-    words = {
-        "C0": "graph − target alone",
-        "C1": "node 1",
-        "C2": "each auxiliary",
-        "C3": "all nodes",
-    }
-    what = words.get(claim, "search")
+    words = {"C0": "graph − target alone", "C1": "node 1", "C2": "each auxiliary"}
+    what = (words | {"C3": "all nodes"}).get(claim, "search")
     if source.startswith("searched: ") and claim == "C0":
         what += " (search)"
     short = {"searched: ": "", " stand-in": "", " (quantised weights)": "", "-1k": ""}
@@ -113,13 +98,6 @@ def claim_row(claim: str, source: str) -> str:
     for long, word in short.items():
         source = source.replace(long, word)
     return f"{claim} {what}, {source}"
-
-
-def _instead(sources: Sequence[str]) -> str:
-    """What these records have where the paper has ImageNet-1k, if it is something else."""
-    kinds = "stand-in", "quantised weights"
-    names = [kind for kind in kinds if any(kind in source for source in sources)]
-    return f"\n(ImageNet:\n{', '.join(names)})" if names else ""
 
 
 @in_language
@@ -131,17 +109,22 @@ def plot_main_effects(
     A row of panels for these records, and one for the paper. Nodes 2 and 3 must be equal by design.
     The panel of a run that lacks rows of Table 1 is empty: a main effect is a mean over all.
     """
+    parts = dict(list(main_effects(records, sources).groupby("panel", sort=False)))
+    columns = sum(not name.startswith("paper") for name in parts)
+    return plot_effects(parts, "node", "effect on node 1 (points)", "row", columns)
+
+
+def main_effects(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
+    """Of `plot_main_effects`: `panel`, `node`, `effect`, `low`, `high`, `n`."""
     table = claims.exploratory(records, sources)
     table = table[table.contrast.str.startswith("main effect")]
     table = table[table.effect.notna() | (table["from"] == "this run")]
-    table = table.assign(node="node " + table.contrast.str[-1])
-    parts = {}
-    for (origin, source), part in table.groupby(["from", "source"], sort=False):
-        name = ablation.stands_for(source) if origin == "paper" else source
-        parts[f"{origin}: {plain(name)}"] = part
-    columns = sum(not name.startswith("paper") for name in parts)
-    xlabel = "effect on node 1 (points)"
-    return plot_effects(parts, "node", xlabel, shared="row", columns=columns)
+    names = [
+        ablation.stands_for(source) if origin == "paper" else source
+        for origin, source in zip(table["from"], table.source, strict=True)
+    ]
+    table = table.assign(panel=table["from"] + ": " + names, node="node " + table.contrast.str[-1])
+    return table[["panel", "node", "effect", "low", "high", "n"]]
 
 
 # ---- Table 1
@@ -157,10 +140,15 @@ def plot_table1(
     """
     sources = list(sources or ablation.sources_of(records))
     order = ablation.patterns(ablation.count_nodes(records))
-    table = ablation.tidy(records, sources)
     paper = ablation.paper_arms(sources, ablation.count_nodes(records))
     published = [source for source in sources if (source, "none") in paper]
-    titles = [f"{style.source_title(s)}\nthis run, {_count(table, s)}" for s in sources]
+    table = ablation.tidy(records, sources)
+    counts = table.groupby(["source", "pattern"]).size().groupby("source").agg(["min", "max"])
+    ends = [" to ".join(dict.fromkeys(map(str, counts.loc[source]))) for source in sources]
+    titles = [
+        f"{style.source_title(source)}\nthis run, n = {n}"
+        for source, n in zip(sources, ends, strict=True)
+    ]
     titles += [f"{title(ablation.paper_source(source))}\npaper, n = 3" for source in published]
     ratios = [3] * len(sources) + [2] * len(published)
     size = 1.3 + 0.28 * len(order), len(titles)
@@ -169,34 +157,26 @@ def plot_table1(
         part = table[table.source == source]
         found = [stats.summary(part.accuracy[part.pattern == pattern]) for pattern in order]
         means = pd.DataFrame(found).rename(columns={"mean": "effect"}).assign(pattern=order)
-        dots(axis, means, "pattern", order, shift=0.25, mean=True)
-        sns.stripplot(part, x="accuracy", y="pattern", order=order, ax=axis, **STRIP)
+        dots(axis, means, "pattern", order, shift=0.25, mark=MEAN)
+        look = {"color": GREY, "size": 3.5, "alpha": 0.7, "jitter": False}
+        sns.stripplot(part, x="accuracy", y="pattern", order=order, ax=axis, **look)
         axis.sharex(axes[0])
         axis.set(xlabel="accuracy of node 1 (%)", ylabel="pre-trained nodes")
     for axis, source in zip(axes[len(sources) :], published, strict=True):
         arms = [paper[source, pattern] for pattern in order]
-        means = [arm.mean for arm in arms]
-        axis.errorbar(means, range(len(order)), xerr=[arm.std for arm in arms], **PAPER)
+        means = pd.DataFrame({"pattern": order, "effect": [arm.mean for arm in arms]})
+        spread = np.array([arm.std for arm in arms])
+        means = means.assign(low=means.effect - spread, high=means.effect + spread)
+        dots(axis, means, "pattern", order, mark=PAPER)
         axis.sharex(axes[len(sources)])
         axis.set_xlabel("accuracy (%)")
     axes[0].set_ylim(len(order) - 0.5, -0.5)
-    handles = [Line2D([], [], label="one seed", **SEED), mean_handle()]
-    if published:
-        handles.append(Line2D([], [], label="paper: mean ± standard deviation", **PAPER))
+    handles = [Line2D([], [], label="one seed", color=GREY, ls="none", marker="o", ms=3.5)]
+    for mark in (MEAN, PAPER)[: 1 + bool(published)]:
+        handles.append(Line2D([], [], label=mark, **style.DOT, **style.MARKS[mark]))
     note = "our panels and the paper's differ in scale" if published else ""
-    style.legend_below(figure, handles, note=note)
+    style.legend_below(figure, handles, note)
     return figure
-
-
-def mean_handle() -> Line2D:
-    """The legend entry of a mean with its interval."""
-    return Line2D([], [], color=BLACK, marker="o", ms=4.5, label=style.MEAN)
-
-
-def _count(table: pd.DataFrame, source: str) -> str:
-    """ "n = 3", or "n = 3 to 10" where patterns have different numbers of runs."""
-    counts = table[table.source == source].groupby("pattern").size()
-    return "n = " + " to ".join(dict.fromkeys(str(n) for n in (counts.min(), counts.max())))
 
 
 @in_language
@@ -206,30 +186,22 @@ def plot_learning_curves(
     """Validation accuracy of node 1 after every epoch, mean and range over seeds: a row per source.
 
     On the left node 1 starts from scratch, on the right pre-trained. Lines in the source's colour
-    have pre-trained neighbours, the thick one all of them; titles say what those add in the end.
+    have pre-trained neighbours; titles say what all of them add in the end.
     """
-    names = ablation.patterns(ablation.count_nodes(records))
-    order = names[: len(names) // 2]  # of the neighbours, whatever node 1 starts from
-    cells = [
-        (source, start, patterns)
-        for source in sources or ablation.sources_of(records)
-        for start, patterns in (("scratch", order), ("pre-trained", names[len(order) :]))
-    ]
-    titles = [f"{style.source_title(source)}: node 1 {start}" for source, start, _ in cells]
-    figure, axes = panels(titles, 2.1, columns=2, sharey="row")
-    widths = dict.fromkeys(order, 1.0) | {order[-1]: 2.0}
-    look = {"hue_order": order, "style_order": order, "sizes": widths, "dashes": False}
-    look |= {"markers": dict(zip(order, "os^DvPX*", strict=False)), "ms": 4}
-    series = dict.fromkeys(("hue", "style", "size"), "neighbours")
-    for axis, (source, start, patterns) in zip(axes, cells, strict=True):
-        part = curve_table(records, source, patterns)
-        gain = neighbours_add(part, patterns)
-        words = f"with pre-trained neighbours {gain:+.1f} points at the end".replace(" -", " −")
-        axis.set_title(f"{axis.get_title()}\n{words}")
-        palette = {name: source_colour("scratch" if name == "none" else source) for name in order}
-        look |= {"palette": palette, "errorbar": ("pi", 100), "err_kws": {"alpha": 0.1}}
-        sns.lineplot(part, x="epoch", y="accuracy", ax=axis, **series, **look)
-        axis.set(xlabel="epoch", ylabel="validation (%)")
+    sources = list(sources or ablation.sources_of(records))
+    figure, axes = panels([""] * 2 * len(sources), 2.1, columns=2, sharey="row")
+    cells = [(source, start) for source in sources for start in ("scratch", "pre-trained")]
+    for axis, (source, start) in zip(axes, cells, strict=True):
+        table = curve_table(records, source)
+        order = list(dict.fromkeys(table.neighbours))
+        palette = dict.fromkeys(order, style.source_colour(source)) | {"none": BLACK}
+        markers = dict(zip(order, "os^DvPX*", strict=False))
+        look = {"hue": "neighbours", "style": "neighbours", "palette": palette, "markers": markers}
+        look |= {"dashes": False, "errorbar": ("pi", 100), "err_kws": {"alpha": 0.1}, "ms": 4}
+        sns.lineplot(table[table.start == start], x="epoch", y="accuracy", ax=axis, **look)
+        gain = f"{curve_gains(records, source)[start]:+.1f}".replace("-", "−")
+        words = f"{style.source_title(source)}: node 1 {start}\npre-trained neighbours add {gain}"
+        axis.set(title=words, xlabel="epoch", ylabel="validation (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if start == "scratch":
             axis.get_legend().remove()
@@ -239,77 +211,62 @@ def plot_learning_curves(
     return figure
 
 
-def curve_table(records: Sequence[Mapping], source: str, patterns: Sequence[str]) -> pd.DataFrame:
-    """A row per epoch of the runs of these patterns: `pattern`, `neighbours` (without node 1),
-    `epoch`, `accuracy` (validation, node 1, %)."""
-    rows = [
-        (pattern, re.sub(r"^1\+?", "", pattern) or "none", epoch["epoch"], epoch["val_accuracy"][0])
-        for pattern in patterns
-        for record in records
-        if record["label"] == (pattern if pattern == "none" else f"{source}/{pattern}")
-        for epoch in record["epochs"]
-    ]
-    return pd.DataFrame(rows, columns=["pattern", "neighbours", "epoch", "accuracy"])
+def curve_table(records: Sequence[Mapping], source: str) -> pd.DataFrame:
+    """A row per epoch of the runs of Table 1: `start` of node 1 ("scratch", "pre-trained"),
+    `neighbours` that are pre-trained, `epoch`, `accuracy` (validation, node 1, %)."""
+    rows = []
+    for pattern in ablation.patterns(ablation.count_nodes(records)):
+        start = "pre-trained" if pattern[0] == "1" else "scratch"
+        neighbours = re.sub(r"^1\+?", "", pattern) or "none"
+        label = pattern if pattern == "none" else f"{source}/{pattern}"
+        for record in (record for record in records if record["label"] == label):
+            for epoch in record["epochs"]:
+                rows.append((start, neighbours, epoch["epoch"], epoch["val_accuracy"][0]))
+    return pd.DataFrame(rows, columns=["start", "neighbours", "epoch", "accuracy"])
 
 
-def neighbours_add(curves: pd.DataFrame, patterns: Sequence[str]) -> float:
-    """All neighbours pre-trained minus none, in points, in the last epoch of `curve_table`."""
-    last = curves[curves.epoch == curves.epoch.max()].groupby("pattern").accuracy.mean()
-    return float(last.get(patterns[-1], np.nan) - last.get(patterns[0], np.nan))
+def curve_gains(records: Sequence[Mapping], source: str) -> dict[str, float]:
+    """All neighbours pre-trained minus none, in points, in the last epoch, by node 1's start."""
+    names = ablation.patterns(ablation.count_nodes(records))
+    curves = curve_table(records, source)
+    last = curves[curves.epoch == curves.epoch.max()].groupby(["start", "neighbours"])
+    means = last.accuracy.mean()
+    whole = names[len(names) // 2 - 1]
+    starts = "scratch", "pre-trained"
+    return {s: means.get((s, whole), np.nan) - means.get((s, "none"), np.nan) for s in starts}
 
 
 # ---- a graph beside its target alone
 
 
 @in_language
-def plot_seed_pairs(
-    records: Sequence[Mapping], baseline: str = "alone", chance: float | None = None
-) -> Figure:  # fmt: skip
+def plot_seed_pairs(records: Sequence[Mapping], chance: float | None = None) -> Figure:
     """Test accuracy of node 1 in graphs and alone: a line per seed, the gains beside.
 
     Args:
-        records: runs with `label`, `seed`, `test_accuracy`, of the baseline and of any graphs.
-        baseline: the label of the runs that the others are compared with, from scratch.
+        records: runs with `label`, `seed`, `test_accuracy`: "alone", and any graphs.
         chance: accuracy (%) of guessing, as a dotted line.
     """
-    gains = pair_gains(records, baseline)
-    graphs = list(gains.graph)
-    ratios = [2] * len(graphs) + [3]
-    figure, axes = panels([*graphs, "gain"], 2.6, len(graphs) + 1, width_ratios=ratios)
     rows = [(r["seed"], ablation.row_title(r), r["test_accuracy"][0]) for r in records]
-    runs = pd.DataFrame(rows, columns=["seed", "graph", "accuracy"]).set_index("graph")
+    runs = pd.DataFrame(rows, columns=["seed", "graph", "accuracy"])
+    by_seed = {name: dict(own[["seed", "accuracy"]].values) for name, own in runs.groupby("graph")}
+    alone = by_seed.pop("alone")
+    order = ["alone", *(name for name in dict.fromkeys(runs.graph) if name != "alone")]
+    gains = [{"graph": name, **stats.difference(by_seed[name], alone)} for name in order[1:]]
+    gains = pd.DataFrame(gains)
+    figure, (left, right) = panels(["", ""], 1.3 + 0.3 * len(order), sharey=True)
+    runs = runs.assign(row=runs.graph.map(order.index)).sort_values("row")
     look = {"estimator": None, "units": "seed", "marker": "o", "color": GREY, "lw": 1, "ms": 5}
+    sns.lineplot(runs, x="accuracy", y="row", orient="y", ax=left, **look)
     handles = [Line2D([], [], color=GREY, lw=1, marker="o", ms=4, label="one seed")]
     if chance is not None:
-        handles.append(Line2D([], [], color=BLACK, lw=0.8, ls=":", label="chance"))
-    for axis, label in zip(axes, graphs, strict=False):
-        pair = pd.concat([runs.loc[[baseline]], runs.loc[[label]]]).reset_index()
-        sns.lineplot(pair, x="graph", y="accuracy", ax=axis, **look)
-        axis.sharey(axes[0])
-        axis.set(xlim=(-0.4, 1.4), xlabel="", ylabel="test accuracy (%)")
-        axis.label_outer()
-        if chance is not None:
-            axis.axhline(chance, color=BLACK, lw=0.8, ls=":")
-    dots(axes[-1], gains, "graph")
-    style.count_rows(axes[-1], gains, "graph", graphs)
-    axes[-1].set_xlabel(f"graph − {baseline}, by seed (points)")
+        handles.append(left.axvline(chance, color=BLACK, lw=0.8, ls=":", label="chance"))
+    dots(right, gains, "graph", order)
+    style.count_rows(right, gains, "graph", order)
+    left.set(xlabel="test accuracy (%)", ylabel="")
+    right.set_xlabel("graph − alone, by seed (points)")
     style.legend_below(figure, [*handles, *style.mark_legend(gains)])
     return figure
-
-
-def pair_gains(records: Sequence[Mapping], baseline: str = "alone") -> pd.DataFrame:
-    """Each graph minus the baseline, by seed: `graph`, `effect`, `low`, `high`, `n`, and in how
-    many seeds it is `up`."""
-    seeds: dict[str, dict[int, float]] = {}
-    for record in records:
-        label = ablation.row_title(record)
-        seeds.setdefault(label, {})[record["seed"]] = record["test_accuracy"][0]
-    alone = seeds.pop(baseline)
-    rows = []
-    for label, found in seeds.items():
-        up = sum(value > alone[seed] for seed, value in found.items() if seed in alone)
-        rows.append({"graph": label, "up": up, **stats.difference(found, alone)})
-    return pd.DataFrame(rows)
 
 
 def knowledge_table(records: Sequence[Mapping], data: str) -> pd.DataFrame:
@@ -348,15 +305,15 @@ def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
     figure, axes = panels(parts, 3.4, max(2, len(parts)))
     for axis, part in zip(axes, parts.values(), strict=True):
         for source, own in part.groupby("source", sort=False):
-            dots(axis, own, "knowledge", colour=source_colour(source))
+            dots(axis, own, "knowledge", colour=style.source_colour(source))
             for row in own.itertuples():
-                axis.annotate(row.pattern, (row.knowledge, row.effect), **BESIDE)
+                axis.annotate(row.pattern, (row.knowledge, row.effect), **style.BESIDE)
         axis.axvline(0, color=BLACK, lw=0.8, zorder=0)
         axis.set_xlabel("neighbours alone − node 1 alone (points)")
     axes[0].set_ylabel("graph − its target alone (points)")
     sources = style.source_legend(dict.fromkeys(table.source), "pre-trained on: {}")
     note = f"labels: pre-trained nodes; {OWN_SCALE}"
-    style.legend_below(figure, [*sources, *style.mark_legend(table)], 3, note)
+    style.legend_below(figure, [*sources, *style.mark_legend(table)], note)
     return figure
 
 
@@ -370,22 +327,21 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
             interval). A line joins what has as many images.
     """
     figure, (axis,) = panels([""], 3.2)
+    several = table.images.nunique() > 1
     for start, part in table.groupby("start", sort=False):
-        look = {"color": source_colour(start), "lw": 1, "zorder": 1, "estimator": None}
-        look |= {"units": "images", "sort": False}
+        look = {"color": style.source_colour(start), "lw": 1, "zorder": 1, "sort": False}
+        look |= {"estimator": None, "units": "images"}
         ordered = part.sort_values("epochs")
         sns.lineplot(ordered, x="train_accuracy", y="effect", ax=axis, **look)
-        dots(axis, part, "train_accuracy", colour=source_colour(start))
+        dots(axis, part, "train_accuracy", colour=style.source_colour(start))
         for row in part.itertuples():
-            text = (
-                f"{row.epochs}" if table.images.nunique() == 1 else f"{row.epochs} × {row.images}"
-            )
-            axis.annotate(text, (row.train_accuracy, row.effect), **BESIDE)
+            text = f"{row.epochs}" + (f" × {row.images}" if several else "")
+            axis.annotate(text, (row.train_accuracy, row.effect), **style.BESIDE)
     axis.set(xlabel="training accuracy of the target alone (%)")
     axis.set(ylabel="graph − its target alone (points)")
     handles = style.source_legend(dict.fromkeys(table.start), "all nodes: {}")
-    note = "numbers: epochs" + (" × images" if table.images.nunique() > 1 else "")
-    style.legend_below(figure, [*handles, *style.mark_legend(table)], note=note)
+    note = "numbers: epochs" + (" × images" if several else "")
+    style.legend_below(figure, [*handles, *style.mark_legend(table)], note)
     return figure
 
 
@@ -428,7 +384,7 @@ def plot_reproduction(check: pd.DataFrame) -> Figure:
     words = f"{(~inside).sum()} of {rows} outside; {0.05 * rows:.1f} expected by chance"
     figure, (axis,) = panels([words], 1.1 + 0.2 * len(check))
     place = np.arange(len(check))
-    band = axis.hlines(place, check.low, check.high, color=PALE, lw=5)
+    band = axis.hlines(place, check.low, check.high, color=style.PALE, lw=5)
     band.set_label("recorded: 95 % prediction interval")
     look = {"ls": "none", "color": BLACK}
     axis.plot(check["mean"], place, marker="|", ms=7, label="recorded: mean", **look)

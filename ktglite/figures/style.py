@@ -15,53 +15,29 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ktglite.figures.japanese import translate_figure
+from ktglite.figures.japanese import read, translate_figure
 from ktglite.models import SOURCES, title
 
-__all__ = ["TARGET_RED", "describe_records", "dots", "gate_style", "panels", "save_figure"]
-__all__ += ["source_colour", "source_fill", "use_style"]
+__all__ = ["TARGET_RED", "describe_records", "save_figure", "source_colour", "use_style"]
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and two of a paper
 
-# A colour has one meaning in all figures and languages; what has none of these is black or grey.
-SOURCE_COLOURS = {
-    "scratch": "#000000",
-    "imagenet1k": "#8F5D00",
-    "imagenet1k_quantised": "#8F5D00",
-    "imagenet1k_standin": "#E69F00",
-    "fractaldb1k": "#56B4E9",
-    "teacher": "#7A4B3A",
-}
+LOOKS = read("looks.yaml")
 OTHER_SOURCE = "#4A9A9C"  # a file of weights
-GATE_STYLES = {  # colour, line, letter
-    "through": ("#0072B2", "-", "T"),
-    "linear": ("#009E73", "--", "L"),
-    "correct": ("#D55E00", "-.", "C"),
-    "cutoff": ("#999999", (0, (1, 3)), "×"),
-}
 TARGET_RED = "#D00000"  # the one that counts: a graph's target, the best graph that a search lost
 BLACK, GREY, PALE = "#000000", "#777777", "#C8C8C8"
-
-# What an effect shows is told by shape and fill, so that it is seen in grey print, too.
-MARKS = {
-    "supported": {"marker": "D", "fillstyle": "full"},
-    "contradicted": {"marker": "v", "fillstyle": "full"},
-    "interval excludes 0, but not after correction": {"marker": "D", "fillstyle": "left"},
-    "interval excludes 0, no test": {"marker": "D", "fillstyle": "none"},
-    "interval contains 0": {"marker": "o", "fillstyle": "none"},
-    "one run, no interval": {"marker": "x", "fillstyle": "full"},
-}
-DOT = {"ls": "none", "ms": 4.5, "markerfacecoloralt": "white"}
-MEAN = "mean, 95 % interval"  # a filled circle: nothing is asked of it
+MARKS = LOOKS["verdicts"] | LOOKS["means"]
+MEAN, PAPER = LOOKS["means"]
+DOT = {"color": BLACK, "ls": "none", "ms": 4.5, "markerfacecoloralt": "white"}
+BESIDE = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6.5}  # of a dot
 JAPANESE_FONT = "IPAexGothic"
 
 
 def source_colour(source: str) -> str:
     """The colour of what a node starts from, by its name or title; a plug-in brings its own."""
     name = next((name for name, known in SOURCES.items() if known.title == source), source)
-    if name in SOURCE_COLOURS:
-        return SOURCE_COLOURS[name]
-    return SOURCES[name].colour if name in SOURCES else OTHER_SOURCE
+    own = SOURCES[name].colour if name in SOURCES else OTHER_SOURCE
+    return LOOKS["sources"].get(name, own)
 
 
 def source_fill(source: str) -> str:
@@ -70,19 +46,19 @@ def source_fill(source: str) -> str:
     return to_hex(0.45 * np.array(to_rgb(colour)) + 0.55)
 
 
-def source_title(source: str) -> str:
-    """`models.title` for a drawing."""
-    return plain(title(source))
-
-
 def plain(name: str) -> str:
     r"""A name as it is: matplotlib takes what stands between two dollars for a formula."""
     return name.replace("$", r"\$")
 
 
+def source_title(source: str) -> str:
+    """`models.title` for a drawing."""
+    return plain(title(source))
+
+
 def gate_style(gate: str) -> tuple[str, str | tuple, str]:
     """Colour, line and letter of a gate; one that a reader added is grey, with its first letter."""
-    return GATE_STYLES.get(gate, ("#555555", (0, (5, 1, 1, 1, 1, 1)), gate[0].upper()))
+    return LOOKS["gates"].get(gate, ("#555555", (0, (5, 1, 1, 1, 1, 1)), gate[0].upper()))
 
 
 # ---- language and style
@@ -145,33 +121,30 @@ def panels(
 
 
 def dots(
-    axis: Axes, table: pd.DataFrame, at: str, order: Sequence | None = None, colour: str = BLACK,
-    shift: float = 0.0, mean: bool = False,
+    axis: Axes, table: pd.DataFrame, at: str, order: Sequence[str] = (), colour: str = BLACK,
+    shift: float = 0.0, mark: str = "",
 ) -> None:  # fmt: skip
     """Effects with their 95 % intervals: a dot per row of `table`, whose mark says what it shows.
 
     Args:
-        axis: the panel; where rows have names, its y axis is set up.
+        axis: the panel.
         table: `effect`, `low`, `high` and, where they were tested, `verdict`; NaN is not drawn.
-        at: the column with the names of the rows. Numbers are places on the x axis instead, and
-            effects go upwards.
-        order: the names, from above (default: as they come).
+        at: a column of numbers, which are places on the x axis; or of names, which are rows.
+        order: the names of all rows, from above.
         colour: of the dots; a source's where they belong to one.
         shift: rows downwards, so that two series do not lie on each other.
-        mean: whether these are means, for which 0 is nothing special.
+        mark: of MARKS, for means; 0 is nothing special then.
     """
-    upwards = pd.api.types.is_numeric_dtype(table[at])
-    order = list(dict.fromkeys(table[at]) if order is None else order)
+    upwards = not order
     place = shift + np.array(table[at] if upwards else [order.index(name) for name in table[at]])
     bars = np.nan_to_num([table.effect - table.low, table.high - table.effect])
-    marks = np.array([MEAN if mean else mark_of(row) for row in table.itertuples()])
-    for mark in dict.fromkeys(marks):
-        own = marks == mark
-        ends = [table.effect[own], place[own]]
-        x, y = reversed(ends) if upwards else ends
-        shape = {"color": colour, "elinewidth": 1.2, **DOT, **MARKS.get(mark, {"marker": "o"})}
-        axis.errorbar(x, y, **{"yerr" if upwards else "xerr": bars[:, own]}, **shape)
-    if not mean:
+    marks = np.array([mark or mark_of(row) for row in table.itertuples()])
+    for one in dict.fromkeys(marks):
+        own = marks == one
+        x, y = (place, table.effect) if upwards else (table.effect, place)
+        look = DOT | MARKS[one] | {"color": colour, "elinewidth": 1.2}
+        axis.errorbar(x[own], y[own], **{"yerr" if upwards else "xerr": bars[:, own]}, **look)
+    if not mark:
         (axis.axhline if upwards else axis.axvline)(0, color=BLACK, lw=0.8, zorder=0)
     if not upwards:
         axis.set_yticks(range(len(order)), [plain(name) for name in order])
@@ -191,20 +164,19 @@ def mark_of(row: tuple) -> str:
     return f"interval excludes 0, {'but not after correction' if tested else 'no test'}"
 
 
-def count_rows(axis: Axes, table: pd.DataFrame, at: str, order: Sequence) -> None:
+def count_rows(axis: Axes, table: pd.DataFrame, at: str, order: Sequence[str]) -> None:
     """The number n of runs on the right of each row of a panel."""
     place = {"transform": axis.get_yaxis_transform(), "fontsize": 6.5, "va": "center"}
-    axis.text(1.01, -0.8, "n", style="italic", **place)
+    axis.text(1.01, len(order) - 0.2, "n", style="italic", **place)
     for name, n in table.groupby(at).n:
         ends = dict.fromkeys(f"{value:.0f}" for value in (n.min(), n.max()))
-        axis.text(1.01, list(order).index(name), "–".join(ends), **place)
+        axis.text(1.01, order.index(name), "–".join(ends), **place)
 
 
 def mark_legend(table: pd.DataFrame) -> list[Line2D]:
     """Legend entries of the marks that occur in a table of effects."""
     used = {mark_of(row) for row in table.itertuples()}
-    shown = {mark: look for mark, look in MARKS.items() if mark in used}
-    return [Line2D([], [], color=BLACK, label=mark, **DOT, **look) for mark, look in shown.items()]
+    return [Line2D([], [], label=mark, **DOT, **MARKS[mark]) for mark in MARKS if mark in used]
 
 
 def source_legend(sources: Iterable[str], words: str = "{}") -> list[Line2D]:
@@ -213,9 +185,10 @@ def source_legend(sources: Iterable[str], words: str = "{}") -> list[Line2D]:
     return [Line2D([], [], color=source_colour(source), label=text[source]) for source in text]
 
 
-def legend_below(figure: Figure, handles: Sequence, columns: int = 4, note: str = "") -> None:
-    """A legend below all panels, under a line of text."""
-    columns = max(1, min(columns, len(handles)))
+def legend_below(figure: Figure, handles: Sequence, note: str = "") -> None:
+    """A legend below all panels, under a line of text, in as many columns as the page has."""
+    widest = max(len(handle.get_label()) for handle in handles)
+    columns = max(1, min(len(handles), 110 // (widest + 8)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, title=note)
 
 
@@ -224,7 +197,7 @@ def legend_below(figure: Figure, handles: Sequence, columns: int = 4, note: str 
 
 def save_figure(
     figure: Figure, folder: str | Path, name: str, formats: Sequence[str] = ("pdf", "png"),
-    note: str = "", caption: str = "", dpi: int = 300,
+    note: str = "", caption: str = "",
 ) -> list[Path]:  # fmt: skip
     """Write a figure as `<folder>/<name>.<format>`; the same figure gives the same bytes.
 
@@ -242,7 +215,7 @@ def save_figure(
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths = [Path(folder) / f"{name}.{kind}" for kind in formats]
     for path in paths:
-        figure.savefig(path, metadata=metadata[path.suffix[1:]], dpi=dpi)
+        figure.savefig(path, metadata=metadata[path.suffix[1:]], dpi=300)
     return paths
 
 
@@ -250,8 +223,5 @@ def describe_records(records: Sequence[Mapping]) -> str:
     """Where numbers come from: "data synthcars 95cd721e, code a3f29c01"; never the time."""
     data = [record["data"] for record in records if "data" in record]
     codes = {(record.get("provenance") or {}).get("git") for record in records} - {None}
-    parts = {
-        "data": sorted({f"{one['name']} {one['fingerprint'][:8]}" for one in data}),
-        "code": sorted(code[:8] for code in codes),
-    }
-    return ", ".join(f"{what} {', '.join(found)}" for what, found in parts.items() if found)
+    names = sorted({f"data {one['name']} {one['fingerprint'][:8]}" for one in data})
+    return ", ".join([*names, *sorted(f"code {code[:8]}" for code in codes)])
