@@ -37,9 +37,11 @@ __all__ = [
     "answer_table1",
     "claims_table",
     "convergence_table",
+    "differs",
     "exploratory",
     "forest",
     "gate_effects",
+    "overview",
     "search_luck",
     "write_tables",
 ]
@@ -529,3 +531,32 @@ def _told(row: Mapping, text: Mapping[str, str]) -> str:
         return verdict
     shown = text["single" if np.isnan(row["low"]) else "effect"]
     return shown.format(**row | {"verdict": verdict}).replace("-", "−")
+
+
+def differs(found: Mapping, more: str = "better", less: str = "worse") -> str:
+    """An effect in points as words: "8.5 points better [6.1, 10.9]", or that none is shown.
+
+    `found`: `effect`, `low` and `high`, as from `stats.difference` or `stats.contrast`.
+    """
+    effect, low, high = (found[name] for name in ("effect", "low", "high"))
+    size = f"{abs(effect):.1f} points {more if effect > 0 else less}"
+    if np.isnan(low):
+        return f"{size} (one run each, so without an interval)"
+    if low <= 0 <= high:
+        return f"not shown to be {more} or {less} ({effect:+.1f} points [{low:+.1f}, {high:+.1f}])"
+    ends = sorted((abs(low), abs(high)))
+    return f"{size} [{ends[0]:.1f}, {ends[1]:.1f}]"
+
+
+def overview(frame: pd.DataFrame) -> pd.DataFrame:
+    """A `forest` on one page: a row per claim, a column per set of records, effects and verdicts."""
+    frame = frame[frame.effect.notna()]
+    cells = {}
+    for row in frame.itertuples():
+        source = row.source.removeprefix("searched: ")
+        text = f"{source}: {row.effect:+.1f}, {row.verdict}"
+        cells.setdefault(row.claim, {}).setdefault(row.set, []).append(text)
+    table = pd.DataFrame(
+        {claim: {name: "; ".join(texts) for name, texts in sets.items()} for claim, sets in cells.items()}
+    )
+    return table.T.reindex(columns=list(dict.fromkeys(frame["set"]))).fillna("not measured")
