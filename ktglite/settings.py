@@ -26,7 +26,7 @@ from ktglite.profiles import (
 )
 from ktglite.sources.datasets import load_data
 from ktglite.sources.pretrain import PretrainConfig, adopt
-from ktglite.store import from_checkout, write_json
+from ktglite.store import write_json
 from ktglite.trainer import TrainConfig
 
 __all__ = ["NOTEBOOKS", "PROFILES", "Settings", "load_profile", "load_settings", "parse_overrides"]

@@ -549,14 +549,9 @@ def differs(found: Mapping, more: str = "better", less: str = "worse") -> str:
 
 
 def overview(frame: pd.DataFrame) -> pd.DataFrame:
-    """A `forest` on one page: a row per claim, a column per set of records, effects and verdicts."""
-    frame = frame[frame.effect.notna()]
-    cells = {}
-    for row in frame.itertuples():
-        source = row.source.removeprefix("searched: ")
-        text = f"{source}: {row.effect:+.1f}, {row.verdict}"
-        cells.setdefault(row.claim, {}).setdefault(row.set, []).append(text)
-    table = pd.DataFrame(
-        {claim: {name: "; ".join(texts) for name, texts in sets.items()} for claim, sets in cells.items()}
-    )
-    return table.T.reindex(columns=list(dict.fromkeys(frame["set"]))).fillna("not measured")
+    """A `forest` as words: a row per claim, a column per set of records, with all its sources."""
+    frame = frame[frame.effect.notna()].copy()
+    names = frame.source.str.removeprefix("searched: ")
+    effects = frame.effect.map("{:+.1f}".format)
+    frame["text"] = names + ": " + effects + ", " + frame.verdict
+    return frame.groupby(["claim", "set"]).text.agg("; ".join).unstack()
