@@ -239,8 +239,8 @@ def load_settings(
     values = raw_settings(notebook, profile, overrides)
     where = f"notebook {notebook}, profile {profile}"
     asked = {name.rpartition(".")[2] for name in overrides}
-    if values.get("ready_runs") not in (None, "none") and not asked & {"seeds", "first_seed"}:
-        values |= recorded_seeds(ready_records(values["ready_runs"]))
+    if not asked & {"seeds", "first_seed"}:
+        values |= recorded_seeds(values.get("ready_runs"))
     out = run_folder(profile, out)
     values |= {"profile": Path(profile).stem, "out": str(out)}
     for name, kind in get_type_hints(Settings).items():

@@ -3,14 +3,14 @@ of processor time (`ready_runs`)."""
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from ktglite.experiments.rungs import replay
 from ktglite.experiments.runs import load_records
-from ktglite.experiments.search import read_summaries
 from ktglite.experiments.space import CONDITIONS
 from ktglite.graph import Graph
 from ktglite.store import from_checkout
@@ -32,14 +32,15 @@ def ready_records(folder: str | Path) -> list[dict]:
     return records
 
 
-def recorded_seeds(records: Sequence[Mapping]) -> dict[str, int]:
+def recorded_seeds(folder: str | Path | None) -> dict[str, int]:
     """`first_seed` and `seeds` of the first seeds in a row for which every row of Table 1 has a
-    record; empty without rows."""
+    ready record; empty where there is none."""
     rows = defaultdict(set)
-    for record in records:
-        label = record["label"] or ""
-        if label in ("alone", "none") or "/" in label:
-            rows[record["seed"]].add(label)
+    with suppress(FileNotFoundError):  # told when the records are needed
+        for record in ready_records(Path(folder).expanduser()) if folder else ():
+            label = record["label"] or ""
+            if label in ("alone", "none") or "/" in label:
+                rows[record["seed"]].add(label)
     most = max(map(len, rows.values()), default=0)
     whole = {seed for seed, labels in rows.items() if len(labels) == most}
     if not whole:
@@ -58,6 +59,8 @@ def recorded_searches(settings) -> dict[str, dict]:
     """
     if settings.ready_runs is None:
         return {}
+    from ktglite.experiments.search import read_summaries  # and Optuna with it
+
     folder = from_checkout(settings.ready_runs) / "search"
     found = read_summaries(folder) if any(folder.glob("*.json")) else {}
     asked = {name: getattr(settings, name) for name in ("epochs", "lr", "batch_size")}
