@@ -72,10 +72,10 @@ notebooks: $(READY)  ## the outputs of `make reproduce` into notebooks/ and figu
 	$(BIN)/ktglite figures data/reference_runs/quick --out figures/ja --format png --lang ja
 	$(BIN)/python maintain/refresh_notebooks.py $(ARGS)
 
-teach: $(READY)  ## the students' edition, without solutions and outputs, into build/release
+teach: $(READY)  ## the students' edition, without solutions, hidden tests and outputs, into build/release
 	$(INSTALL_MORE) constraints-teach.txt
-	mkdir -p build/source/ktglite
-	cp notebooks/*.ipynb build/source/ktglite/
+	PYTHONPATH=maintain $(NBCONVERT) --to notebook --output-dir build/source/ktglite \
+	  --NotebookExporter.preprocessors=students_edition.StripSolutions notebooks/0*.ipynb
 	cd build && ../$(BIN)/nbgrader generate_assignment ktglite --force --no-db $(ARGS)
 
 # Slides load reveal.js, require.js, jQuery and MathJax from the network, unless OFFLINE=1 fetches
@@ -90,7 +90,7 @@ slides: $(READY)  ## the lectures as slides into build/slides; OFFLINE=1: work w
 	mkdir -p build/slides
 	$(if $(OFFLINE),npm install --silent --no-save --prefix build/slides \
 	  reveal.js@4 requirejs@2 jquery@3 mathjax@2)
-	$(NBCONVERT) --to slides --output-dir build/slides $(SLIDES) notebooks/0*.ipynb $(ARGS)
+	$(NBCONVERT) --to slides --no-input --output-dir build/slides --SlidesExporter.reveal_scroll=True $(SLIDES) notebooks/0*.ipynb $(ARGS)
 
 site: $(READY)  ## notebooks, docs and the explorer as pages without a network, into build/site
 	$(BIN)/python maintain/site.py $(ARGS)

@@ -40,8 +40,10 @@ def without_widgets(notebook) -> None:
     """Drop what a living kernel alone can show: widgets, whose picture stands beside them."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop(WIDGET, None)
+        for output in list(cell.get("outputs", [])):
+            data = output.get("data", {})
+            if data.pop(WIDGET, None) and data.keys() <= {"text/plain"}:
+                cell.outputs.remove(output)
 
 
 def describe_pictures(notebook) -> None:

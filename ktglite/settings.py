@@ -11,14 +11,15 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ktglite import profiles
 from ktglite.data import Data
-from ktglite.experiments.runs import Store, load_records
+from ktglite.experiments.ready import ready_records, recorded_seeds
+from ktglite.experiments.runs import Store
 from ktglite.experiments.space import CONDITIONS, SearchConfig
 from ktglite.graph import Node
 from ktglite.models import SOURCES
 from ktglite.profiles import NOTEBOOKS, PROFILES, load_profile, parse_overrides
 from ktglite.sources.datasets import check_shares, load_data
 from ktglite.sources.pretrain import PretrainConfig, adopt
-from ktglite.store import from_checkout, write_json
+from ktglite.store import write_json
 from ktglite.trainer import TrainConfig
 
 __all__ = ["NOTEBOOKS", "PROFILES", "Settings", "load_profile", "load_settings", "parse_overrides"]
@@ -37,7 +38,8 @@ class Settings(TrainConfig):
     - `sources`: what a node may start from, besides random numbers.  `weights`: the folder of their
       weights, or several for repeated pre-trainings, used in turn by seed.
     - `ready_weights`: finished weights, taken where they were made with these settings.
-    - `ready_runs`: the folder of a finished run, whose records are taken instead of training.
+    - `ready_runs`: the folder of a finished run, whose records are taken instead of training; its
+      seeds, too, where neither `seeds` nor `first_seed` is asked for.
     - `seeds`: how many, beginning with `first_seed`.  `jobs`, `dask`: see `open_pool`.
     - `keep`: the networks that are written, see `Store`.
     - `pretrain_*`: see `PretrainConfig`; `pretrain_render` is the side of the images that are
@@ -153,18 +155,8 @@ class Settings(TrainConfig):
             places = (self.ready_weights, f"data/runs/{self.profile}/weights")
             for config in self.pretrain_configs():
                 any(adopt(config, place, self.weights, self.cache) for place in places)
-        return Store(Path(self.out) / "runs", self.keep, ready=self._ready_records())
-
-    def _ready_records(self) -> list[dict]:
-        if self.ready_runs is None:
-            return []
-        folder = from_checkout(self.ready_runs)
-        records = load_records(folder / "runs")
-        if (folder / "table1.json").is_file():
-            records += json.loads((folder / "table1.json").read_text(encoding="utf-8"))
-        if not records:
-            raise FileNotFoundError(f"ready_runs: {folder} has neither table1.json nor runs/*.json")
-        return records
+        ready = ready_records(self.ready_runs) if self.ready_runs else []
+        return Store(Path(self.out) / "runs", self.keep, ready=ready)
 
     def train_config(self, **changes: object) -> TrainConfig:
         """The settings of a training, some of them changed."""
@@ -219,6 +211,9 @@ def load_settings(
     """
     values = profiles.raw_settings(notebook, profile, overrides)
     where = f"notebook {notebook}, profile {profile}"
+    asked = {name.rpartition(".")[2] for name in overrides}
+    if not asked & {"seeds", "first_seed"}:
+        values |= recorded_seeds(values.get("ready_runs"))
     folder = profiles.run_folder(profile, out)
     values |= {"profile": Path(profile).stem, "out": str(folder)}
     for name, kind in get_type_hints(Settings).items():

@@ -107,12 +107,13 @@ def picture(stem: str, top: Path, lang: str) -> tuple[str, dict]:
         search.read_summaries(records / "quick_searches"),
     )
     text = captions.caption(name, runs, searches, lang)
+    alt = captions.alt_text(name, runs, searches, lang)
     image = Image.open(paths[0] if paths[0].exists() else paths[-1]).convert("RGB")
     image.thumbnail((900, 900), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     encoded = base64.b64encode(file.getvalue()).decode()
-    return f"![{text}](attachment:{name}.png)\n\n*{text}*", {f"{name}.png": {"image/png": encoded}}
+    return f"![{alt}](attachment:{name}.png)\n\n*{text}*", {f"{name}.png": {"image/png": encoded}}
 
 
 def _minutes(seconds: float) -> str:
@@ -127,15 +128,16 @@ def _set_heads(notebook, stem: str, times: dict, top: Path) -> None:
     prose, code = heads(stem, times, address(top))
     text, attachments = picture(stem, top, "en")
     body = [cell for cell in notebook.cells if not is_head(cell)]
-    tags = {"tags": ["head"]}
+    shown, tags = (
+        {"tags": ["head"], "slideshow": {"slide_type": kind}} for kind in ("slide", "skip")
+    )
+    folded = tags | {"jupyter": {"source_hidden": True}}
     head = [
         nbformat.v4.new_markdown_cell(
-            text, id="head-picture", metadata=tags, attachments=attachments
+            text, id="head-picture", metadata=shown, attachments=attachments
         ),
         nbformat.v4.new_markdown_cell(prose, id="head-times", metadata=tags),
-        nbformat.v4.new_code_cell(
-            code.rstrip(), id="head-install", metadata=tags | {"jupyter": {"source_hidden": True}}
-        ),
+        nbformat.v4.new_code_cell(code.rstrip(), id="head-install", metadata=folded),
     ]
     notebook.cells = [body[0], *head, *body[1:]]
 

@@ -21,6 +21,7 @@ import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from PIL import Image
+from students_edition import StripSolutions
 
 import ktglite
 from ktglite import load_settings, pages, trainer
@@ -44,9 +45,8 @@ def test_a_cell_is_short_and_defines_nothing(stem):
         for node in ast.walk(
             ast.parse(TransformerManager().transform_cell(cell.source))
         ):  # %pip is no Python
-            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef), (
-                cell.source
-            )
+            written = cell.metadata.get("nbgrader", {}).get("solution")  # students write functions
+            assert written or not isinstance(node, ast.FunctionDef | ast.ClassDef), cell.source
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -80,6 +80,39 @@ def test_it_opens_with_a_question_and_ends_with_exercises(stem):
     assert "**Question.**" in prose[0]
     assert 2 <= prose[-1].count("<details>") <= 4
     assert prose[-1].count("<details>") == prose[-1].count("</details>")
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_it_ends_with_an_answer_from_the_records_and_says_where_it_stands(stem):
+    notebook = nbformat.read(FOLDER / f"{stem}.ipynb", as_version=4)
+    heads = [cell.source.split("\n")[0] for cell in notebook.cells]
+    at = heads.index("## The answer")
+    assert heads[at + 2] == "## Exercises"
+    assert notebook.cells[at + 1].cell_type == "code"
+    assert "print(" in notebook.cells[at + 1].source
+    told = "".join(cell.source for cell in cells(stem, "markdown"))
+    (here,) = re.findall(r"\*\*You are here:\*\*.*?\n\n", told, flags=re.S)
+    linked = {name for name in STEMS if f"({name}.ipynb)" in here}
+    assert linked == {*STEMS} - {stem}
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_no_paragraph_is_longer_than_85_words(stem):
+    for cell in cells(stem, "markdown"):
+        if not books.is_head(cell):
+            for part in re.split(r"\n\s*\n|\n(?=- |\|)", cell.source):
+                assert len(part.split()) <= 85, part
+
+
+def test_a_session_has_fifteen_to_twenty_slides():
+    slides = {
+        stem: [cell.metadata.slideshow.slide_type for cell in read(stem).cells].count("slide")
+        for stem in STEMS
+    }
+    counts = list(slides.values())
+    assert 15 <= sum(counts[:2]) <= 20
+    assert 15 <= sum(counts[2:]) <= 20
+    assert all(read(stem).cells[0].metadata.slideshow.slide_type == "slide" for stem in STEMS)
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -433,7 +466,7 @@ def smoke(tmp_path_factory):
 
 
 def test_all_notebooks_run_on_smoke(smoke):
-    out, _, text = smoke
+    out, *_ = smoke
     for stem in STEMS:
         notebook = nbformat.read(out / f"notebooks/{stem}.ipynb", as_version=4)
         outputs = [
@@ -444,23 +477,51 @@ def test_all_notebooks_run_on_smoke(smoke):
             f"{stem} shows no picture"
         )
         assert (out / f"notebooks/{stem}.html").stat().st_size > 10_000
-    assert "| ✓ | ✓ | ✓ |" in text
-    assert "stand-in" in text
+    for stem in STEMS:  # the answer is there, with numbers
+        notebook = nbformat.read(out / f"notebooks/{stem}.ipynb", as_version=4)
+        (answer,) = [cell for cell in notebook.cells if cell.id == "answer"]
+        said = "".join(output.text for output in answer.outputs)
+        assert re.search(r"\d", said)
+        assert "nan" not in said
+
+
+def released(stem):
+    """The students' edition, by the kit's preprocessor and nbgrader's rules, without outputs."""
+    student, _ = StripSolutions().preprocess(read(stem), {})
+    for cell in student.cells:
+        if "nbgrader" in cell.metadata:
+            hidden = r" *### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS\n?"
+            cell.source = re.sub(hidden, "", cell.source, flags=re.S)
+            written = r"### BEGIN SOLUTION.*?### END SOLUTION"
+            cell.source = re.sub(written, "raise NotImplementedError", cell.source, flags=re.S)
+            if cell.metadata.nbgrader.solution:
+                assert cell.source == "raise NotImplementedError"
+        if cell.cell_type == "code":
+            cell.outputs = []
+    return student
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_the_students_edition_leaks_no_solution_and_no_hidden_number(stem):
+    text = "\n".join(cell.source for cell in released(stem).cells)
+    assert not [word for word in ("<details>", "Solution", "SOLUTION", "HIDDEN") if word in text]
+    for cell in read(stem).cells:
+        secret = re.findall(r"<details>.*?</details>", cell.source, flags=re.S)
+        secret += re.findall(r"### BEGIN [A-Z ]+\n(.*?)### END", cell.source, flags=re.S)
+        for line in "\n".join(secret).splitlines():
+            assert len(line) < 25 or line.strip() not in text, line
+    for cell in released(stem).cells:
+        if cell.metadata.get("nbgrader", {}).get("grade"):
+            assert not re.search(r"\b\d+\.\d{2,}|\b\d{4,}", cell.source), cell.source
 
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_solutions_get_full_marks_and_the_students_edition_none(smoke, stem):
-    """Cleared and graded by nbgrader's rules; the students' edition runs on what the run left."""
-    solved, student = nbformat.read(smoke[0] / f"notebooks/{stem}.ipynb", as_version=4), read(stem)
-    for cell in student.cells:
-        if cell.metadata.get("nbgrader", {}).get("solution"):
-            cell.source = re.sub(
-                "### BEGIN SOLUTION.*### END SOLUTION",
-                "raise NotImplementedError",
-                cell.source,
-                flags=re.S,
-            )
-            assert cell.source == "raise NotImplementedError"
+    """The students' edition, cleared by nbgrader's rules, runs on what the run left."""
+    solved, student = (
+        nbformat.read(smoke[0] / f"notebooks/{stem}.ipynb", as_version=4),
+        released(stem),
+    )
     put_in = [
         cell for cell in solved.cells if "injected-parameters" in cell.metadata.get("tags", [])
     ]

@@ -21,10 +21,10 @@ import yaml
 from ktglite.experiments import stats
 from ktglite.graph import Graph, Node, all_through, independent
 from ktglite.models import title
-from ktglite.store import atomic_write
+from ktglite.store import atomic_write, from_checkout
 
 __all__ = ["ablation_graphs", "ablation_grid", "ablation_table", "paper", "reproduction_check"]
-__all__ += ["tidy", "write_table"]
+__all__ += ["tidy", "with_recorded", "write_table"]
 
 # ---- the graphs
 
@@ -326,6 +326,23 @@ def reproduction_check(live: Sequence[Mapping], recorded: Sequence[Mapping]) -> 
         rows.append(row | {"inside": inside if len(values) > 1 else pd.NA})
     columns = ["row", "live", "mean", "low", "high", "n", "inside"]
     return pd.DataFrame(rows, columns=columns).astype({"inside": "boolean"})
+
+
+def with_recorded(live: Sequence[Mapping], folder: str | Path) -> list[Mapping]:
+    """Live runs and, where `folder` has a Table 1 of the same images and settings, its runs, too:
+    those of other seeds, of the rows that `live` has."""
+    folder = from_checkout(folder)
+    theirs = read_runs(folder) if live and (folder / "table1.json").is_file() else []
+    known = {(record["label"], record["seed"]) for record in live}
+    rows = {label for label, _ in known}
+    more = [
+        record
+        for record in theirs
+        if record["label"] in rows
+        and (record["label"], record["seed"]) not in known
+        and _same_training(record, live[0])
+    ]
+    return [*live, *more]
 
 
 def row_title(record: Mapping) -> str:

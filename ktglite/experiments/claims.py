@@ -29,8 +29,8 @@ from ktglite.experiments.space import CONDITIONS
 from ktglite.graph import Graph
 from ktglite.models import title
 
-__all__ = ["CLAIMS", "answer_table1", "claims_table", "convergence_table", "exploratory", "forest"]
-__all__ += ["gate_effects"]
+__all__ = ["CLAIMS", "answer_table1", "claims_table", "convergence_table", "differs", "exploratory"]
+__all__ += ["forest", "gate_effects", "overview"]
 
 CLAIMS = {
     "C0": "the graph beats its target alone, with the same start and budget",
@@ -456,3 +456,27 @@ def _told(row: Mapping, text: Mapping[str, str]) -> str:
         return verdict
     shown = text["single" if np.isnan(row["low"]) else "effect"]
     return shown.format(**row | {"verdict": verdict}).replace("-", "−")
+
+
+def differs(found: Mapping, more: str = "better", less: str = "worse") -> str:
+    """An effect in points as words: "8.5 points better [6.1, 10.9]", or that none is shown.
+
+    `found`: `effect`, `low` and `high`, as from `stats.difference` or `stats.contrast`.
+    """
+    effect, low, high = (found[name] for name in ("effect", "low", "high"))
+    size = f"{abs(effect):.1f} points {more if effect > 0 else less}"
+    if np.isnan(low):
+        return f"{size} (one run each, so without an interval)"
+    if low <= 0 <= high:
+        return f"not shown to be {more} or {less} ({effect:+.1f} points [{low:+.1f}, {high:+.1f}])"
+    ends = sorted((abs(low), abs(high)))
+    return f"{size} [{ends[0]:.1f}, {ends[1]:.1f}]"
+
+
+def overview(frame: pd.DataFrame) -> pd.DataFrame:
+    """A `forest` as words: a row per claim, a column per set of records, with all its sources."""
+    frame = frame[frame.effect.notna()].copy()
+    names = frame.source.str.removeprefix("searched: ")
+    effects = frame.effect.map("{:+.1f}".format)
+    frame["text"] = names + ": " + effects + ", " + frame.verdict
+    return frame.groupby(["claim", "set"]).text.agg("; ".join).unstack()

@@ -1,0 +1,94 @@
+"""Recorded results where trainings would stand: all notebooks in minutes, for a class without hours
+of processor time (`ready_runs`)."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from ktglite.experiments.rungs import replay
+from ktglite.experiments.runs import load_records
+from ktglite.experiments.space import CONDITIONS
+from ktglite.graph import Graph
+from ktglite.store import from_checkout
+
+__all__ = ["ready_records", "recorded_searches", "recorded_seeds"]
+
+
+def ready_records(folder: str | Path) -> list[dict]:
+    """The records of a finished run: those of its `runs/*.json`, and of its `table1.json`.
+
+    Raises FileNotFoundError where there are none.
+    """
+    folder = from_checkout(folder)
+    records = load_records(folder / "runs")
+    if (folder / "table1.json").is_file():
+        records += json.loads((folder / "table1.json").read_text(encoding="utf-8"))
+    if not records:
+        raise FileNotFoundError(f"ready_runs: {folder} has neither table1.json nor runs/*.json")
+    return records
+
+
+def recorded_seeds(folder: str | Path | None) -> dict[str, int]:
+    """`first_seed` and `seeds` of the first seeds in a row for which every row of Table 1 has a
+    ready record; empty where there is none."""
+    rows = defaultdict(set)
+    with suppress(FileNotFoundError):  # told when the records are needed
+        for record in ready_records(Path(folder).expanduser()) if folder else ():
+            label = record["label"] or ""
+            if label in ("alone", "none") or "/" in label:
+                rows[record["seed"]].add(label)
+    most = max(map(len, rows.values()), default=0)
+    whole = {seed for seed, labels in rows.items() if len(labels) == most}
+    if not whole:
+        return {}
+    first = min(whole)
+    count = next(count for count in range(1, len(whole) + 2) if first + count not in whole)
+    return {"first_seed": first, "seeds": count}
+
+
+def recorded_searches(settings) -> dict[str, dict]:
+    """Searches by condition that stand for those of this run; empty unless `ready_runs` is set.
+
+    They are the finished searches in `<ready_runs>/search` where these trained as the settings say;
+    else what a search of `trials` graphs would have kept of the recorded ones (`recorded`), whose
+    winners were not trained again.
+    """
+    if settings.ready_runs is None:
+        return {}
+    from ktglite.experiments.search import read_summaries  # and Optuna with it
+
+    folder = from_checkout(settings.ready_runs) / "search"
+    found = read_summaries(folder) if any(folder.glob("*.json")) else {}
+    asked = {name: getattr(settings, name) for name in ("epochs", "lr", "batch_size")}
+    alike = [all(own["training"][k] == v for k, v in asked.items()) for own in found.values()]
+    if not found or not all(alike):
+        whole = read_summaries(from_checkout(settings.recorded))
+        found = {name: _early_stopped(summary, settings) for name, summary in whole.items()}
+    return {name: found[name] for name in CONDITIONS if name in found}
+
+
+def _early_stopped(summary: Mapping, settings) -> dict:
+    """A recorded search of whole curves, cut where a search of its first graphs would stop them."""
+    trials = [trial for trial in summary["trials"] if trial["state"] == "COMPLETE"]
+    trials = trials[: settings.trials]
+    curves = np.array([trial["values"] for trial in trials])
+    rule = {"pruner": settings.pruner, "reduction_factor": settings.reduction_factor}
+    rule["min_resource"] = settings.min_resource
+    ends = replay(curves, rule["pruner"], rule["reduction_factor"], rule["min_resource"])
+    stopped = {"state": "PRUNED", "value": None, "test_accuracy": None}
+    kept = [
+        trial | {"values": trial["values"][:end]} | (stopped if end < curves.shape[1] else {})
+        for trial, end in zip(trials, ends, strict=True)
+    ]
+    whole = [trial for trial in kept if trial["state"] == "COMPLETE"]
+    best = max(whole, key=lambda trial: trial["value"])
+    facts = {"trials": kept, "planned": len(kept), "reevaluated": []}
+    facts |= {"epochs_run": int(ends.sum()), "epochs_full": curves.size}
+    facts["states"] = dict(Counter(trial["state"] for trial in kept))
+    facts["best"] = best | {"text": str(Graph.from_dict(best["graph"]))}
+    facts["selection_value"] = best["value"]
+    return {**summary, **facts, "search": summary["search"] | rule}

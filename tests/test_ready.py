@@ -1,0 +1,70 @@
+"""Recorded runs and searches in place of trainings."""
+
+import json
+
+from ktglite import load_settings
+from ktglite.experiments import ablation, claims, ready
+from ktglite.experiments.search import read_summaries
+from ktglite.store import from_checkout
+
+RECORDED = "data/reference_runs/quick_searches"
+
+
+def write(folder, seeds_of):
+    runs = [{"label": label, "seed": s} for label, seeds in seeds_of.items() for s in seeds]
+    (folder / "table1.json").write_text(json.dumps(runs))
+    return str(folder)
+
+
+def test_seeds_are_those_that_every_row_has(tmp_path):
+    given = {"alone": [10, 11, 12, 14], "x/1": [10, 11, 14], "teacher": [100], None: [3]}
+    folder = write(tmp_path, given)
+    assert ready.recorded_seeds(folder) == {"first_seed": 10, "seeds": 2}
+    assert ready.recorded_seeds("nowhere") == ready.recorded_seeds(None) == {}
+    assert load_settings("02", "quick", ready_runs=folder).seed_numbers == range(10, 12)
+    asked = load_settings("02", "quick", ready_runs=folder, seeds=5)
+    assert asked.seed_numbers == range(5)
+
+
+def test_a_recorded_search_is_cut_where_a_live_one_would_stop(tmp_path):
+    folder = write(tmp_path, {"alone": [10]})
+    given = {"ready_runs": folder, "trials": 8, "recorded": RECORDED, "min_resource": 3}
+    found = ready.recorded_searches(load_settings("03", "quick", **given))
+    assert list(found) == ["none", "imagenet1k", "fractaldb1k", "mixed"]
+    whole = read_summaries(from_checkout(RECORDED))
+    for name, summary in found.items():
+        trials = summary["trials"]
+        assert len(trials) == 8
+        stopped = [trial for trial in trials if trial["state"] == "PRUNED"]
+        assert stopped
+        assert {len(trial["values"]) for trial in stopped} <= {3, 6}
+        assert summary["epochs_run"] == sum(len(trial["values"]) for trial in trials)
+        ends = [trial["value"] for trial in trials if trial["state"] == "COMPLETE"]
+        assert summary["selection_value"] == max(ends)
+        for trial, before in zip(trials, whole[name]["trials"], strict=False):
+            assert trial["values"] == before["values"][: len(trial["values"])]
+    assert ready.recorded_searches(load_settings("03", "quick")) == {}
+
+
+def test_recorded_runs_count_once_and_only_where_they_fit():
+    runs = ablation.read_runs(from_checkout("data/reference_runs/quick"))
+    live = [run for run in runs if run["seed"] == runs[0]["seed"]]
+    assert len(ablation.with_recorded(live, "data/reference_runs/quick")) == len(runs)
+    assert ablation.with_recorded(live, "data/reference_runs/cars64") == live
+    assert ablation.with_recorded(live, "nowhere") == live
+
+
+def test_an_effect_in_words_says_no_more_than_its_interval():
+    say = claims.differs
+    assert say({"effect": -9.5, "low": -12.0, "high": -7.0}) == "9.5 points worse [7.0, 12.0]"
+    assert say({"effect": 2.0, "low": 1.0, "high": 3.0}) == "2.0 points better [1.0, 3.0]"
+    assert say({"effect": 2.0, "low": -1.0, "high": 5.0}).startswith("not shown to be better or")
+    assert "one run each" in say({"effect": 2.0, "low": float("nan"), "high": float("nan")})
+
+
+def test_the_overview_has_a_cell_for_every_claim_and_set():
+    runs = ablation.read_runs(from_checkout("data/reference_runs/cars64"))
+    table = claims.overview(claims.forest({"cars": (runs, {})}))
+    assert {"C0", "C1", "C2", "C3"} <= set(table.index)
+    assert {"cars", "paper"} == set(table.columns)
+    assert table.loc["C1", "paper"] == "ImageNet-1k: +3.0, supported; FractalDB-1k: +1.8, supported"
