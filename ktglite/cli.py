@@ -118,12 +118,10 @@ def ablation(
         records = run_all(graphs, data, config, seeds, store, settings.weights, pool)
     write_json(out / "table1.json", records)
     frame = table1.ablation_table(records, settings.sources)
-    paths = table1.write_table(frame, out / "tables")
-    table = claims.claims_table(records, sources=settings.sources, scale=settings.profile)
-    table.to_csv(out / "tables/claims.csv", index=False)
+    paths = claims.write_tables(records, out / "tables", settings.sources, settings.profile)
     print("Accuracy of node 1 (%), test: mean ± std (n)")
     _print_table(table1.format_table(frame))
-    print(*paths, out / "tables/claims.csv", sep="\n")
+    print(*paths, sep="\n")
     print(f"next: ktglite figures {quote(str(out))}")
 
 

@@ -12,7 +12,7 @@ from test_search import run_scripted
 from ktglite.experiments import bench, search
 from ktglite.experiments.bench import Benchmark, Rule
 from ktglite.experiments.space import SearchConfig, sample_graphs
-from ktglite.graph import Graph, Node
+from ktglite.graph import Graph, Node, independent
 
 RECORDED = "data/reference_runs/quick_searches"
 A = Node("resnet18_w16")
@@ -199,3 +199,27 @@ def test_regret_falls_with_what_is_spent(recorded):
     assert found.regret["asha", 60] < found.regret["random", 60]
     assert (found.n == 20).all()
     assert found.test["asha", 708] == table.runs.test[np.argmax(table.val[:, -1])]
+
+
+def test_the_target_alone_has_a_rank(recorded):
+    found = bench.rank_alone(recorded).set_index(["condition", "start", "gate"])
+    assert found["rank"]["fractaldb1k", "fractaldb1k", "through"] == 1
+    assert found["rank"]["none", "scratch", "through"] == 5
+    assert set(found.of) == {59, 60}
+    table = small_benchmark()
+    again = table.runs.iloc[:2].assign(condition="none", seed=[0, 1])
+    alone = Benchmark(
+        [independent(A)] * 2, again, table.val[[0, 1]], table.seconds[:2], table.about
+    )
+    (several,) = bench.rank_alone(alone).itertuples()
+    assert several.seeds == 2
+    assert several.val_mean == table.val[:2, -1].mean()
+
+
+def test_claims_of_repeated_searches(recorded):
+    found = bench.repeated_claims(recorded, Rule("promote", min_resource=3), 20, repeats=20)
+    assert found.claim.tolist() == ["C4", "C4", "C4", "C5", "C5"]
+    gain = found.set_index(["claim", "condition", "against"]).loc["C4", "imagenet1k", "none"]
+    assert gain.low < gain.effect < gain.high
+    assert gain.effect == pytest.approx(32, abs=5)
+    assert gain.positive == 100

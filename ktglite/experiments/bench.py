@@ -28,7 +28,8 @@ from ktglite.models import file_hash
 from ktglite.store import atomic_write, from_checkout
 from ktglite.trainer import check_config
 
-__all__ = ["Benchmark", "Rule", "best_of", "from_summaries", "load", "regret"]
+__all__ = ["Benchmark", "Rule", "best_of", "from_summaries", "load", "rank_alone", "regret"]
+__all__ += ["repeated_claims"]
 
 
 @dataclass(frozen=True)
@@ -298,6 +299,18 @@ class _Tpe:
 # ---- what the whole table tells
 
 
+def _judged(bench: Benchmark, condition: str) -> pd.DataFrame:
+    """The graphs a search in `condition` would find: `val` and `test` of the run that it sees, and
+    `val_again`, `test_again`, the means over the other seeds; NaN where there are none."""
+    table = bench.of(condition)
+    again = defaultdict(list)
+    for row in np.flatnonzero(bench.runs.seed != bench.about["seed"]):
+        again[bench.graphs[row]].append((bench.val[row, -1], bench.runs.test[row]))
+    means = [np.mean(again.get(graph, [(nan, nan)]), axis=0) for graph in table.graphs]
+    found = pd.DataFrame(means, columns=["val_again", "test_again"])
+    return table.runs.assign(val=table.val[:, -1], **found)
+
+
 def best_of(
     bench: Benchmark,
     sizes: Sequence[int] = (1, 2, 4, 8, 16, 32),
@@ -319,16 +332,10 @@ def best_of(
     measures = {"val": "in the search", "test": "test images"}
     if new_seeds:
         measures["val_again"] = "new seeds"
-    again = defaultdict(list)
-    for row in np.flatnonzero(bench.runs.seed != bench.about["seed"]):
-        again[bench.graphs[row]].append(bench.val[row, -1])
     rng = np.random.default_rng(0)
     rows = []
     for condition in bench.conditions:
-        table = bench.of(condition)
-        other = [np.mean(again.get(graph, nan)) for graph in table.graphs]
-        pool = table.runs.assign(val=table.val[:, -1], val_again=other)
-        pool = pool.dropna(subset=list(measures))
+        pool = _judged(bench, condition).dropna(subset=list(measures))
         shares = pool.weight / pool.weight.sum()
         value = pool.val.to_numpy()
         for n in [n for n in sizes if n <= len(pool)]:
@@ -375,4 +382,61 @@ def regret(
                 rows.append(
                     row | {"high": mean["high"], "test": found.test.mean(), "n": len(found)}
                 )
+    return pd.DataFrame(rows)
+
+
+def rank_alone(bench: Benchmark) -> pd.DataFrame:
+    """Where the target alone stands among the graphs of its condition.
+
+    By `condition`, `start` and `gate` of its label edge: `val` and `test` of the run that a search
+    sees, its `rank` by `val` (1 is the best) `of` how many; the mean `val_mean` over `seeds` seeds.
+    """
+    rows = []
+    for condition in bench.conditions:
+        table = bench.of(condition)
+        for row in [row for row, graph in enumerate(table.graphs) if graph.size == 1]:
+            graph = table.graphs[row]
+            same = np.array([own == graph for own in bench.graphs])
+            same &= bench.runs.condition == condition
+            value = table.val[row, -1]
+            found = {"condition": condition, "start": graph.nodes[0].init}
+            found |= {"gate": graph.gates[0][0], "val": value, "test": table.runs.test[row]}
+            found |= {"rank": 1 + int((table.val[:, -1] > value).sum()), "of": len(table)}
+            rows.append(found | {"val_mean": bench.val[same, -1].mean(), "seeds": int(same.sum())})
+    return pd.DataFrame(rows)
+
+
+def repeated_claims(
+    bench: Benchmark, rule: Rule, trials: int, repeats: int = 100, new_seeds: bool = False
+) -> pd.DataFrame:
+    """C4 and C5 with every search repeated: test accuracy of the winner, minus that of another
+    condition's.
+
+    By `claim`, `condition` and `against`: the mean `effect`, the range `low` to `high` that holds
+    95 % of the pairs of searches, and `positive`, in how many percent of them it is above 0. With
+    `new_seeds` searches are among the graphs that were trained with other seeds, too, and those
+    judge the winner.
+    """
+    winners = {}
+    for condition in bench.conditions:
+        judged = _judged(bench, condition)
+        chosen = judged.val_again.notna() if new_seeds else np.full(len(judged), True)
+        table = bench.of(condition).where(chosen)
+        tests = judged["test_again" if new_seeds else "test"][chosen].to_numpy()
+        winners[condition] = []
+        for seed in range(repeats):
+            events = table.replay(rule, min(trials, len(table)), seed)
+            whole = events[events.epoch == table.val.shape[1]]
+            best = whole.row.iloc[np.argmax(table.val[whole.row, -1])]
+            winners[condition].append(tests[best])
+    pairs = [("C4", name, "none") for name in ("imagenet1k", "fractaldb1k", "mixed")]
+    pairs += [("C5", "mixed", name) for name in ("imagenet1k", "fractaldb1k")]
+    rows = []
+    for claim, condition, other in pairs:
+        if {condition, other} <= winners.keys():
+            gaps = np.array(winners[condition]) - winners[other]
+            low, high = np.quantile(gaps, [0.025, 0.975])
+            row = {"claim": claim, "condition": condition, "against": other}
+            row |= {"effect": gaps.mean(), "low": low, "high": high}
+            rows.append(row | {"positive": 100 * (gaps > 0).mean(), "n": repeats})
     return pd.DataFrame(rows)

@@ -8,12 +8,14 @@ and no verdict. A family is what is declared, whoever asks for whichever part of
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ktglite.experiments import stats
 from ktglite.experiments.ablation import (
+    ablation_table,
     count_nodes,
     nodes_accuracy,
     paper,
@@ -24,13 +26,15 @@ from ktglite.experiments.ablation import (
     sources_of,
     target_accuracy,
     words,
+    write_table,
 )
 from ktglite.experiments.space import CONDITIONS
 from ktglite.graph import Graph
 from ktglite.models import title
+from ktglite.store import atomic_write
 
 __all__ = ["CLAIMS", "answer_table1", "claims_table", "convergence_table", "differs", "exploratory"]
-__all__ += ["forest", "gate_effects", "overview"]
+__all__ += ["forest", "gate_effects", "overview", "write_tables"]
 
 CLAIMS = {
     "C0": "the graph beats its target alone, with the same start and budget",
@@ -308,6 +312,27 @@ def convergence_table(records: Sequence[Mapping]) -> pd.DataFrame:
                 ends = {f"nodes_{name}": over[name] for name in ("effect", "low", "high")}
                 rows.append(row | _brief(found) | ends)
     return pd.DataFrame(rows)
+
+
+def write_tables(
+    records: Sequence[Mapping],
+    folder: str | Path,
+    sources: Sequence[str] | None = None,
+    scale: str = "",
+) -> list[Path]:
+    """All tables of a Table 1 as files: `write_table`'s three, `claims.csv`, `exploratory.csv`.
+
+    The same records give the same bytes. Arguments are those of `claims_table`.
+    """
+    paths = write_table(ablation_table(records, sources), folder)
+    for name, table in {
+        "claims.csv": claims_table(records, sources=sources, scale=scale),
+        "exploratory.csv": exploratory(records, sources),
+    }.items():
+        paths.append(Path(folder, name))
+        with atomic_write(paths[-1]) as file:
+            file.write(table.to_csv(index=False, float_format="%.6g").encode())
+    return paths
 
 
 # ---- searches
