@@ -99,7 +99,7 @@ QUICK = {
 CARS = {("fractaldb1k", "C1"): (-2.9, (-5.8, 0.0), (-3.8, -2.0))}
 
 
-@pytest.mark.parametrize(("folder", "known"), [("quick", QUICK), ("cars64", CARS)])
+@pytest.mark.parametrize(("folder", "known"), [("quick_short", QUICK), ("cars64", CARS)])
 def test_recorded_runs_give_the_intervals_of_an_independent_program(folder, known):
     found = read_runs(REFERENCE / folder)
     arms = run_arms(found)
