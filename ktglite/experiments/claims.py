@@ -491,7 +491,7 @@ def differs(found: Mapping, more: str = "better", less: str = "worse") -> str:
     effect, low, high = (found[name] for name in ("effect", "low", "high"))
     size = f"{abs(effect):.1f} points {more if effect > 0 else less}"
     if np.isnan(low):
-        return f"{size} (one run each, so without an interval)"
+        return f"{size} (no interval from so few runs)" if effect else "no different"
     if low <= 0 <= high:
         return f"not shown to be {more} or {less} ({effect:+.1f} points [{low:+.1f}, {high:+.1f}])"
     ends = sorted((abs(low), abs(high)))
