@@ -2,8 +2,9 @@
 
     python maintain/explorer_page.py
 
-Its words and pictures are maintain/explorer/; its curves come from the committed records of Table 1
-and of recorded graphs. Of equal trainings the one with the most runs is shown.
+Its words and pictures are maintain/explorer/. Its curves come from committed records of Table 1 and
+of searches, both of version 0.2's quick profile until graphs of today's are recorded. Of equal
+trainings the one with the most runs is shown.
 """
 
 import argparse
@@ -34,15 +35,18 @@ def explorer_page(records: Sequence[Mapping], summaries: Mapping[str, Mapping]) 
     if not runs:
         raise ValueError("there are no runs of three nodes to show: give the folder of a run")
     starts = dict.fromkeys(["scratch", *(start for run in runs for start in run["starts"])])
-    images = (records or [next(iter(summaries.values()))])[0]["data"]["name"]
+    first = records[0] if records else next(iter(summaries.values()))
+    config = first["config"] if records else first["training"]
+    name, images = first["data"]["name"], first["data"]["train"]
+    settings = f"{images:,} x {config['epochs']}, lr {config['lr']:g}"
     values = {
         "starts": {s: {"title": SOURCES[s].title, "colour": source_fill(s)} for s in starts},
         "runs": runs,
         "alone": alone_accuracy(records),
         "arch": records[0]["graph"]["nodes"][0]["arch"] if records else "resnet18",
         "about": {
-            "en": f"{len(runs)} recorded graphs on {images}, by ktglite.",
-            "ja": f"{images} で記録した {len(runs)} 個のグラフ (ktglite)。",
+            "en": f"{len(runs)} recorded graphs on {name} (images x epochs: {settings}), by ktglite.",
+            "ja": f"{name} で記録した {len(runs)} 個のグラフ (画像 x エポック: {settings}; ktglite)。",
         },
     }
     text = (TEMPLATE / "explorer.html").read_text(encoding="utf-8")
@@ -106,7 +110,7 @@ def alone_accuracy(records: Sequence[Mapping]) -> dict[str, dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     reference = ROOT / "data" / "reference_runs"
-    parser.add_argument("--records", type=Path, default=reference / "quick")
+    parser.add_argument("--records", type=Path, default=reference / "quick_short")
     parser.add_argument("--searches", type=Path, default=reference / "quick_searches")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "explorer.html")
     given = parser.parse_args()
