@@ -95,6 +95,7 @@ def run_until_it_ticks(folder, end):
 def interrupt(begun):
     """Ctrl-C reaches every process; Slurm and editors send it to the main process alone."""
     worker, _ = begun
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     os.kill(worker, signal.SIGINT)
     time.sleep(0.5)
     assert not is_gone(worker)
