@@ -107,7 +107,7 @@ def picture(stem: str, top: Path, lang: str) -> tuple[str, dict]:
         search.read_summaries(records / "quick_searches"),
     )
     text = captions.caption(name, runs, searches, lang)
-    alt = captions.alt_text(name, runs, searches, lang)
+    alt = captions.caption(name, runs, searches, lang, alt=True)
     image = Image.open(paths[0] if paths[0].exists() else paths[-1]).convert("RGB")
     image.thumbnail((900, 900), Image.Resampling.LANCZOS)
     file = io.BytesIO()
