@@ -69,6 +69,7 @@ lab: $(READY)  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
 notebooks: $(READY)  ## the outputs of `make reproduce` into notebooks/ and figures/, both languages
+	cp data/runs/quick/figures/* figures/
 	$(BIN)/ktglite figures data/reference_runs/quick --out figures/ja --format png --lang ja
 	$(BIN)/python maintain/refresh_notebooks.py $(ARGS)
 
