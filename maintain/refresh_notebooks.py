@@ -250,6 +250,8 @@ def translate(notebook, catalogue: Catalog, caption: str = "", attachments: dict
             message = catalogue.get(cell.source)
             known = message is not None and message.string and not message.fuzzy
             cell.source = (message.string if known else cell.source).replace("](../", "](../../")
+    for output in _pictures(done):
+        output.metadata["image/png"].pop("alt", None)  # the English words
     describe_pictures(done)
     return done
 
