@@ -1,7 +1,6 @@
 """Recorded results where trainings would stand: all notebooks in minutes, for a class without hours
 of processor time (`ready_runs`)."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ktglite.experiments.ablation import read_runs
 from ktglite.experiments.rungs import replay
 from ktglite.experiments.runs import load_records
 from ktglite.experiments.space import CONDITIONS
@@ -26,7 +26,7 @@ def ready_records(folder: str | Path) -> list[dict]:
     folder = from_checkout(folder)
     records = load_records(folder / "runs")
     if (folder / "table1.json").is_file():
-        records += json.loads((folder / "table1.json").read_text(encoding="utf-8"))
+        records += read_runs(folder)
     if not records:
         raise FileNotFoundError(f"ready_runs: {folder} has neither table1.json nor runs/*.json")
     return records
