@@ -515,10 +515,7 @@ def test_the_students_edition_leaks_no_solution_and_no_hidden_number(stem):
             assert not re.search(r"\b\d+\.\d{2,}|\b\d{4,}", cell.source), cell.source
 
 
-@pytest.mark.parametrize(
-    "stem",
-    [pytest.param(s, marks=[pytest.mark.slow] * (s[:2] == "03")) for s in STEMS],  # its kernel died
-)
+@pytest.mark.parametrize("stem", STEMS)
 def test_solutions_get_full_marks_and_the_students_edition_none(smoke, stem):
     """The students' edition, cleared by nbgrader's rules, runs on what the run left."""
     solved, student = (
