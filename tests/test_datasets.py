@@ -377,6 +377,17 @@ def test_a_cached_folder_is_not_decoded_again(folder, load, monkeypatch):
     assert load(folder).fingerprint == first.fingerprint
 
 
+@pytest.mark.parametrize("options", [{}, {"split_seed": 1}])
+def test_a_damaged_cache_is_named(folder, tmp_path, load, options):
+    load(folder)
+    (images,) = (tmp_path / "c").glob("*.bin")
+    content = bytearray(images.read_bytes())
+    content[-1] ^= 1
+    images.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged .* delete it"):
+        load(folder, **options)
+
+
 def test_changed_labels_in_the_cache_are_named(folder, tmp_path, load):
     load(folder)
     (facts,) = (tmp_path / "c").glob("*.json")

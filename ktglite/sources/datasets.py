@@ -176,6 +176,8 @@ def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
         facts = store.read_record(path, SCHEMA)
         shape = len(facts["labels"]), 3, size, size
         images = np.memmap(path.with_suffix(".bin"), np.uint8, "r", shape=shape)
+        if [_digest(image) for image in images] != facts["digests"]:
+            raise ValueError("its images are not as they were written")
     except (OSError, ValueError) as error:
         way_out = "delete it and it is made again"
         raise ValueError(f"{path} is damaged ({error}); {way_out}") from error
@@ -196,10 +198,14 @@ def _write(name: str, make: Callable, path: Path) -> None:
             file.write(pixels)
             facts["labels"].append(int(label))
             facts["given"].append(part)
-            facts["digests"].append(hashlib.blake2b(pixels, digest_size=8).hexdigest())
+            facts["digests"].append(_digest(pixels))
         if not facts["labels"]:
             raise ValueError(f"{name}: none of its files could be read as an image")
     store.write_record(path, facts, SCHEMA)
+
+
+def _digest(pixels: bytes | np.ndarray) -> str:
+    return hashlib.blake2b(pixels, digest_size=8).hexdigest()
 
 
 # ---- splits
