@@ -153,6 +153,16 @@ def test_no_half_bank_is_left(tmp_path, monkeypatch):
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
 
 
+def test_a_damaged_bank_is_named(tmp_path):
+    whole = np.array(formula.bank(32, formula.categories(2), tmp_path))
+    (path,) = tmp_path.glob("*.npy")
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=f"{path.name} is damaged .*delete it"):
+        formula.bank(32, formula.categories(2), tmp_path)
+    path.unlink()
+    assert (formula.bank(32, formula.categories(2), tmp_path) == whole).all()
+
+
 def test_a_bank_of_other_code_is_not_used(tmp_path, monkeypatch):
     formula.bank(32, formula.categories(1), tmp_path)
     monkeypatch.setattr(formula, "code_hash", lambda *modules: "other code")

@@ -101,12 +101,15 @@ def test_finished_weights_are_adopted_where_the_settings_are_the_same(tmp_path, 
     assert not step1.adopt(SMALL, tmp_path / "ready", tmp_path / "there")
 
 
-def test_a_card_of_an_earlier_version_may_name_settings_that_are_gone(tmp_path):
+@pytest.mark.parametrize(
+    ("older", "agree"),
+    [({"label_smoothing": 0.0, "compile": True}, True), ({"label_smoothing": 0.1}, False)],
+)
+def test_a_card_of_an_earlier_version_counts_where_it_trained_alike(tmp_path, older, agree):
     path = pretrain(SMALL, tmp_path)
     card = read_card(path)
-    older = card["settings"] | {"accumulate": 1, "compile": True}
-    store.write_json(path.with_suffix(".json"), card | {"settings": older})
-    assert step1.find_ready(SMALL, tmp_path) == path
+    store.write_json(path.with_suffix(".json"), card | {"settings": card["settings"] | older})
+    assert (step1.find_ready(SMALL, tmp_path) is not None) == agree
 
 
 def test_by_default_the_weights_of_the_kit_stay(tmp_path, monkeypatch):
@@ -387,6 +390,11 @@ def test_every_image_is_cropped_at_a_place_of_its_own():
 def test_wrong_settings_are_named(change, words):
     with pytest.raises(ValueError, match=words):
         replace(SMALL, **change)
+
+
+def test_a_batch_of_one_image_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="a batch of 1 images"):
+        pretrain(replace(SMALL, images_per_epoch=1), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path):

@@ -40,6 +40,8 @@ __all__ = ["PretrainConfig", "adopt", "nearest_neighbours", "pretrain", "pretrai
 SCHEMA = 2  # of a card
 RANK = 0  # in the seeds of views and dropout; of a process among several, as weights were made
 MILESTONES = (1 / 3, 2 / 3)  # shares of the epochs after which the step schedule divides by 10
+# Settings of earlier versions, and the values with which those trained as this one does.
+RETIRED = {"label_smoothing": 0.0, "accumulate": 1}
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,9 @@ def find_ready(
     card = _finished(path)
     if card is None:
         return None
-    found = dataclasses.asdict(PretrainConfig()) | card["settings"]
-    same = all(found[name] == value for name, value in _settings(config).items())
+    found = RETIRED | dataclasses.asdict(PretrainConfig()) | card["settings"]
+    wanted = RETIRED | _settings(config)
+    same = all(found[name] == value for name, value in wanted.items())
     return path if same and card.get("images_hash") == _images_hash(config, cache) else None
 
 
@@ -381,9 +384,14 @@ def _train(
 
 
 def _order(config: PretrainConfig, source, epoch: int) -> np.ndarray:
-    """The images of every batch of an epoch, (batches, images); the last partial one is dropped."""
+    """The images of every batch of an epoch, (batches, images); the last partial one is dropped.
+
+    Raises ValueError for a batch of one image, over which BatchNorm has no variance.
+    """
     count = min(config.images_per_epoch or len(source), len(source))
     size = min(config.batch_size, count)
+    if size < 2:
+        raise ValueError(f"a batch of {size} images: raise batch_size, or take more images")
     rng = np.random.default_rng(trainer.derive(config.seed, "images", epoch))
     return rng.permutation(len(source))[: count // size * size].reshape(-1, size)
 
