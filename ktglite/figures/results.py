@@ -306,13 +306,14 @@ def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
     for axis, part in zip(axes, parts.values(), strict=True):
         for source, own in part.groupby("source", sort=False):
             dots(axis, own, "knowledge", colour=style.source_colour(source))
-            for row in own.itertuples():
-                axis.annotate(row.pattern, (row.knowledge, row.effect), **style.BESIDE)
+            for row in own[(own.low > 0) | (own.high < 0)].itertuples():
+                beside = style.LEFT if row.pattern in ("3", "1+3") else style.BESIDE
+                axis.annotate(row.pattern, (row.knowledge, row.effect), **beside)
         axis.axvline(0, color=BLACK, lw=0.8, zorder=0)
         axis.set_xlabel("neighbours alone − node 1 alone (points)")
     axes[0].set_ylabel("graph − its target alone (points)")
     sources = style.source_legend(dict.fromkeys(table.source), "pre-trained on: {}")
-    note = f"labels: pre-trained nodes; {OWN_SCALE}"
+    note = f"labels: pre-trained nodes, where the interval excludes 0; {OWN_SCALE}"
     style.legend_below(figure, [*sources, *style.mark_legend(table)], note)
     return figure
 

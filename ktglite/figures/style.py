@@ -30,6 +30,7 @@ MARKS = LOOKS["verdicts"] | LOOKS["means"]
 MEAN, PAPER = LOOKS["means"]
 DOT = {"color": BLACK, "ls": "none", "ms": 4.5, "markerfacecoloralt": "white"}
 BESIDE = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6.5}  # of a dot
+LEFT = BESIDE | {"xytext": (-4, 3), "ha": "right"}
 JAPANESE_FONT = "IPAexGothic"
 
 
