@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NBCONVERT := $(BIN)/jupyter nbconvert --log-level WARN
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow test-browser soak mutation lint format lab notebooks
+.PHONY: help setup reproduce classroom test test-slow test-browser soak mutation lint format lab notebooks
 .PHONY: teach slides site bench clean
 
 # Versions and hashes are those of constraints.txt. torch's builds for CPUs have hashes of their own.
@@ -39,6 +39,9 @@ $(READY): pyproject.toml constraints.txt
 
 reproduce: $(READY)  ## all notebooks on the quick profile, into data/runs/quick
 	$(BIN)/ktglite reproduce --profile quick $(ARGS)
+
+classroom: $(READY)  ## the same from the recorded runs, without training, into data/runs/class
+	$(BIN)/ktglite reproduce --profile quick --set ready_runs=data/reference_runs/quick --out data/runs/class $(ARGS)
 
 test: $(READY) lint  ## the fast tests, all notebooks on the smoke profile among them
 	$(BIN)/python -m pytest -m "not slow and not browser" $(ARGS)
@@ -71,7 +74,10 @@ lab: $(READY)  ## the notebooks in JupyterLab
 notebooks: $(READY)  ## the outputs of `make reproduce` into notebooks/ and figures/, both languages
 	cp data/runs/quick/figures/* figures/
 	$(BIN)/ktglite figures data/reference_runs/quick --out figures/ja --format png --lang ja
-	$(BIN)/python maintain/refresh_notebooks.py $(ARGS)
+	$(BIN)/python maintain/refresh_notebooks.py
+	rm -rf data/runs/quick_ja && cp -r data/runs/quick data/runs/quick_ja
+	$(BIN)/ktglite reproduce --profile quick --notebooks notebooks/ja --set lang=ja --out data/runs/quick_ja
+	$(BIN)/python maintain/refresh_notebooks.py
 
 teach: $(READY)  ## the students' edition, without solutions, hidden tests and outputs, into build/release
 	$(INSTALL_MORE) constraints-teach.txt

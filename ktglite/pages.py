@@ -47,7 +47,8 @@ def without_widgets(notebook) -> None:
 
 
 def describe_pictures(notebook) -> None:
-    """Give every picture that has no alternative text the prose before its cell."""
+    """Give every picture an alternative text: that of its cell's metadata, or else the prose before
+    it."""
     text = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and "head" not in cell.metadata.get("tags", []):
@@ -57,7 +58,8 @@ def describe_pictures(notebook) -> None:
             text = re.sub(r"^#+ |[*`$]|\]\([^)]*\)|\[(?=[^]]*\]\()", "", text).replace("\n", " ")
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                output.metadata.setdefault("image/png", {}).setdefault("alt", text)
+                said = output.metadata.setdefault("image/png", {})
+                said["alt"] = cell.metadata.get("alt") or said.get("alt") or text
 
 
 def to_html(notebook, stem: str, home: Path, folder: Path) -> str:

@@ -40,6 +40,7 @@ class Settings(TrainConfig):
     - `ready_weights`: finished weights, taken where they were made with these settings.
     - `ready_runs`: the folder of a finished run, whose records are taken instead of training; its
       seeds, too, where neither `seeds` nor `first_seed` is asked for.
+    - `lang`: of figures and of what notebooks print.
     - `seeds`: how many, beginning with `first_seed`.  `jobs`, `dask`: see `open_pool`.
     - `keep`: the networks that are written, see `Store`.
     - `pretrain_*`: see `PretrainConfig`; `pretrain_render` is the side of the images that are
@@ -58,6 +59,7 @@ class Settings(TrainConfig):
     ready_weights: str = "data/weights"
     ready_runs: str | None = None
     figures: str = "{out}/figures"
+    lang: Literal["en", "ja"] = "en"
     cache: str = "data/cache"
     raw: str = "data/raw"
     dataset: str = "synthcars"

@@ -46,7 +46,7 @@ def explorer_page(records: Sequence[Mapping], summaries: Mapping[str, Mapping]) 
         "arch": records[0]["graph"]["nodes"][0]["arch"] if records else "resnet18",
         "about": {
             "en": f"{len(runs)} recorded graphs on {name} (images x epochs: {settings}), by ktglite.",
-            "ja": f"{name} で記録した {len(runs)} 個のグラフ (画像 x エポック: {settings}; ktglite)。",
+            "ja": f"{name} で記録した{len(runs)}個のグラフ (画像数 x エポック数: {settings}; ktglite)。",
         },
     }
     text = (TEMPLATE / "explorer.html").read_text(encoding="utf-8")

@@ -5,8 +5,9 @@ A head cell is tagged `head` and written by this module: a picture with its capt
 run times and the badges, and the installation where the package is missing. Nothing that a notebook
 computes depends on it, so it does not count as its source.
 
-The Japanese edition in notebooks/ja has the code and outputs of the English one; its prose is in
-gettext catalogues.
+The Japanese edition in notebooks/ja has the code of the English one, with `lang` set; its prose is
+in gettext catalogues, its outputs come from a run of its own. What pictures show is said in
+alternative_texts.yaml.
 """
 
 import base64
@@ -30,7 +31,8 @@ from ktglite.settings import NOTEBOOKS
 
 __all__ = ["refresh"]
 
-LIMIT = 500_000  # bytes of a committed notebook
+LIMIT = 900_000  # bytes of a committed notebook
+ALTERNATIVES = Path(__file__).with_name("alternative_texts.yaml")
 PICTURES = dict(
     zip(
         NOTEBOOKS, ("figure1_method", "fractaldb", "table1", "search_curves", "forest"), strict=True
@@ -193,6 +195,15 @@ def _fill(notebook, executed) -> None:
     }
 
 
+def _describe(notebook, stem: str, lang: str) -> None:
+    """Say of every picture what is seen, in the metadata of its cell."""
+    texts = yaml.safe_load(ALTERNATIVES.read_text(encoding="utf-8"))[stem]
+    for cell in notebook.cells:
+        if cell.id in texts:
+            cell.metadata["alt"] = texts[cell.id][lang]
+    describe_pictures(notebook)
+
+
 def _pictures(notebook) -> list:
     """The outputs that hold a PNG."""
     found = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -246,13 +257,12 @@ def translate(notebook, catalogue: Catalog, caption: str = "", attachments: dict
         elif is_head(cell):
             for english, japanese in HEAD.items():
                 cell.source = cell.source.replace(english, japanese)
+        elif "parameters" in cell.metadata.get("tags", []):
+            cell.source = cell.source.replace("overrides = {}", 'overrides = {"lang": "ja"}')
         elif cell.cell_type == "markdown":
             message = catalogue.get(cell.source)
             known = message is not None and message.string and not message.fuzzy
             cell.source = (message.string if known else cell.source).replace("](../", "](../../")
-    for output in _pictures(done):
-        output.metadata["image/png"].pop("alt", None)  # the English words
-    describe_pictures(done)
     return done
 
 
@@ -262,9 +272,12 @@ def _write_catalogue(path: Path, catalogue: Catalog) -> None:
     path.write_bytes(file.getvalue())
 
 
-def refresh(run: str | Path = "data/runs/quick", top: str | Path = ".") -> list[Path]:
+def refresh(
+    run: str | Path = "data/runs/quick", top: str | Path = ".", japanese: str | Path | None = None
+) -> list[Path]:
     """Put the outputs of a run into `<top>/notebooks`, and its times into
-    `<top>/data/run_times.json`.
+    `<top>/data/run_times.json`. Those of a run of the Japanese edition, `<run>_ja` if `japanese`
+    is not given, go into `<top>/notebooks/ja`.
 
     Cells and parameters stay as they are; head cells are written again. A notebook that the run
     lacks gets its head only. Times are those of executing: remove the run's folder first, or what
@@ -289,7 +302,7 @@ def refresh(run: str | Path = "data/runs/quick", top: str | Path = ".") -> list[
             if stem in executed:
                 _fill(notebook, executed[stem])
             _set_heads(notebook, stem, times, top)
-            describe_pictures(notebook)
+            _describe(notebook, stem, "en")
             texts[path] = _fit(notebook)
         except ValueError as error:
             raise ValueError(f"{stem}: {error}") from error
@@ -299,8 +312,12 @@ def refresh(run: str | Path = "data/runs/quick", top: str | Path = ".") -> list[
             words := path.parent / f"ja/{path.stem}.po", english := nbformat.reads(text, 4)
         )
         _write_catalogue(words, catalogue)
-        japanese = translate(english, catalogue, *picture(path.stem, top, "ja"))
-        texts[path.parent / "ja" / path.name] = nbformat.writes(japanese) + "\n"
+        made = translate(english, catalogue, *picture(path.stem, top, "ja"))
+        own = Path(japanese or f"{run}_ja") / "notebooks" / path.name
+        if own.exists():
+            _fill(made, nbformat.read(own, as_version=4))
+        _describe(made, path.stem, "ja")
+        texts[path.parent / "ja" / path.name] = _fit(made)
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
     if times:

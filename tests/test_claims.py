@@ -222,7 +222,7 @@ def test_what_a_table_says_in_a_sentence():
     assert f"With FractalDB-1k, pre-training node 1 is worth {told}" in text
     assert "not resolved with n = 3" in text
     japanese = claims.answer_table1(found, lang="ja")
-    assert f"ノード 1 の事前学習の効果は +{row.effect:.1f}" in japanese
+    assert f"ノード1の事前学習の効果は +{row.effect:.1f}" in japanese
     once = claims.answer_table1(records(seeds=1))
     assert "nan" not in once
     assert "points (not resolved with n = 1)" in once
@@ -319,9 +319,9 @@ def test_exploratory_effects_have_no_verdict_and_check_the_symmetry():
     assert {f"node 1, when {name}" for name in ("none", "3", "2", "2+3")} <= set(ours.index)
     found = run_arms(records(seeds=5))
     less = found["fractaldb1k", "1+2"].mean - found["fractaldb1k", "alone"].mean
-    assert ours.loc["1+2 less its target alone", "effect"] == pytest.approx(less)
+    assert ours.loc["1+2 minus its target alone", "effect"] == pytest.approx(less)
     less = found["fractaldb1k", "2+3"].mean - found["scratch", "alone"].mean
-    assert ours.loc["2+3 less its target alone", "effect"] == pytest.approx(less)
+    assert ours.loc["2+3 minus its target alone", "effect"] == pytest.approx(less)
 
 
 def test_graphs_of_two_nodes_have_a_table_without_the_papers_numbers():

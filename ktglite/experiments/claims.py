@@ -88,22 +88,22 @@ def _secondary(sources: Sequence[str], names: Sequence[str]) -> Iterator[tuple]:
     everything = names[-1]
     interaction = _slope(trained) | {name: -weight for name, weight in _slope(scratch).items()}
     less_none = {everything: 1.0, "none": -1.0}
-    alone = "less its target alone, mean over nodes"
+    alone = "minus its target alone, mean over nodes"
     none_less_alone = _of("scratch", {"none": 1.0, "alone": -1.0})
     yield "", "nodes", title("scratch"), f"none {alone}", none_less_alone
     for source in sources:
         of = title(source)
         less_alone = _of(source, {everything: 1.0, "alone": -1.0})
         yield "", "nodes", of, f"{everything} {alone}", less_alone
-        yield "", "nodes", of, f"{everything} less none, mean over nodes", _of(source, less_none)
-        what = "gain per pre-trained auxiliary, node 1 pre-trained less from scratch"
+        yield "", "nodes", of, f"{everything} minus none, mean over nodes", _of(source, less_none)
+        what = "gain per pre-trained auxiliary, node 1 pre-trained minus from scratch"
         yield "S1", "node 1", of, what, _of(source, interaction)
         one_network = {(source, "alone"): 1.0, ("scratch", "alone"): -1.0}
-        yield "S3", "epochs", of, "one network, pre-trained less from scratch", one_network
-        yield "S3", "epochs", of, f"graph, {everything} less none", _of(source, less_none)
+        yield "S3", "epochs", of, "one network, pre-trained minus from scratch", one_network
+        yield "S3", "epochs", of, f"graph, {everything} minus none", _of(source, less_none)
     rival = next((source for source in sources if paper_source(source) == "imagenet1k"), None)
     for source in [source for source in sources if rival not in (None, source)]:
-        of = f"{title(source)} less {title(rival)}"
+        of = f"{title(source)} minus {title(rival)}"
         for what, pattern in (("start of node 1", "1"), ("auxiliaries", scratch[-1])):
             weights = {(source, pattern): 1.0, (rival, pattern): -1.0}
             yield "S2", "node 1", of, f"as {what}: row {pattern}", weights
@@ -128,7 +128,7 @@ def _explored(source: str, names: Sequence[str]) -> dict[str, dict]:
     found = {what: _of(source, weights) for what, weights in found.items()}
     for name in names:
         own = source if name in trained else "scratch"
-        found[f"{name} less its target alone"] = {(source, name): 1.0, (own, "alone"): -1.0}
+        found[f"{name} minus its target alone"] = {(source, name): 1.0, (own, "alone"): -1.0}
     return found
 
 
@@ -228,7 +228,7 @@ def exploratory(records: Sequence[Mapping], sources: Sequence[str] | None = None
 
     Per source: each flip of node 1, each pattern of auxiliaries against none, main effects of the
     nodes, node 2 minus node 3, which stand in the same place of the graph, so that it must be 0 by
-    design, and each graph less its target alone. The paper has no network alone. Then, declared
+    design, and each graph minus its target alone. The paper has no network alone. Then, declared
     before the runs, the secondary claims (`claim`):
 
     - S1: the interaction of node 1's start and the auxiliaries.
@@ -493,7 +493,8 @@ def differs(found: Mapping, more: str = "better", less: str = "worse") -> str:
     if np.isnan(low):
         return f"{size} (no interval from so few runs)" if effect else "no different"
     if low <= 0 <= high:
-        return f"not shown to be {more} or {less} ({effect:+.1f} points [{low:+.1f}, {high:+.1f}])"
+        text = f"{effect:+.1f} points [{low:+.1f}, {high:+.1f}]".replace("-", "−")
+        return f"not shown to be {more} or {less} ({text})"
     ends = sorted((abs(low), abs(high)))
     return f"{size} [{ends[0]:.1f}, {ends[1]:.1f}]"
 
@@ -502,6 +503,9 @@ def overview(frame: pd.DataFrame) -> pd.DataFrame:
     """A `forest` as words: a row per claim, a column per set of records, with all its sources."""
     frame = frame[frame.effect.notna()].copy()
     names = frame.source.str.removeprefix("searched: ")
-    effects = frame.effect.map("{:+.1f}".format)
-    frame["text"] = names + ": " + effects + ", " + frame.verdict
+    told = [
+        f"{row.effect:+.1f} [{row.low:+.1f}, {row.high:+.1f}]".replace("-", "−")
+        for row in frame.itertuples()
+    ]
+    frame["text"] = names + ": " + told + ", " + frame.verdict
     return frame.groupby(["claim", "set"]).text.agg("; ".join).unstack()

@@ -56,8 +56,7 @@ def draw_all(
         drawn |= {name: partial(getattr(results, f"plot_{name}"), found[name]) for name in found}
     if summaries:
         drawn["figure2_best_graphs"] = partial(graphs.plot_best_graphs, summaries)
-        whole = (recorded, summaries) if recorded else (summaries,)
-        drawn["search_curves"] = partial(searches.plot_searches, *whole)
+        drawn["search_curves"] = partial(searches.plot_searches, recorded or summaries)
     note = f"records {records.name}, {style.describe_records([*runs, *summaries.values()])}"
     paths, told = [], []
     with plt.rc_context():

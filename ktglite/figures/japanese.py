@@ -1,4 +1,5 @@
-"""Figures in Japanese: their words are replaced after drawing, so that no plotting function knows.
+"""Figures in Japanese: their words are replaced as they are drawn, so that no plotting function
+and no notebook knows.
 
 Names of networks, sources, gates and methods stay as the papers write them. All words are in
 words.yaml.
@@ -11,6 +12,7 @@ from importlib.resources import files
 import yaml
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 
@@ -44,3 +46,14 @@ def translate_figure(drawing: Artist) -> Artist:
     for text in drawing.findobj(Text):
         text.set_text(translate(text.get_text()))
     return drawing
+
+
+def translate_when_drawn(figure: Figure) -> None:
+    """A hook of pyplot for every new figure (`rcParams["figure.hooks"]`)."""
+    draw = figure.draw
+
+    def translated(renderer) -> None:
+        translate_figure(figure)
+        draw(renderer)
+
+    figure.draw = translated

@@ -1,22 +1,24 @@
 """Images, first layers, and trainings as they run."""
 
+import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from ipywidgets import Image, VBox, interactive
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ktglite.figures import style
-from ktglite.figures.style import GREY, TARGET_RED, in_language, plain, source_colour, source_title
+from ktglite.figures.style import GREY, TARGET_RED, plain, source_colour, source_title
 from ktglite.graph import Graph
 
 __all__ = ["plot_filters", "plot_images", "plot_pretraining", "plot_training"]
+__all__ += ["with_sliders"]
 
 
-@in_language
 def plot_images(images, labels: Sequence[str] | None = None, columns: int = 8) -> Figure:
     """A contact sheet of uint8 images, (n, 3, S, S) or (n, S, S, 3), each below its label."""
     images = np.asarray(images)
@@ -35,7 +37,29 @@ def plot_images(images, labels: Sequence[str] | None = None, columns: int = 8) -
     return figure
 
 
-@in_language
+def with_sliders(draw: Callable, **ranges) -> VBox:
+    """A picture that is drawn again whenever a slider or list above it changes, in JupyterLab.
+
+    `draw(**values)` draws into one figure of pyplot. `ranges`: (low, high[, step]), or a list, for
+    each of its arguments, as for ipywidgets' `interact`, whose Output widget can stop papermill.
+    """
+    controls = {name: interactive.widget_from_abbrev(ends) for name, ends in ranges.items()}
+    picture = Image(format="png")
+
+    def redraw(change=None) -> None:
+        draw(**{name: control.value for name, control in controls.items()})
+        file = io.BytesIO()
+        plt.savefig(file, format="png")
+        plt.close()
+        picture.value = file.getvalue()
+
+    for name, control in controls.items():
+        control.description = name.replace("_", " ")
+        control.observe(redraw, "value")
+    redraw()
+    return VBox([*controls.values(), picture])
+
+
 def plot_filters(weight, ax: Axes | None = None) -> Axes:
     """The filters of a first layer, (O, 3, k, k), as colour pictures, each in its own range."""
     weight = np.asarray(weight, float)
@@ -52,7 +76,6 @@ def plot_filters(weight, ax: Axes | None = None) -> Axes:
     return ax
 
 
-@in_language
 def plot_pretraining(cards: Mapping | Iterable[Mapping], ax: Axes | None = None) -> Axes:
     """Training accuracy over the images seen: a line per model card, and chance dotted."""
     if ax is None:
@@ -71,7 +94,6 @@ def plot_pretraining(cards: Mapping | Iterable[Mapping], ax: Axes | None = None)
     return ax
 
 
-@in_language
 def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None = None) -> Figure:
     """One training, epoch by epoch: validation accuracy of every node, and the mean gated loss on
     every open edge, in the colour and line of its gate.

@@ -2,23 +2,26 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from pandas.io.formats.style import Styler
 
-from ktglite.figures.japanese import read, translate_figure
+from ktglite.figures.japanese import read, translate
 from ktglite.models import SOURCES, title
 
-__all__ = ["TARGET_RED", "describe_records", "save_figure", "source_colour", "use_style"]
+__all__ = ["TARGET_RED", "describe_records", "save_figure", "say", "source_colour"]
+__all__ += ["use_style"]
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and two of a paper
 
@@ -84,19 +87,26 @@ def use_style(lang: str = "en") -> None:
     plt.style.use(Path(__file__).with_name("ktglite.mplstyle"))
     if lang == "ja":
         plt.rcParams["font.family"] = ["DejaVu Sans", JAPANESE_FONT]
+        plt.rcParams["figure.hooks"] = ["ktglite.figures.japanese:translate_when_drawn"]
         # bold is asked for, and there is one weight
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
-def in_language(draw: Callable) -> Callable:
-    """A function that returns a Figure or Axes, with its words in the language of the style."""
-
-    @wraps(draw)
-    def drawn(*args, **kwargs):
-        found = draw(*args, **kwargs)
-        return translate_figure(found) if JAPANESE_FONT in plt.rcParams["font.family"] else found
-
-    return drawn
+def say(thing: str | pd.DataFrame | Styler, index: bool = True) -> None:
+    """Print a text or show a table, with or without its `index`, in the language of the style."""
+    told = translate if plt.rcParams["figure.hooks"] else str
+    if isinstance(thing, str):
+        print(told(thing))
+        return
+    if isinstance(thing, pd.DataFrame):
+        style, html = "", thing.to_html(index=index, border=0)
+        text = thing.to_string(index=index)
+    else:
+        style, _, html = thing.to_html().rpartition("</style>")
+        text = thing.data.to_string(index=index)
+    html = re.sub(r"(?<=>)[^<>]+(?=<)", lambda found: told(found[0]), html)
+    whole = f"{style}</style>{html}" if style else html
+    display({"text/html": whole, "text/plain": told(text)}, raw=True)
 
 
 # ---- panels, dots, legends

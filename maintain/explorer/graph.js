@@ -58,7 +58,7 @@ const WORDS = {
     reach: (who) => `${who}はノード1に影響します。`,
     indirect: (who) => `${who}は他のノードを通してのみ影響します。`,
     silent: (who) => `${who}は影響せず，学習されません。`,
-    fixed: (who, random) => `${who}は固定された教師です (入るエッジがすべて Cutoff)。${random ? "乱数で初期化されているので，雑音しか教えません。" : "このクラスで学習したものでなければ，出力層は乱数です。"}`,
+    fixed: (who, random) => `${who}は固定された教師です (入るエッジがすべて Cutoff)。${random ? "ランダム初期化のままなので，ノイズしか伝えません。" : "このクラスで学習したものでなければ，出力層はランダム初期化のままです。"}`,
     invalid: "まだグラフではありません。ノード1に入るエッジがなく，学習できません。ノード1へのエッジを開いてください。",
     known: (name) => `これは${name}です。`, unknown: "このキットが知る既存の手法とは一致しません。",
     methods: {
@@ -67,7 +67,7 @@ const WORDS = {
       teachers: "2つの固定された教師からの知識蒸留",
       mutual: "相互学習 Deep Mutual Learning (Zhang ら，2018)", table1: "すべて Through のグラフ (論文の表1)",
     },
-    start: (node, now, was) => `${node}の初期値が ${was} でなく ${now}`,
+    start: (node, now, was) => `${node}の初期重みが ${was} でなく ${now}`,
     edge: (name, now, was) => `エッジ ${name} が ${was} でなく ${now}`,
     weighing: "転移損失が和でなく平均",
   },
