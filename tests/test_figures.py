@@ -84,14 +84,6 @@ def summaries():
     return {name: summary(name, ["scratch", *more]) for name, more in starts.items()}
 
 
-def live():
-    """The first graph of each search, stopped in its first epoch."""
-    found = json.loads(json.dumps(summaries()))
-    for search in found.values():
-        search["trials"] = [search["trials"][0] | {"state": "PRUNED", "values": [1.0]}]
-    return found
-
-
 @cache
 def knowledge():
     return plots.knowledge_table(records(), "synthetic cars")
@@ -149,7 +141,6 @@ FIGURES = {
     "reproduction": lambda: plots.plot_reproduction(CHECK),
     "confusion": lambda: plots.plot_confusion([[3, 1], [0, 2]], ["$a$", "b"], ["y", "x"]),
     "searches": lambda: plots.plot_searches(summaries()),
-    "search_curves": lambda: plots.plot_searches(summaries(), live()),
     "search": lambda: plots.plot_search(CURVES).figure,
     "best_of": lambda: plots.plot_best_of(BEST_OF),
     "training": lambda: plots.plot_training(MIXED, HISTORY, 5),
@@ -390,7 +381,10 @@ def test_gains_stand_against_what_the_neighbours_know_more():
     assert found.knowledge["FractalDB-1k", "2"] == pytest.approx(more / 2)
     assert found.knowledge["FractalDB-1k", "1+2"] == pytest.approx(-more / 2)
     assert found.knowledge["no pre-training", "none"] == 0
-    assert {"none", "2+3"} <= set(texts(figure("gain_against_knowledge").axes[0]))
+    shown = set(texts(figure("gain_against_knowledge").axes[0]))
+    outside = found[(found.low > 0) | (found.high < 0)]  # the others have no label
+    patterns = found.index.get_level_values("pattern")
+    assert shown & {*patterns} == {*outside.index.get_level_values("pattern")}
 
 
 def test_a_run_outside_the_interval_of_the_recorded_ones_is_marked_and_counted():
@@ -417,19 +411,6 @@ def test_searches_are_coloured_by_start_with_a_cross_where_one_was_stopped():
     (cross,) = [line for line in panel.lines if line.get_marker() == "X"]
     assert cross.get_xydata().tolist() == [[1, 0.5]]
     assert "2 graphs, 1 to the end" in panel.get_title()
-
-
-def test_the_best_graph_that_a_live_search_stopped_is_red():
-    panel = figure("search_curves").axes[0]
-    (lost,) = [line for line in panel.lines if line.get_color() == plots.TARGET_RED]
-    assert (list(lost.get_ydata()), lost.get_linewidth()) == ([1, 2, 3], 2)
-    crosses = [
-        line.get_ydata()[i] for line in panel.lines if line.get_marker() == "X" for i in (0, 1)
-    ]
-    assert crosses == [1.0, 0.5]
-    other = {"none": live()["none"] | {"weights": {"another source": "abc"}}}
-    panel = plots.plot_searches({"none": summaries()["none"]}, other).axes[0]
-    assert not any(map(colours, panel.lines))  # from other weights it is another graph
 
 
 def test_a_replayed_search_loses_the_late_bloomer_unless_its_first_rung_is_late():
@@ -500,7 +481,9 @@ KEPT = re.compile(
 def test_japanese_figures_keep_names_only_and_have_every_glyph(name, four_gates):
     pytest.importorskip("matplotlib_fontja")
     plots.use_style("ja")
-    words = texts(FIGURES[name]())
+    drawing = FIGURES[name]()
+    drawing.get_figure(root=True).draw_without_rendering()  # as it is drawn
+    words = texts(drawing)
     assert [text for text in words if re.search("[A-Za-z]", KEPT.sub("", text))] == []
     assert any(re.search(JAPANESE, text) for text in words)
     assert "対象" not in "".join(words)
@@ -517,6 +500,34 @@ def test_the_language_is_that_of_the_style_and_a_missing_font_is_said(monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib_fontja", None)
     with pytest.raises(ValueError, match=r"ktglite\[ja\]"):
         plots.use_style("ja")
+
+
+def test_what_is_said_is_in_the_language_of_the_style(capsys):
+    table = pd.DataFrame({"claim": ["interval contains 0"], "n": [3]})
+    plots.say("the interval contains 0")
+    plots.say(table, index=False)
+    english = capsys.readouterr().out
+    assert english.startswith("the interval contains 0\n")
+    assert "claim" in english
+    plots.use_style("ja")
+    plots.say("interval contains 0")
+    plots.say(table)
+    plots.say(table.style.hide(axis="index"))
+    told = capsys.readouterr().out
+    assert told.startswith("区間は0を含む\n")
+    assert told.count("区間は0を含む") >= 3
+    assert "interval" not in told
+
+
+def test_a_slider_draws_its_picture_again_and_leaves_no_figure():
+    drawn = []
+    box = plots.with_sliders(lambda n, word: drawn.append((n, word)), n=(1, 9), word=["a", "b"])
+    before = box.children[-1].value
+    box.children[0].value = 7
+    box.children[1].value = "b"
+    assert drawn == [(5, "a"), (7, "a"), (7, "b")]
+    assert bytes(before).startswith(b"\x89PNG")
+    assert not plt.get_fignums()
 
 
 TABLES = {"forest": FOREST, "convergence": CONVERGENCE, "sources": GAINS}

@@ -104,7 +104,8 @@ def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None =
         epochs: how many there will be, for the axis.
     """
     # no pyplot: may be drawn in a kernel's thread
-    figure = Figure(figsize=(style.PAGE * 1.3, 3.4), layout="constrained")
+    figure = plt.figure(figsize=(style.PAGE * 1.3, 3.4), layout="constrained")
+    plt.close(figure)  # a cell shows it where and as often as it wants
     accuracy, labels, between = figure.subplots(1, 3)
     done = [record["epoch"] for record in records]
     marks = "os^vDP"
