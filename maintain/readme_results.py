@@ -63,7 +63,7 @@ def judged(verdict: str, effect: float, language: int) -> str:
     words = next((v for key, v in VERDICTS.items() if verdict.startswith(key)), None)
     if words is None or pd.isna(effect):
         return ("not measured", "なし")[language]
-    return f"{words[language]}, {signed(effect)}"
+    return f"{words[language]}{(', ', '，')[language]}{signed(effect)}"
 
 
 def cell(table: pd.DataFrame, claim: str, language: int, prefix: str = "") -> str:
@@ -129,7 +129,7 @@ def questions(sets: dict[str, tuple[list, pd.DataFrame]], language: int) -> str:
         "below their target alone in all our records ([why](docs/faq.md)). The notebooks add a run of "
         "their own to the recorded ones, so that their digits differ.",
         "合成した車画像: {}。写真: {}。論文: ResNet18，写真 12,554 枚，200 エポック，n = 3。ランダム初期化の"
-        "単独ネットワークが最後に正しく分類する学習画像は，車で {}，写真で {} です。それが100 % に遠い記録では，"
+        "単独ネットワークが最後に正しく分類する学習画像は，車で {}，写真で {} です。それが 100 % に遠い記録では，"
         "ランダム初期化のグラフはすべてターゲットノード単独を下回りました ([理由](docs/faq.md))。ノートブックは"
         "記録に自分の試行を加えるので，末尾の数字が異なります。",
     )[language]

@@ -26,6 +26,7 @@ from PIL import Image
 
 from ktglite.experiments import ablation, search
 from ktglite.figures import captions
+from ktglite.figures import japanese as words
 from ktglite.reproduce import describe_pictures, sources_of, without_widgets
 from ktglite.settings import NOTEBOOKS
 
@@ -83,7 +84,7 @@ def heads(stem: str, times: dict, repository: str) -> tuple[str, str]:
     parts = [f"`{name}` {_minutes(found[name])} ({times[name]['machine']})" for name in found]
     told = "**Run time, measured:** " + ("; ".join(parts) + "." if parts else "not yet.")
     if not repository:
-        return f"{told} To run it elsewhere, see CONTRIBUTING.md, *Badges*.", INSTALL.format(
+        return f"{told} To run it on Colab or Binder: [CONTRIBUTING.md](../CONTRIBUTING.md).", INSTALL.format(
             address=""
         )
     where = repository.removeprefix("https://github.com/")
@@ -226,7 +227,7 @@ def _fit(notebook) -> str:
 
 HEAD = {
     "**Run time, measured:**": "**実行時間 (実測):**",
-    "To run it elsewhere, see CONTRIBUTING.md, *Badges*.": "他の環境については CONTRIBUTING.md の *Badges* へ。",
+    "To run it on Colab or Binder: [CONTRIBUTING.md](../CONTRIBUTING.md).": "Colab や Binder で実行するには: [CONTRIBUTING.md](../../CONTRIBUTING.md)。",
     '"../ktglite': '"../../ktglite',  # it lies one folder deeper
     "%cd -q ..": "%cd -q ../..",
 }
@@ -257,6 +258,8 @@ def translate(notebook, catalogue: Catalog, caption: str = "", attachments: dict
         elif is_head(cell):
             for english, japanese in HEAD.items():
                 cell.source = cell.source.replace(english, japanese)
+            if cell.cell_type == "markdown":
+                cell.source = words.translate(cell.source)
         elif "parameters" in cell.metadata.get("tags", []):
             cell.source = cell.source.replace("overrides = {}", 'overrides = {"lang": "ja"}')
         elif cell.cell_type == "markdown":
@@ -309,9 +312,9 @@ def refresh(
     (top / "notebooks/ja").mkdir(exist_ok=True)
     for path, text in list(texts.items()):
         catalogue = update_catalogue(
-            words := path.parent / f"ja/{path.stem}.po", english := nbformat.reads(text, 4)
+            po := path.parent / f"ja/{path.stem}.po", english := nbformat.reads(text, 4)
         )
-        _write_catalogue(words, catalogue)
+        _write_catalogue(po, catalogue)
         made = translate(english, catalogue, *picture(path.stem, top, "ja"))
         own = Path(japanese or f"{run}_ja") / "notebooks" / path.name
         if own.exists():

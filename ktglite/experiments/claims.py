@@ -503,9 +503,8 @@ def overview(frame: pd.DataFrame) -> pd.DataFrame:
     """A `forest` as words: a row per claim, a column per set of records, with all its sources."""
     frame = frame[frame.effect.notna()].copy()
     names = frame.source.str.removeprefix("searched: ")
-    told = [
-        f"{row.effect:+.1f} [{row.low:+.1f}, {row.high:+.1f}]".replace("-", "−")
-        for row in frame.itertuples()
-    ]
+    effects = frame.effect.map("{:+.1f}".format)
+    ends = frame.low.map(" [{:+.1f}".format) + frame.high.map(", {:+.1f}]".format)
+    told = (effects + ends.where(frame.low.notna(), "")).str.replace("-", "−")
     frame["text"] = names + ": " + told + ", " + frame.verdict
     return frame.groupby(["claim", "set"]).text.agg("; ".join).unstack()
