@@ -55,8 +55,10 @@ def folder(tmp_path):
 # ---- splits
 
 
-def test_one_folder_is_split_by_seed_and_stratified(folder, load):
+def test_one_folder_is_split_by_seed_and_stratified(folder, load, caplog):
+    caplog.set_level(logging.INFO)
     data = load(folder)
+    assert f"{folder}: each folder is a class" in caplog.text
     assert sizes(data) == (18, 6, 6)
     assert data.classes == ("audi", "bmw", "citroën 2CV")
     assert data.test.labels.bincount().tolist() == [2, 2, 2]
@@ -124,9 +126,11 @@ def test_splits_may_lie_in_the_classes(tmp_path, load):
     assert sizes(data) == (8, 4, 6)
 
 
-def test_a_train_alone_is_split_by_seed(tmp_path, load):
+def test_a_train_alone_is_split_by_seed(tmp_path, load, caplog):
+    caplog.set_level(logging.INFO)
     write_classes(tmp_path / "d/train", 10)
     assert sizes(load(tmp_path / "d")) == (12, 4, 4)
+    assert f"{tmp_path / 'd/train'}: each folder is a class" in caplog.text
 
 
 def test_test_images_without_classes_are_left_out(tmp_path, load, caplog):

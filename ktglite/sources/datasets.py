@@ -441,17 +441,19 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
     if len(above) > 1 and any(top[-1:] != (name,) for _, top, name, _ in found):
         several = _some("/".join(top) for top in above)
         raise ValueError(f"{root}: {several} hold train/ each: choose one, or put it on top")
-    filled = {tuple(at) for _, *at in found}
+    classes = {tuple(at) for _, *at in found}
     for folder in sorted(folders):
         at = place(folder)
-        if at and at[0] in above and at not in filled:
+        if at and at[0] in above and at not in classes:
             where = root.joinpath(*folder)
             raise ValueError(f"class folder {where} holds no images: fill it or remove it")
     outside = {*images} - {path for path, *_ in found}
     _tell_ignored(root, outside, "image", " outside the classes")
-    alone = {split for *_, split in found} == {0}  # train/ beside a test/ without classes
-    said = [f"{name} is {SPLITS[role]}" for name, role in roles.items() if not alone]
-    log.info("%s: %s", root, ", ".join(["/".join(["classes in .", *common[:depth]]), *said]))
+    filled = {split for *_, split in found}
+    said = [f"{name} is {SPLITS[role]}" for name, role in roles.items() if role in filled]
+    said = ", ".join(said) or "each folder is a class"
+    log.info("%s: %s", root.joinpath(*common[:depth]), said)
+    alone = filled == {0}  # train/ beside a test/ without classes
     # A Mac writes é as two characters, others as one.
     return [
         (root.joinpath(*path), unicodedata.normalize("NFC", name), -1 if alone else split)
