@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from ktglite.sources import datasets
-from ktglite.sources.datasets import assign_splits, image_files, load_data, read_image
+from ktglite.sources.datasets import assign_splits, image_files, load_data
+from ktglite.sources.images import read_image
 
 
 def write_images(folder, count, colour, size=(20, 24), mode="RGB", suffix="png"):
