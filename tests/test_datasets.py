@@ -94,6 +94,7 @@ SPELLINGS = [
     ("trainset", "valset", "testset"), ("train2017", "val2017", "test2017"),
     ("cars_train", "cars_val", "cars_test"), ("train_images", "val_images", "test_images"),
     ("images/train", "images/val", "images/test"), ("a/b/train", "a/b/val", "a/b/test"),
+    ("train", "validate", "test"), ("carsTrain", "carsVal", "carsTest"),
     ("train/train", "val/val", "test/test"), ("seg_train/seg_train", "seg_val", "seg_test"),
 ]  # fmt: skip
 
@@ -150,12 +151,20 @@ def test_test_images_without_classes_are_left_out(tmp_path, load, caplog):
         (("val",), "has val and no train"),
         (("val", "test"), "has test, val and no train"),
         (("images/train", "images/test", "masks/train", "masks/test"), "images, masks hold train/"),
+        (("train", "test", "trainB"), "train and trainB are both train"),
     ],
 )
 def test_a_layout_that_is_not_clear_is_refused(tmp_path, load, names, words):
     for name in names:
         write_classes(tmp_path / "d" / name)
     with pytest.raises(ValueError, match=words):
+        load(tmp_path / "d")
+
+
+def test_a_class_called_like_the_splits_around_it_is_refused(tmp_path, load):
+    for part, colour in (("train", 0), ("test", 100)):
+        write_classes(tmp_path / "d" / part, 4, colour, names=("bus", "train"))
+    with pytest.raises(ValueError, match="no class may be called like a split"):
         load(tmp_path / "d")
 
 

@@ -29,8 +29,9 @@ SCHEMA = 1  # of cached images
 SYNTHCARS_IMAGES = 12_554  # as many as the paper's car set
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
-    "train": 0, "training": 0, "trainval": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1,
-    "development": 1, "test": 2, "testing": 2, "eval": 3, "evaluation": 3,  # 3: val or test
+    "train": 0, "training": 0, "trainval": 0, "val": 1, "valid": 1, "validate": 1,
+    "validation": 1, "dev": 1, "development": 1, "test": 2, "testing": 2,
+    "eval": 3, "evaluation": 3,  # val or test
 }  # fmt: skip
 FILLER = "set|data|split|images?|imgs?"  # trainset, test_images
 SPLIT_NAME = re.compile(rf"(.*[\W\d_]|)({'|'.join(SPLIT_WORDS)})(?:{FILLER})?([\W\d_].*|)", re.S)
@@ -207,7 +208,8 @@ def split_roles(names: Iterable[str]) -> dict[str, int]:
     """
     found = {}
     for name in sorted(names):
-        if match := SPLIT_NAME.fullmatch(name.casefold()):
+        spaced = re.sub("(?<=[a-z])(?=[A-Z])", "_", name)  # carsTrain
+        if match := SPLIT_NAME.fullmatch(spaced.casefold()):
             rest = re.sub(rf"[\W\d_]|{FILLER}", "", match[1] + match[3])
             found[name] = SPLIT_WORDS[match[2]], rest
     beside = {rest for role, rest in found.values() if role == 0} or {""}
@@ -427,8 +429,9 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
         raise ValueError(f"{root} has no class folders with images: {way}")
     above = {top for _, top, _, _ in found}
     if len(above) > 1 and any(top[-1:] != (name,) for _, top, name, _ in found):
-        several = _some("/".join(top) for top in above)
-        raise ValueError(f"{root}: {several} hold train/ each: choose one, or put it on top")
+        several = _some("/".join(top) or "it" for top in above)
+        way = "choose one, or put it on top; no class may be called like a split"
+        raise ValueError(f"{root}: {several} hold train/ each: {way}")
     classes = {tuple(at) for _, *at in found}
     for folder in sorted(folders):
         at = place(folder)
