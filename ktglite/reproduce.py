@@ -179,6 +179,18 @@ def _listing(place: Path, suffixes: tuple[str, ...] = ("",)) -> list[tuple[str, 
 # ---- execution
 
 
+def send_and_look(channel, message: dict) -> None:
+    """Send to the kernel as jupyter_client does, then look whether it has answered meanwhile.
+
+    Sending clears the socket's sign that something has come. Without the look, a cell with sliders,
+    which sends while its own answer is awaited, at times waited for ever (jupyter/nbclient#312).
+    """
+    import zmq
+
+    channel.session.send(channel.socket, message)
+    channel.socket.get(zmq.EVENTS)
+
+
 def _execute(notebook: Path, partial: Path, given: dict) -> "NotebookNode":
     """Run every cell of a notebook, and write as one goes what was run to `partial`."""
     import nbformat
@@ -192,7 +204,11 @@ def _execute(notebook: Path, partial: Path, given: dict) -> "NotebookNode":
     started = time.perf_counter()
     print(f"{notebook.stem}:", flush=True)
     try:
-        with TemporaryDirectory() as folder, patch.dict(os.environ, KERNEL, JUPYTER_PATH=folder):
+        with (
+            TemporaryDirectory() as folder,
+            patch.dict(os.environ, KERNEL, JUPYTER_PATH=folder),
+            patch("jupyter_client.channels.AsyncZMQSocketChannel.send", send_and_look),
+        ):
             write_kernel_spec(f"{folder}/kernels/python3")  # of this very Python
             papermill.execute_notebook(
                 str(notebook),

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from ktglite.sources import datasets
-from ktglite.sources.datasets import assign_splits, image_files, load_data, read_image
+from ktglite.sources.datasets import assign_splits, image_files, load_data
+from ktglite.sources.images import read_image
 
 
 def write_images(folder, count, colour, size=(20, 24), mode="RGB", suffix="png"):
@@ -55,8 +56,10 @@ def folder(tmp_path):
 # ---- splits
 
 
-def test_one_folder_is_split_by_seed_and_stratified(folder, load):
+def test_one_folder_is_split_by_seed_and_stratified(folder, load, caplog):
+    caplog.set_level(logging.INFO)
     data = load(folder)
+    assert f"{folder}: each folder is a class" in caplog.text
     assert sizes(data) == (18, 6, 6)
     assert data.classes == ("audi", "bmw", "citroën 2CV")
     assert data.test.labels.bincount().tolist() == [2, 2, 2]
@@ -91,6 +94,7 @@ SPELLINGS = [
     ("trainset", "valset", "testset"), ("train2017", "val2017", "test2017"),
     ("cars_train", "cars_val", "cars_test"), ("train_images", "val_images", "test_images"),
     ("images/train", "images/val", "images/test"), ("a/b/train", "a/b/val", "a/b/test"),
+    ("train", "validate", "test"), ("carsTrain", "carsVal", "carsTest"),
     ("train/train", "val/val", "test/test"), ("seg_train/seg_train", "seg_val", "seg_test"),
 ]  # fmt: skip
 
@@ -124,9 +128,11 @@ def test_splits_may_lie_in_the_classes(tmp_path, load):
     assert sizes(data) == (8, 4, 6)
 
 
-def test_a_train_alone_is_split_by_seed(tmp_path, load):
+def test_a_train_alone_is_split_by_seed(tmp_path, load, caplog):
+    caplog.set_level(logging.INFO)
     write_classes(tmp_path / "d/train", 10)
     assert sizes(load(tmp_path / "d")) == (12, 4, 4)
+    assert f"{tmp_path / 'd/train'}: each folder is a class" in caplog.text
 
 
 def test_test_images_without_classes_are_left_out(tmp_path, load, caplog):
@@ -145,12 +151,20 @@ def test_test_images_without_classes_are_left_out(tmp_path, load, caplog):
         (("val",), "has val and no train"),
         (("val", "test"), "has test, val and no train"),
         (("images/train", "images/test", "masks/train", "masks/test"), "images, masks hold train/"),
+        (("train", "test", "trainB"), "train and trainB are both train"),
     ],
 )
 def test_a_layout_that_is_not_clear_is_refused(tmp_path, load, names, words):
     for name in names:
         write_classes(tmp_path / "d" / name)
     with pytest.raises(ValueError, match=words):
+        load(tmp_path / "d")
+
+
+def test_a_class_called_like_the_splits_around_it_is_refused(tmp_path, load):
+    for part, colour in (("train", 0), ("test", 100)):
+        write_classes(tmp_path / "d" / part, 4, colour, names=("bus", "train"))
+    with pytest.raises(ValueError, match="no class may be called like a split"):
         load(tmp_path / "d")
 
 

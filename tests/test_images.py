@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktglite.sources.datasets import image_files, load_data, read_image
+from ktglite.sources.datasets import image_files, load_data
+from ktglite.sources.images import read_image
 
 GREY = np.full((24, 20, 3), 100, np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

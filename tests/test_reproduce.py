@@ -1,5 +1,6 @@
 """The notebooks under papermill: small ones made here, done once and again when a fact changed."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,7 +11,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import zmq
+import zmq.asyncio
 from filelock import FileLock
+from jupyter_client.channels import AsyncZMQSocketChannel
+from jupyter_client.session import Session
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ktglite import reproduce as work
@@ -139,6 +144,27 @@ def test_the_kernel_is_this_python_whatever_is_called_python3(tmp_path, notebook
     write(notebooks, NOTEBOOKS[0], "import sys\nprint(sys.executable, sys.flags.utf8_mode)")
     done = work.reproduce("smoke", ["00"], tmp_path / "out", {}, notebooks)
     assert text_of(done[NOTEBOOKS[0]]) == f"{sys.executable} 1\n"
+
+
+def test_an_answer_is_noticed_that_comes_while_something_is_sent():
+    """As in cells with sliders: nothing would tell the event loop of it any more."""
+
+    async def ask():
+        session = Session()
+        with zmq.Context() as context, context.socket(zmq.DEALER) as kernel:
+            port = kernel.bind_to_random_port("tcp://127.0.0.1")
+            with zmq.asyncio.Socket(context, zmq.DEALER) as socket:
+                socket.connect(f"tcp://127.0.0.1:{port}")
+                channel = AsyncZMQSocketChannel(socket, session)
+                work.send_and_look(channel, session.msg("execute_request"))
+                waiting = asyncio.ensure_future(channel.get_msg())
+                await asyncio.sleep(0.2)
+                session.send(kernel, "execute_reply")
+                time.sleep(0.2)  # it arrives, and the event loop has not looked yet
+                work.send_and_look(channel, session.msg("comm_msg"))
+                return await asyncio.wait_for(waiting, 5)
+
+    assert asyncio.run(ask())["msg_type"] == "execute_reply"
 
 
 def test_a_second_reproduce_in_a_folder_is_refused(tmp_path, notebooks):

@@ -116,6 +116,19 @@ def test_a_gate_from_outside_the_package_is_refused(tiny_data, tmp_path, monkeyp
     assert len(list(task.epochs())) == 1  # it can be trained, and is not remembered
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"graph": independent(A).to_dict()}, "graph must be a Graph: {'nodes"),
+        ({"data": "synthcars"}, "data must be a Data: 'synthcars'"),
+        ({"config": {"epochs": 1}}, "config must be a TrainConfig: {'epochs"),
+    ],
+)
+def test_what_a_run_cannot_be_made_of_is_named(tiny_data, change, words):
+    with pytest.raises(TypeError, match=words):
+        Run(**{"graph": independent(A), "data": tiny_data, "config": CONFIG, "seed": 0} | change)
+
+
 # ---- killed and resumed
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ktglite.data import MEAN, STD, Data, Split
 from ktglite.models import initialise
-from ktglite.sources.datasets import read_image
+from ktglite.sources.images import read_image
 from ktglite.store import atomic_write
 from ktglite.trainer import accuracy, predict
 

@@ -60,6 +60,13 @@ class Run:
     weights: str | Path = "data/weights"
     label: str | None = None
 
+    def __post_init__(self):
+        kinds = {"graph": (Graph,), "data": (Data, Images), "config": (TrainConfig,)}
+        for name, allowed in kinds.items():
+            if not isinstance(value := getattr(self, name), allowed):
+                wanted = allowed[0].__name__
+                raise TypeError(f"{name} must be a {wanted}: {value!r:.40} is not")
+
     def key(self) -> str:
         """32 hex digits over all that decides the result.
 

@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 import re
-import struct
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torchvision import datasets
 
 from ktglite import store
 from ktglite.data import Data, Split
 from ktglite.sources import synthcars
-
-with suppress(ImportError):  # Pillow reads an iPhone's photographs with it
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
+from ktglite.sources.images import NO_READER, SUFFIXES, UNREADABLE, read_image, to_square
 
 __all__ = ["load_data"]
 
@@ -35,8 +29,9 @@ SCHEMA = 1  # of cached images
 SYNTHCARS_IMAGES = 12_554  # as many as the paper's car set
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
-    "train": 0, "training": 0, "trainval": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1,
-    "development": 1, "test": 2, "testing": 2, "eval": 3, "evaluation": 3,  # 3: val or test
+    "train": 0, "training": 0, "trainval": 0, "val": 1, "valid": 1, "validate": 1,
+    "validation": 1, "dev": 1, "development": 1, "test": 2, "testing": 2,
+    "eval": 3, "evaluation": 3,  # val or test
 }  # fmt: skip
 FILLER = "set|data|split|images?|imgs?"  # trainset, test_images
 SPLIT_NAME = re.compile(rf"(.*[\W\d_]|)({'|'.join(SPLIT_WORDS)})(?:{FILLER})?([\W\d_].*|)", re.S)
@@ -45,16 +40,6 @@ SYSTEM_FOLDERS = {
     "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin",
     "__macosx", "__pycache__", "system volume information", "lost+found", "thumbnails", "thumbs",
 }  # fmt: skip
-# Extensions of images that Pillow alone does not read; of RAW it would read the thumbnail.
-RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"}
-HEIF = {".heic", ".heics", ".heif", ".heifs", ".hif"}
-NO_READER = RAW | HEIF | {".avif", ".exr", ".hdr", ".jxl", ".jxr", ".svg", ".svgz", ".xcf"}
-# Formats of still images. Pillow registers extensions of others, too, such as .pdf and .mpg.
-STILL = "AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI TGA TIFF WEBP"
-KNOWN = Image.registered_extensions().items()
-SUFFIXES = NO_READER | {extension for extension, kind in KNOWN if kind in STILL.split()}
-UNREADABLE = OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError
-Fit = Callable[[int, int], tuple[float, float, float, float]]
 Rows = Iterator[tuple[np.ndarray, int, int]]  # image, label, and split or -1
 # torchvision's class, the argument that chooses a part, and its values with the split each is.
 TORCHVISION = {
@@ -122,10 +107,7 @@ def load_data(
         given[given == 1] = 2
         log.warning("%s has no test set: its val is one, and a new val is taken from train", name)
     part = assign_splits(labels, given, classes, split, split_seed, limit)
-    digests = np.array(facts["digests"])
-    if copies := np.isin(digests[part == 2], digests[np.isin(part, (0, 1))]).sum():
-        message = "%s: %d of %d test images are in train or val, too: results on them say little"
-        log.warning(message, name, copies, (part == 2).sum())
+    _tell_copies(name, np.array(facts["digests"]), part)
     places = [np.flatnonzero(part == i) for i in range(3)]
     if validate_on == "test":
         places[1] = places[2]
@@ -135,6 +117,13 @@ def load_data(
     kind = "as given" if (given >= 0).any() else "by seed"
     log.info("%s: %r, split %s, of %s", name, data, kind, _some(classes))
     return data
+
+
+def _tell_copies(name: str, digests: np.ndarray, part: np.ndarray) -> None:
+    """Warn of test images that are in train or val, too."""
+    if copies := np.isin(digests[part == 2], digests[np.isin(part, (0, 1))]).sum():
+        message = "%s: %d of %d test images are in train or val, too: results on them say little"
+        log.warning(message, name, copies, (part == 2).sum())
 
 
 def check_shares(split: tuple[float, ...]) -> None:
@@ -147,7 +136,7 @@ def check_shares(split: tuple[float, ...]) -> None:
 def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
     """The images, uint8 (n, 3, S, S), and facts about them, kept in the cache."""
     name, size, fit = spec["name_or_folder"], spec["size"], spec["fit"]
-    key = [name, size, fit, store.code_hash(__name__)]
+    key = [name, size, fit, store.code_hash(__name__, "ktglite.sources.images")]
     stem = name.partition(":")[0]
     found = []
     if name == "synthcars":
@@ -219,7 +208,8 @@ def split_roles(names: Iterable[str]) -> dict[str, int]:
     """
     found = {}
     for name in sorted(names):
-        if match := SPLIT_NAME.fullmatch(name.casefold()):
+        spaced = re.sub("(?<=[a-z])(?=[A-Z])", "_", name)  # carsTrain
+        if match := SPLIT_NAME.fullmatch(spaced.casefold()):
             rest = re.sub(rf"[\W\d_]|{FILLER}", "", match[1] + match[3])
             found[name] = SPLIT_WORDS[match[2]], rest
     beside = {rest for role, rest in found.values() if role == 0} or {""}
@@ -439,19 +429,22 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
         raise ValueError(f"{root} has no class folders with images: {way}")
     above = {top for _, top, _, _ in found}
     if len(above) > 1 and any(top[-1:] != (name,) for _, top, name, _ in found):
-        several = _some("/".join(top) for top in above)
-        raise ValueError(f"{root}: {several} hold train/ each: choose one, or put it on top")
-    filled = {tuple(at) for _, *at in found}
+        several = _some("/".join(top) or "it" for top in above)
+        way = "choose one, or put it on top; no class may be called like a split"
+        raise ValueError(f"{root}: {several} hold train/ each: {way}")
+    classes = {tuple(at) for _, *at in found}
     for folder in sorted(folders):
         at = place(folder)
-        if at and at[0] in above and at not in filled:
+        if at and at[0] in above and at not in classes:
             where = root.joinpath(*folder)
             raise ValueError(f"class folder {where} holds no images: fill it or remove it")
     outside = {*images} - {path for path, *_ in found}
     _tell_ignored(root, outside, "image", " outside the classes")
-    alone = {split for *_, split in found} == {0}  # train/ beside a test/ without classes
-    said = [f"{name} is {SPLITS[role]}" for name, role in roles.items() if not alone]
-    log.info("%s: %s", root, ", ".join(["/".join(["classes in .", *common[:depth]]), *said]))
+    filled = {split for *_, split in found}
+    said = [f"{name} is {SPLITS[role]}" for name, role in roles.items() if role in filled]
+    said = ", ".join(said) or "each folder is a class"
+    log.info("%s: %s", root.joinpath(*common[:depth]), said)
+    alone = filled == {0}  # train/ beside a test/ without classes
     # A Mac writes é as two characters, others as one.
     return [
         (root.joinpath(*path), unicodedata.normalize("NFC", name), -1 if alone else split)
@@ -552,60 +545,3 @@ def _tell_ignored(root: Path, paths: Collection[tuple[str, ...]], kind: str, why
         several = "" if len(paths) == 1 else "s"
         names = _some("/".join(path[:-1] or path) for path in paths)
         log.warning("ignored %d %s%s%s in %s: %s", len(paths), kind, several, why, root, names)
-
-
-# ---- one image
-
-
-def read_image(path: str | Path, size: int, fit: str | Fit = "squash") -> np.ndarray:
-    """One image file as uint8 (3, size, size), see `to_square`.
-
-    Raises ValueError naming the file, and the way out, when it cannot be read.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    way = "replace it"
-    if suffix in NO_READER:
-        way = "pip install pillow-heif" if suffix in HEIF else "convert it to JPEG or PNG"
-    try:
-        if path.stat().st_size == 0:
-            raise ValueError("it is empty, 0 bytes")
-        if suffix in RAW:
-            raise ValueError("it is a camera's raw file")
-        with Image.open(path) as picture:
-            return to_square(picture, size, fit)
-    except UNREADABLE as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}); {way}, or leave out what cannot be read "
-            "with --set skip_unreadable=true"
-        ) from error
-
-
-def to_square(picture: Image.Image, size: int, fit: str | Fit) -> np.ndarray:
-    """A PIL image as uint8 RGB (3, size, size): upright, on white where it is transparent.
-
-    `fit`: "squash", "crop", or a function of (width, height) that gives the box to show: left, top,
-    right, bottom. Raises ValueError for 32-bit pixels, whose range nothing tells.
-    """
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
-        # PIL would clip 16 bits to 255 instead of scaling them
-        picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise ValueError(
-            "32 bits a pixel have no agreed white: save it with 8 or 16 bits a channel"
-        )
-    picture = ImageOps.exif_transpose(picture)
-    if picture.has_transparency_data:
-        picture = Image.alpha_composite(
-            Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")
-        )
-    picture = picture.convert("RGB")
-    if callable(fit):
-        picture = picture.resize(
-            (size, size), Image.Resampling.BILINEAR, fit(*picture.size), reducing_gap=3
-        )
-    elif fit == "crop":
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
-    else:
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3)
-    return np.ascontiguousarray(np.moveaxis(np.asarray(picture), 2, 0))

@@ -33,7 +33,8 @@ from ktglite.data import MEAN, STD, Data, augment, normalise
 from ktglite.devices import numerics, resolve_device, resolve_precision
 from ktglite.models import SOURCES, build, file_hash, head_of
 from ktglite.pool import cores
-from ktglite.sources.datasets import image_files, read_image, size_and_time
+from ktglite.sources.datasets import image_files, size_and_time
+from ktglite.sources.images import read_image
 
 __all__ = ["PretrainConfig", "adopt", "nearest_neighbours", "pretrain", "pretrain_all", "read_card"]
 
@@ -227,7 +228,7 @@ def _modules(config: PretrainConfig) -> list[str]:
     names = ("captured", "data", "devices", "models", "trainer", "sources.pretrain")
     modules = [f"ktglite.{name}" for name in names]
     if config.folder is not None:
-        return [*modules, "ktglite.sources.datasets"]
+        return [*modules, "ktglite.sources.datasets", "ktglite.sources.images"]
     drawing = SOURCES[config.source].open.partition(":")[0]
     package = drawing.partition(".")[0]
     if package == "ktglite":

@@ -1,0 +1,75 @@
+"""One image file becomes a square of pixels, or an error that names it."""
+
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+with suppress(ImportError):  # Pillow reads an iPhone's photographs with it
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+__all__ = ["read_image", "to_square"]
+
+# Extensions of images that Pillow alone does not read; of RAW it would read the thumbnail.
+RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"}
+HEIF = {".heic", ".heics", ".heif", ".heifs", ".hif"}
+NO_READER = RAW | HEIF | {".avif", ".exr", ".hdr", ".jxl", ".jxr", ".svg", ".svgz", ".xcf"}
+# Formats of still images. Pillow registers extensions of others, too, such as .pdf and .mpg.
+STILL = "AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI TGA TIFF WEBP"
+KNOWN = Image.registered_extensions().items()
+SUFFIXES = NO_READER | {extension for extension, kind in KNOWN if kind in STILL.split()}
+UNREADABLE = OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError
+Fit = Callable[[int, int], tuple[float, float, float, float]]
+
+
+def read_image(path: str | Path, size: int, fit: str | Fit = "squash") -> np.ndarray:
+    """One image file as uint8 (3, size, size), see `to_square`.
+
+    Raises ValueError naming the file, and the way out, when it cannot be read.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    way = "replace it"
+    if suffix in NO_READER:
+        way = "pip install pillow-heif" if suffix in HEIF else "convert it to JPEG or PNG"
+    try:
+        if path.stat().st_size == 0:
+            raise ValueError("it is empty, 0 bytes")
+        if suffix in RAW:
+            raise ValueError("it is a camera's raw file")
+        with Image.open(path) as picture:
+            return to_square(picture, size, fit)
+    except UNREADABLE as error:
+        way += ", or leave out what cannot be read with --set skip_unreadable=true"
+        raise ValueError(f"{path} cannot be read as an image ({error}); {way}") from error
+
+
+def to_square(picture: Image.Image, size: int, fit: str | Fit) -> np.ndarray:
+    """A PIL image as uint8 RGB (3, size, size): upright, on white where it is transparent.
+
+    `fit`: "squash", "crop", or a function of (width, height) that gives the box to show: left, top,
+    right, bottom. Raises ValueError for 32-bit pixels, whose range nothing tells.
+    """
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+        # PIL would clip 16 bits to 255 instead of scaling them
+        picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        way = "save it with 8 or 16 bits a channel"
+        raise ValueError(f"32 bits a pixel have no agreed white: {way}")
+    picture = ImageOps.exif_transpose(picture)
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    picture = picture.convert("RGB")
+    shape = size, size
+    if fit == "crop":
+        picture = ImageOps.fit(picture, shape, Image.Resampling.BILINEAR)
+    else:
+        box = fit(*picture.size) if callable(fit) else None
+        picture = picture.resize(shape, Image.Resampling.BILINEAR, box, reducing_gap=3)
+    return np.ascontiguousarray(np.moveaxis(np.asarray(picture), 2, 0))
