@@ -68,7 +68,7 @@ class Choice:
 
 
 def reproduce(run: Choice, only: Names = (), notebooks: Folder = None) -> None:
-    """Execute the notebooks 00-04 in order; what is done and unchanged is skipped.
+    """Execute the notebooks 00-04 in order; none where all are done and unchanged.
 
     --set 03.NAME=VALUE changes a setting in one notebook.
 
