@@ -22,6 +22,9 @@ from ktglite.store import from_checkout
 __all__ = ["draw_all", "translate"]
 for _module in (captions, graphs, pictures, results, searches, style):
     __all__ += _module.__all__
+    for _name in _module.__all__:  # what draws is told the language in this one place
+        if _name.startswith(("draw_", "plot_")):
+            globals()[_name] = style.in_language(getattr(_module, _name))
 
 
 def draw_all(
@@ -66,7 +69,7 @@ def draw_all(
             shown = recorded or summaries if name == "search_curves" else summaries
             tell = partial(captions.caption, name, runs, shown, lang, tables.get(name))
             told.append(f"![{tell(alt=True)}]({name}.png)\n\n`{name}`. {tell()}\n")
-            figure = draw()
+            figure = style.in_language(draw)()
             paths += style.save_figure(figure, out, name, formats, note.strip(", "), tell())
             plt.close(figure)
     paths.append(Path(out) / "captions.md")

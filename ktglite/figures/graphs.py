@@ -15,7 +15,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
 
 from ktglite.experiments import ablation, claims, stats
 from ktglite.figures import style
-from ktglite.figures.style import BLACK, GREY, TARGET_RED, in_language, plain, source_fill
+from ktglite.figures.style import BLACK, GREY, TARGET_RED, plain, source_fill
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node
 from ktglite.models import NARROW, SOURCES
@@ -44,7 +44,6 @@ def node_name(node: Node) -> str:
     return (SOURCES[node.init].short if node.init in SOURCES else "P") + arch
 
 
-@in_language
 def draw_graph(
     graph: Graph, ax: Axes | None = None, title: str = "", accuracy: float | None = None
 ) -> Axes:
@@ -182,7 +181,6 @@ def init_legend(graphs: Sequence[Graph]) -> list:
 # ---- the paper's figures
 
 
-@in_language
 def draw_method() -> Figure:
     """The paper's Figure 1: Step 1 pre-training, Step 2 initialisation, Step 3 the search."""
     steps = {
@@ -268,7 +266,6 @@ def winners(summaries: Mapping[str, Mapping]) -> dict[str, stats.Arm]:
     return found
 
 
-@in_language
 def plot_best_graphs(summaries: Mapping[str, Mapping]) -> Figure:
     """The paper's Figure 2: the best graph of every condition, its accuracy with new seeds, that of
     its target alone, and its gain over (a) by the rule of the claims."""
@@ -310,7 +307,6 @@ def _numbers(name: str, summary: Mapping, arms: Mapping[str, stats.Arm]) -> list
 # ---- claims and gates
 
 
-@in_language
 def plot_claim_card(source: str, n: int = 3) -> Figure:
     """The claims C0 to C3 as differences: the mean of these graphs minus the mean of those.
 
@@ -373,7 +369,6 @@ def _draw_mini(ax: Axes, x: float, starts: Sequence[str]) -> None:
         ax.add_patch(Circle(place, 0.17, fc=source_fill(start), zorder=2, **rim))
 
 
-@in_language
 def plot_gate_curves() -> Figure:
     """The gates as functions: of training progress, and of the share that the source knows."""
     titles = "with half of the batch known to the source", "with half of the training done"

@@ -10,13 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ktglite.figures import style
-from ktglite.figures.style import GREY, TARGET_RED, in_language, plain, source_colour, source_title
+from ktglite.figures.style import GREY, TARGET_RED, plain, source_colour, source_title
 from ktglite.graph import Graph
 
 __all__ = ["plot_filters", "plot_images", "plot_pretraining", "plot_training"]
 
 
-@in_language
 def plot_images(images, labels: Sequence[str] | None = None, columns: int = 8) -> Figure:
     """A contact sheet of uint8 images, (n, 3, S, S) or (n, S, S, 3), each below its label."""
     images = np.asarray(images)
@@ -35,7 +34,6 @@ def plot_images(images, labels: Sequence[str] | None = None, columns: int = 8) -
     return figure
 
 
-@in_language
 def plot_filters(weight, ax: Axes | None = None) -> Axes:
     """The filters of a first layer, (O, 3, k, k), as colour pictures, each in its own range."""
     weight = np.asarray(weight, float)
@@ -52,7 +50,6 @@ def plot_filters(weight, ax: Axes | None = None) -> Axes:
     return ax
 
 
-@in_language
 def plot_pretraining(cards: Mapping | Iterable[Mapping], ax: Axes | None = None) -> Axes:
     """Training accuracy over the images seen: a line per model card, and chance dotted."""
     if ax is None:
@@ -71,7 +68,6 @@ def plot_pretraining(cards: Mapping | Iterable[Mapping], ax: Axes | None = None)
     return ax
 
 
-@in_language
 def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None = None) -> Figure:
     """One training, epoch by epoch: validation accuracy of every node, and the mean gated loss on
     every open edge, in the colour and line of its gate.

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ktglite.experiments import ablation, claims, stats
 from ktglite.figures import style
-from ktglite.figures.style import BLACK, GREY, MEAN, PAPER, dots, in_language, panels, plain
+from ktglite.figures.style import BLACK, GREY, MEAN, PAPER, dots, panels, plain
 from ktglite.models import title
 
 __all__ = ["knowledge_table", "plot_confusion", "plot_convergence", "plot_effects", "plot_forest"]
@@ -26,7 +26,6 @@ __all__ += ["plot_reproduction", "plot_seed_pairs", "plot_sources", "plot_table1
 OWN_SCALE = "each panel has its own scale"
 
 
-@in_language
 def plot_effects(
     tables: Mapping[str, pd.DataFrame], at: str, xlabel: str = "points",
     shared: bool | str = True, columns: int = 4,
@@ -58,7 +57,6 @@ def plot_effects(
 # ---- claims
 
 
-@in_language
 def plot_forest(frame: pd.DataFrame) -> Figure:
     """The primary contrasts with 95 % intervals, from `claims.forest`: a panel per set of records,
     a row per claim: C1 to C3, C0, then the searches.
@@ -100,7 +98,6 @@ def claim_row(claim: str, source: str) -> str:
     return f"{claim} {what}, {source}"
 
 
-@in_language
 def plot_main_effects(
     records: Sequence[Mapping], sources: Sequence[str] | None = None
 ) -> Figure:  # fmt: skip
@@ -130,7 +127,6 @@ def main_effects(records: Sequence[Mapping], sources: Sequence[str] | None = Non
 # ---- Table 1
 
 
-@in_language
 def plot_table1(
     records: Sequence[Mapping], sources: Sequence[str] | None = None
 ) -> Figure:  # fmt: skip
@@ -179,7 +175,6 @@ def plot_table1(
     return figure
 
 
-@in_language
 def plot_learning_curves(
     records: Sequence[Mapping], sources: Sequence[str] | None = None
 ) -> Figure:  # fmt: skip
@@ -239,7 +234,6 @@ def curve_gains(records: Sequence[Mapping], source: str) -> dict[str, float]:
 # ---- a graph beside its target alone
 
 
-@in_language
 def plot_seed_pairs(records: Sequence[Mapping], chance: float | None = None) -> Figure:
     """Test accuracy of node 1 in graphs and alone: a line per seed, the gains beside.
 
@@ -291,7 +285,6 @@ def knowledge_table(records: Sequence[Mapping], data: str) -> pd.DataFrame:
     return table.drop_duplicates(["source", "pattern"]) if rows else table
 
 
-@in_language
 def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
     """Whether a graph pays where the neighbours know more than node 1: a dot per row of Table 1.
 
@@ -317,7 +310,6 @@ def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@in_language
 def plot_convergence(table: pd.DataFrame) -> Figure:
     """When a graph pays: graph minus its target alone, against how far training has gone.
 
@@ -348,7 +340,6 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
 # ---- other
 
 
-@in_language
 def plot_sources(records: Sequence[Mapping]) -> Figure:
     """What each start adds to a network alone, over random numbers: a panel per data set.
 
@@ -370,7 +361,6 @@ def start_gains(records: Sequence[Mapping]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@in_language
 def plot_reproduction(check: pd.DataFrame) -> Figure:
     """This machine's runs beside the recorded ones: does each lie in their prediction interval?
 
@@ -400,7 +390,6 @@ def plot_reproduction(check: pd.DataFrame) -> Figure:
     return figure
 
 
-@in_language
 def plot_confusion(
     answers, classes: Sequence[str], groups: Sequence[str] | None = None
 ) -> Figure:  # fmt: skip

@@ -14,14 +14,13 @@ from matplotlib.ticker import MaxNLocator
 from ktglite.experiments.rungs import replay
 from ktglite.figures import style
 from ktglite.figures.graphs import condition_label, in_order, letter_of
-from ktglite.figures.style import BLACK, GREY, PALE, TARGET_RED, in_language, panels, plain
+from ktglite.figures.style import BLACK, GREY, PALE, TARGET_RED, panels, plain
 
 __all__ = ["plot_best_of", "plot_search", "plot_searches"]
 
 CROSS = {"ls": "none", "marker": "X", "ms": 6.5, "mec": "white", "mew": 0.6}
 
 
-@in_language
 def plot_searches(
     summaries: Mapping[str, Mapping], live: Mapping[str, Mapping] | None = None
 ) -> Figure:  # fmt: skip
@@ -110,7 +109,6 @@ def _epoch_axis(axis: Axes, epochs: int) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-@in_language
 def plot_search(
     curves: np.ndarray, first_rung: int = 1, pruner: str = "asha", eta: int = 2,
     ax: Axes | None = None,
@@ -147,7 +145,6 @@ def plot_search(
     return ax
 
 
-@in_language
 def plot_best_of(table: pd.DataFrame) -> Figure:
     """The winner's curse: accuracy of the best of n graphs, in the search and on other images.
 
