@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ktglite import profiles
 from ktglite.data import Data
-from ktglite.experiments.ready import ready_records, recorded_seeds
+from ktglite.experiments.ready import read_folder, recorded_seeds
 from ktglite.experiments.runs import Store
 from ktglite.experiments.space import CONDITIONS, SearchConfig
 from ktglite.graph import Node
@@ -155,7 +155,7 @@ class Settings(TrainConfig):
             places = (self.ready_weights, f"data/runs/{self.profile}/weights")
             for config in self.pretrain_configs():
                 any(adopt(config, place, self.weights, self.cache) for place in places)
-        ready = ready_records(self.ready_runs) if self.ready_runs else []
+        ready = read_folder(self.ready_runs) if self.ready_runs else []
         return Store(Path(self.out) / "runs", self.keep, ready=ready)
 
     def train_config(self, **changes: object) -> TrainConfig:

@@ -17,6 +17,7 @@ import re
 import sys
 from pathlib import Path
 
+import captions
 import nbformat
 import yaml
 from babel.messages.catalog import Catalog
@@ -24,7 +25,6 @@ from babel.messages.pofile import read_po, write_po
 from PIL import Image
 
 from ktglite.experiments import ablation, search
-from ktglite.figures import captions
 from ktglite.reproduce import describe_pictures, sources_of, without_widgets
 from ktglite.settings import NOTEBOOKS
 

@@ -126,6 +126,11 @@ class Store:
         return None
 
 
+def weights_folder(weights: str | Path | Sequence[str | Path], seed: int) -> str | Path:
+    """Where a seed's weights lie: of several folders, repeated pre-trainings, seeds take turns."""
+    return weights if isinstance(weights, str | Path) else weights[seed % len(weights)]
+
+
 def check_gates(names: Iterable[str]) -> None:
     """Raise ValueError for a gate from outside the package, whose code no key can know."""
     for name in sorted(set(names)):
@@ -267,9 +272,8 @@ def run_all(
             when no other has a record.
     """
     store = store if isinstance(store, Store) else Store(store)
-    folders = [weights] if isinstance(weights, str | Path) else list(weights)
     tasks = {
-        (label, seed): Run(graph, data, config, seed, folders[seed % len(folders)], label)
+        (label, seed): Run(graph, data, config, seed, weights_folder(weights, seed), label)
         for seed in seeds  # so that a table that is not whole has every row equally often
         for label, graph in graphs.items()
     }
