@@ -68,7 +68,7 @@ class Choice:
 
 
 def reproduce(run: Choice, only: Names = (), notebooks: Folder = None) -> None:
-    """Execute the notebooks 00-04 in order; what is done and unchanged is skipped.
+    """Execute the notebooks 00-04 in order; none where all are done and unchanged.
 
     --set 03.NAME=VALUE changes a setting in one notebook.
 
@@ -134,6 +134,7 @@ def search(condition: Argument, run: Choice, trials: Number = None) -> None:
     """
     settings = run.settings("03", trials=trials)
     from ktglite.experiments import search as step3
+    from ktglite.experiments.runs import weights_folder
     from ktglite.graph import Graph
     from ktglite.pool import open_pool
 
@@ -141,7 +142,7 @@ def search(condition: Argument, run: Choice, trials: Number = None) -> None:
     out = Path(settings.out)
     data = settings.load_data()
     settings.store()
-    weights = settings.weights if isinstance(settings.weights, str) else settings.weights[0]
+    weights = weights_folder(settings.weights, settings.seed)
     config = settings.train_config()
     with _kept_in(out), open_pool(settings.jobs, settings.dask) as pool:
         study = step3.search(chosen, data, config, out, weights=weights, pool=pool)
@@ -257,7 +258,7 @@ def figures(
         format: pdf, png, svg, with commas between.
         lang: en or ja.
     """
-    from ktglite.export import read_folder
+    from ktglite.experiments.ready import read_folder
     from ktglite.figures import draw_all
     from ktglite.single_run import draw_training
 

@@ -1,6 +1,5 @@
 """`ktglite doctor`: what a run needs, and which runs wait to be resumed."""
 
-import importlib.util
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +21,8 @@ def examine(out: Path) -> Iterator[tuple[bool, str]]:
         import torchvision
 
         torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # built for this torch?
-        yield (
-            True,
-            f"torch {torch.__version__} and torchvision {torchvision.__version__} are a pair",
-        )
+        versions = f"torch {torch.__version__} and torchvision {torchvision.__version__}"
+        yield True, f"{versions} are a pair"
     except (ImportError, RuntimeError, AttributeError) as error:
         way_out = "pip install both from one place, in one command"
         yield False, f"torch and torchvision are no pair ({error}): {way_out}"
@@ -36,8 +33,6 @@ def examine(out: Path) -> Iterator[tuple[bool, str]]:
         yield True, f"cuda:{i}: {torch.cuda.get_device_name(i)}, {free} of {total} GB free"
     if not torch.cuda.device_count() and Path("/dev/nvidia0").exists():
         yield False, "a GPU that torch does not see: install a torch for its driver"
-    kernel = importlib.util.find_spec("ipykernel") is not None
-    yield kernel, "notebooks have a kernel" if kernel else "no kernel: pip install ipykernel"
     place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     little = "" if free > MIN_FREE_BYTES else ", little for a long run"

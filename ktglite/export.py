@@ -6,33 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from ktglite.experiments import ablation
-from ktglite.experiments.runs import SCHEMA, load_records
+from ktglite.experiments.ready import read_folder
 from ktglite.experiments.search import read_summaries
 from ktglite.experiments.space import to_params
 from ktglite.graph import Graph
-from ktglite.store import read_record
 
-__all__ = ["export", "read_folder", "tidy_epochs", "tidy_runs"]
+__all__ = ["export", "tidy_epochs", "tidy_runs"]
 
 BY_NODE = ["train_loss", "train_accuracy", "val_accuracy"]
-
-
-def read_folder(folder: str | Path) -> list[dict]:
-    """Every finished run that a folder has a record of, in table1.json, record.json or runs/.
-
-    Raises FileNotFoundError where there is none.
-    """
-    folder = Path(folder)
-    found = load_records(folder / "runs")
-    if (folder / "table1.json").exists():
-        found += ablation.read_runs(folder)
-    if (folder / "record.json").exists():
-        found.append(read_record(folder / "record.json", SCHEMA))
-    found = found or load_records(folder)
-    if not found:
-        raise FileNotFoundError(f"{folder} has no table1.json, record.json or runs/*.json")
-    return list({record["key"]: record for record in found}.values())  # labels of the last
 
 
 def tidy_runs(records: Sequence[dict]) -> pd.DataFrame:
@@ -111,29 +92,22 @@ def _to_optuna(folder: str | Path, path: Path) -> Path:
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
     for name, summary in summaries.items():
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-        study.add_trials(_trials(summary))
+        search = summary["search"]
+        starts = (*search["choices"], *["teacher"] * (search.get("teachers") == "trained"))
+        choices = {"arch": search["arch"], "init": starts, "gate": search["gates"]}
+        kinds = {
+            kind: optuna.distributions.CategoricalDistribution(choices[kind]) for kind in choices
+        }
+        for trial in summary["trials"]:
+            params = to_params(Graph.from_dict(trial["graph"]))
+            found = optuna.trial.create_trial(
+                state=optuna.trial.TrialState[trial["state"]],
+                value=trial["value"],
+                params=params,
+                distributions={param: kinds[param.split()[0]] for param in params},
+                user_attrs={"test_accuracy": trial["test_accuracy"], "seconds": trial["seconds"]},
+                intermediate_values=dict(enumerate(trial["values"], 1)),
+            )
+            if found.state.is_finished():
+                study.add_trial(found)
     return path
-
-
-def _trials(summary: dict) -> list:
-    """The ended trials of a search as Optuna's own."""
-    from optuna.distributions import CategoricalDistribution
-    from optuna.trial import TrialState, create_trial
-
-    search = summary["search"]
-    starts = (*search["choices"], *["teacher"] * (search.get("teachers") == "trained"))
-    choices = {"arch": search["arch"], "init": starts, "gate": search["gates"]}
-    kinds = {name: CategoricalDistribution(values) for name, values in choices.items()}
-    trials = []
-    for trial in summary["trials"]:
-        params = to_params(Graph.from_dict(trial["graph"]))
-        found = create_trial(
-            state=TrialState[trial["state"]],
-            value=trial["value"],
-            params=params,
-            distributions={name: kinds[name.split()[0]] for name in params},
-            user_attrs={"test_accuracy": trial["test_accuracy"], "seconds": trial["seconds"]},
-            intermediate_values=dict(enumerate(trial["values"], 1)),
-        )
-        trials += [found] * found.state.is_finished()
-    return trials

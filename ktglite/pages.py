@@ -66,7 +66,7 @@ def to_html(notebook, stem: str, home: Path, folder: Path) -> str:
     """The page of notebook `stem`, which comes from the folder `home` and will lie in `folder`.
 
     Formulas are MathML, set-up cells and solutions are folded away, and other notebooks and the
-    pages of docs/ are linked where they are. Chapters have the names that GitHub gives them.
+    pages of docs/ are linked where they are.
     """
     import nbconvert
     import nbformat
@@ -78,12 +78,12 @@ def to_html(notebook, stem: str, home: Path, folder: Path) -> str:
     headings = []
     for cell in page.cells:
         if cell.cell_type == "markdown":
-            text = _link(cell.source, home, folder)
-            cell.source = _with_mathml(_anchor(text, headings))
+            headings += re.findall(r"```.*?```|^(#+) ([^\n]+)$", cell.source, re.M | re.S)
+            cell.source = _with_mathml(_link(cell.source, home, folder))
             cell.metadata.pop("tags", None)  # what is folded away is code
-    title = next((text for mark, text, _ in headings if mark == "#"), stem)
+    title = next((text for mark, text in headings if mark == "#"), stem)
     page.metadata |= {"solution": WORDS[lang][1], "title": re.sub(r"[*`$]", "", title)}
-    chapters = [f"- [{text}](#{name})" for mark, text, name in headings if mark == "##"]
+    chapters = [f"- [{text}](#{text.replace(' ', '-')})" for mark, text in headings if mark == "##"]
     at = NOTEBOOKS.index(stem) if stem in NOTEBOOKS else len(NOTEBOOKS)
     ways = [f"[← {name[:2]}]({name}.html)" for name in NOTEBOOKS[max(at - 1, 0) : at]]
     ways += [f"[{name[:2]} →]({name}.html)" for name in NOTEBOOKS[at + 1 : at + 2]]
@@ -112,19 +112,6 @@ def _link(text: str, home: Path, folder: Path) -> str:
         return found[0]
 
     return re.sub(r"\]\(([^)#:\s]+)(#[^)]*)?\)", moved, text)
-
-
-def _anchor(text: str, headings: list[tuple[str, str, str]]) -> str:
-    """Markdown with a name before each heading; its #, its text and name go to `headings`."""
-
-    def named(found: re.Match) -> str:
-        if found[1] is None:  # code
-            return found[0]
-        name = re.sub(r"[^\w -]", "", found[2].lower()).replace(" ", "-")
-        headings.append((found[1], found[2], name))
-        return f'<a id="{name}"></a>\n\n{found[0]}'
-
-    return re.sub(r"```.*?```|^(#+) ([^\n]+)$", named, text, flags=re.M | re.S)
 
 
 def _with_mathml(text: str) -> str:

@@ -1,13 +1,12 @@
-"""Run the numbered notebooks under papermill, in order; what is done and unchanged is skipped.
+"""Run the numbered notebooks under papermill, in order; none where all are done and unchanged.
 
 What papermill and torch need seconds to import is imported when a notebook has to be run.
 """
 
-import hashlib
-import importlib.metadata
 import json
 import os
 import sys
+import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,8 +29,6 @@ PACKAGE = Path(__file__).parent
 DATA = PACKAGE.parent / "data"  # of the checkout
 # Kernels inherit the environment: no debugger's warnings, bars that fit, and files in UTF-8.
 KERNEL = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_NCOLS": "100", "PYTHONUTF8": "1"}
-RECORDS = (".json", ".safetensors")  # what a run leaves for later ones
-WRITER = {"table1.json": "02", "search": "03"}  # earlier notebooks do not read what these rewrite
 
 
 class NotebookError(Exception):
@@ -57,8 +54,9 @@ def reproduce(
 ) -> dict[str, Path]:
     """Execute the notebooks in order into `<out>/notebooks`, each with an HTML copy.
 
-    What is done and unchanged is skipped. Trainings are remembered in `<out>/runs`, so that a
-    notebook which is executed again trains only what is missing.
+    Trainings are remembered in `<out>/runs`: notebooks that are executed again train only what is
+    missing. None is executed where all were, with these settings, and no file they depend on has
+    changed since.
 
     Args:
         only: numbers such as "02"; all by default.
@@ -82,28 +80,25 @@ def reproduce(
     folder = find_notebooks(notebooks)
     done = {stem: out / "notebooks" / f"{stem}.ipynb" for stem in NOTEBOOKS}
     done = {stem: path for stem, path in done.items() if not only or stem[:2] in only}
-    values = {stem: raw_settings(stem[:2], profile, given["overrides"]) for stem in done}
+    places = [folder, PACKAGE, DATA / "reference_runs", DATA / "weights"]
+    places += [place for place in out.glob("*") if place.name not in ("notebooks", "figures")]
+    for stem in done:
+        for name, value in raw_settings(stem[:2], profile, given["overrides"]).items():
+            if name not in ("cache", "raw", "figures"):  # a run writes to those
+                texts = str(value).strip("[]()").split(",")
+                texts = filter(None, (text.strip(" '\"") for text in texts))
+                places += [Path(text).expanduser() for text in texts]
+    if _are_current(done, given, places):
+        print(*(f"{stem}: done and unchanged" for stem in done), sep="\n")
+        return done
+    from ktglite.settings import load_settings
 
-    def is_current(stem: str) -> bool:
-        facts = _read_mark(done[stem])
-        found = _fingerprint(folder / f"{stem}.ipynb", values[stem], out, facts.get("until", 0))
-        return facts.get("fingerprint") == found
-
-    if not all(map(is_current, done)):
-        from ktglite.settings import load_settings
-
-        for number in numbers:
-            load_settings(number, profile, out, **given["overrides"])
+    for number in numbers:
+        load_settings(number, profile, out, **given["overrides"])
     with _alone(out):
         for stem, executed in done.items():
-            if is_current(stem):
-                print(f"{stem}: done and unchanged")
-                continue
             notebook = folder / f"{stem}.ipynb"
             finished = _execute(notebook, executed.with_suffix(".partial.ipynb"), given)
-            until = max((time for _, _, time in _left(out, stem)), default=0)
-            mark = {"until": until, "fingerprint": _fingerprint(notebook, values[stem], out, until)}
-            finished.metadata["ktglite"] |= mark
             _write(finished, notebook, executed)
     return done
 
@@ -123,72 +118,38 @@ def _alone(out: Path) -> Iterator[None]:
 # ---- what is done already
 
 
-def _read_mark(executed: Path) -> dict:
-    """What an executed notebook says it was made from."""
+def _are_current(done: Mapping[str, Path], given: dict, places: Iterable[Path]) -> bool:
+    """Whether all notebooks were executed with these parameters, and none of the places, nor any
+    package, has changed since the last of them."""
     try:
-        return json.loads(executed.read_text(encoding="utf-8"))["metadata"]["ktglite"]
+        facts = [json.loads(path.read_text(encoding="utf-8"))["metadata"] for path in done.values()]
+        if any(found["papermill"]["parameters"] != given for found in facts):
+            return False
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return False
+    since = max(path.stat().st_mtime_ns for path in done.values())
+    packages = os.stat(sysconfig.get_path("purelib")).st_mtime_ns
+    return all(time <= since for time in (packages, *map(_last_change, places)))
 
 
-def _fingerprint(notebook: Path, values: dict, out: Path, until: int) -> str:
-    """Hex over what decides an executed notebook: itself, settings, code, versions, and the files
-    it read or left; of the run's own those that were there at the time `until` (ns)."""
-    names = ("torch", "torchvision", "optuna", "matplotlib", "seaborn")
-    versions = [importlib.metadata.version(name) for name in names]
-    places = [PACKAGE, *(DATA / name for name in ("reference_runs", "weights", "networks"))]
-    read = [_listing(place) for place in (*places, *_places(values))]
-    left = [found for found in _left(out, notebook.stem) if found[2] <= until]
-    text = notebook.read_text(encoding="utf-8")
-    facts = json.dumps([text, values, versions, read, left], default=str)
-    return hashlib.sha256(facts.encode()).hexdigest()
-
-
-def _left(out: Path, stem: str) -> list[tuple[str, int, int]]:
-    """Of the records and weights of a run those that a notebook may depend on."""
-    places = [place for place in out.glob("*") if WRITER.get(place.name, "00") <= stem[:2]]
-    return [found for place in sorted(places) for found in _listing(place, RECORDS)]
-
-
-def _places(values: dict) -> Iterator[Path]:
-    """The files and folders that settings name, but for those that a run writes to."""
-    for name, value in values.items():
-        for text in str(value).strip("[]()").split(","):
-            if (text := text.strip(" '\"")) and name not in ("cache", "raw", "figures"):
-                yield Path(text).expanduser()
-
-
-def _listing(place: Path, suffixes: tuple[str, ...] = ("",)) -> list[tuple[str, int, int]]:
-    """Name, size and time (ns) of a file, or of those below a folder, but for what Python and Numba
-    compiled; sorted. Nothing where there is nothing."""
-    found = []
-    seen = {}
-    alone = [(place.parent, [], [place.name])] if place.is_file() else []
-    for top, folders, names in alone or os.walk(place, followlinks=True):
-        if seen.setdefault(os.path.realpath(top), top) != top:  # links may lead in a circle
-            folders.clear()
-            continue
+def _last_change(place: Path) -> int:
+    """When a file, or a file or folder below one, was changed last (ns); 0 without one."""
+    if not place.is_dir():
+        return place.stat().st_mtime_ns if place.exists() else 0
+    times = []
+    seen = set()  # links may lead in a circle
+    for top, folders, names in os.walk(place, followlinks=True):
         folders[:] = [name for name in folders if name != "__pycache__"]
-        for path in (os.path.join(top, name) for name in names if name.endswith(suffixes)):
+        if os.path.realpath(top) in seen:
+            folders.clear()
+        seen.add(os.path.realpath(top))
+        for path in (top, *(os.path.join(top, name) for name in names)):
             with suppress(OSError):  # a link to nowhere, a file that was deleted just now
-                facts = os.stat(path)
-                found.append((path, facts.st_size, facts.st_mtime_ns))
-    return sorted(found)
+                times.append(os.stat(path).st_mtime_ns)
+    return max(times)
 
 
 # ---- execution
-
-
-def send_and_look(channel, message: dict) -> None:
-    """Send to the kernel as jupyter_client does, then look whether it has answered meanwhile.
-
-    Sending clears the socket's sign that something has come. Without the look, a cell with sliders,
-    which sends while its own answer is awaited, at times waited for ever (jupyter/nbclient#312).
-    """
-    import zmq
-
-    channel.session.send(channel.socket, message)
-    channel.socket.get(zmq.EVENTS)
 
 
 def _execute(notebook: Path, partial: Path, given: dict) -> "NotebookNode":
@@ -204,11 +165,7 @@ def _execute(notebook: Path, partial: Path, given: dict) -> "NotebookNode":
     started = time.perf_counter()
     print(f"{notebook.stem}:", flush=True)
     try:
-        with (
-            TemporaryDirectory() as folder,
-            patch.dict(os.environ, KERNEL, JUPYTER_PATH=folder),
-            patch("jupyter_client.channels.AsyncZMQSocketChannel.send", send_and_look),
-        ):
+        with TemporaryDirectory() as folder, patch.dict(os.environ, KERNEL, JUPYTER_PATH=folder):
             write_kernel_spec(f"{folder}/kernels/python3")  # of this very Python
             papermill.execute_notebook(
                 str(notebook),

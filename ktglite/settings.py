@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ktglite import profiles
 from ktglite.data import Data
-from ktglite.experiments.ready import ready_records, recorded_seeds
+from ktglite.experiments.ready import read_folder, recorded_seeds
 from ktglite.experiments.runs import Store
 from ktglite.experiments.space import CONDITIONS, SearchConfig
 from ktglite.graph import Node
@@ -157,7 +157,7 @@ class Settings(TrainConfig):
             places = (self.ready_weights, f"data/runs/{self.profile}/weights")
             for config in self.pretrain_configs():
                 any(adopt(config, place, self.weights, self.cache) for place in places)
-        ready = ready_records(self.ready_runs) if self.ready_runs else []
+        ready = read_folder(self.ready_runs) if self.ready_runs else []
         return Store(Path(self.out) / "runs", self.keep, ready=ready)
 
     def train_config(self, **changes: object) -> TrainConfig:
@@ -237,26 +237,20 @@ def load_settings(
 
 
 def _read(value: object, kind: type) -> object:
-    """A text as a value of type `kind`: as it is where that is a text, else read as YAML."""
-    if isinstance(value, list):
-        return tuple(value)
+    """A text as a setting of this type wants it: nothing, several, or for pydantic to read."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if isinstance(value, bool) and bool not in kinds:
         raise ValueError("it takes a number or a text")  # True would pass for 1
-    if not isinstance(value, str) or get_origin(kind) is Literal:
+    if isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, str):
         return value
     if value in ("null", "none") and NoneType in kinds:
         return None
-    if tuple[str, ...] in kinds and value[:1] + value[-1:] == "[]":
+    several = any(get_origin(one) is tuple for one in kinds)
+    if several and value[:1] + value[-1:] == "[]":
         return tuple(part.strip(" '\"") for part in value[1:-1].split(","))
-    if str in kinds:
-        return value
-    if tuple[str, ...] in kinds:
-        return (value,)
-    found = profiles.read_yaml(value)
-    if isinstance(found, str) and float in kinds:  # YAML 1.1 reads 1e-3 as a text
-        return float(found)
-    return tuple(found) if isinstance(found, list) else found
+    return (value,) if several and str not in kinds else value
 
 
 def _fill(value: object, out: str) -> object:

@@ -10,7 +10,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from ktglite.experiments import networks
-from ktglite.experiments.runs import SCHEMA, Run, run
+from ktglite.experiments.runs import SCHEMA, Run, run, weights_folder
 from ktglite.figures import plot_training, save_figure, use_style
 from ktglite.graph import Graph, Node, all_through, distillation, independent, mutual
 from ktglite.settings import Settings
@@ -92,9 +92,8 @@ def train_graph(graph: Graph, settings: Settings, label: str) -> dict:
     store = settings.store()
     store = replace(store, keep="all" if store.keep == "all" else "target", ready=())
     data = settings.load_data()
-    folders = (settings.weights,) if isinstance(settings.weights, str) else settings.weights
     seed = settings.first_seed
-    weights = folders[seed % len(folders)]
+    weights = weights_folder(settings.weights, seed)
     record = run(_ShownRun(graph, data, settings.train_config(), seed, weights, label), store)
     out = Path(settings.out)
     kept = networks.kept_files(Path(store.folder) / f"{record['key']}.json", [0], "target")

@@ -18,6 +18,7 @@ import re
 import sys
 from pathlib import Path
 
+import captions
 import nbformat
 import yaml
 from babel.messages.catalog import Catalog
@@ -25,7 +26,6 @@ from babel.messages.pofile import read_po, write_po
 from PIL import Image
 
 from ktglite.experiments import ablation, search
-from ktglite.figures import captions
 from ktglite.figures import japanese as words
 from ktglite.reproduce import describe_pictures, sources_of, without_widgets
 from ktglite.settings import NOTEBOOKS
@@ -84,8 +84,9 @@ def heads(stem: str, times: dict, repository: str) -> tuple[str, str]:
     parts = [f"`{name}` {_minutes(found[name])} ({times[name]['machine']})" for name in found]
     told = "**Run time, measured:** " + ("; ".join(parts) + "." if parts else "not yet.")
     if not repository:
-        return f"{told} To run it on Colab or Binder: [CONTRIBUTING.md](../CONTRIBUTING.md).", INSTALL.format(
-            address=""
+        return (
+            f"{told} To run it on Colab or Binder: [CONTRIBUTING.md](../CONTRIBUTING.md).",
+            INSTALL.format(address=""),
         )
     where = repository.removeprefix("https://github.com/")
     colab = f"https://colab.research.google.com/github/{where}/blob/main/notebooks/{stem}.ipynb"

@@ -52,10 +52,17 @@ def read(source: Path):
     if source.suffix == ".ipynb":
         notebook = nbformat.reads(text, as_version=4)
     else:
-        notebook = new_notebook(cells=[new_markdown_cell(text)])
+        named = re.sub(r"```.*?```|^#+ ([^\n]+)$", _with_anchor, text, flags=re.M | re.S)
+        notebook = new_notebook(cells=[new_markdown_cell(named)])
     up = os.path.relpath(INDEX, source.parent)
     notebook.cells.append(new_markdown_cell(f"[↑ ktglite]({up})"))
     return notebook
+
+
+def _with_anchor(found: re.Match) -> str:
+    """A heading below the name that GitHub gives it, by which other pages link it."""
+    name = re.sub(r"[^\w -]", "", (found[1] or "").lower()).replace(" ", "-")
+    return f'<a id="{name}"></a>\n\n{found[0]}' if found[1] else found[0]
 
 
 def index(notebooks: dict) -> str:

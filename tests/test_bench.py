@@ -12,10 +12,9 @@ from test_search import run_scripted
 from ktglite.experiments import bench, search
 from ktglite.experiments.bench import Benchmark, Rule
 from ktglite.experiments.space import SearchConfig, sample_graphs
-from ktglite.graph import Graph, Node, independent
+from ktglite.graph import Graph
 
 RECORDED = "data/reference_runs/quick_searches"
-A = Node("resnet18_w16")
 
 
 @pytest.fixture(autouse=True)
@@ -165,29 +164,18 @@ def test_a_diverged_run_is_never_the_best():
     assert events.val.iloc[-1] == np.nanmax(table.val[:, -1])
 
 
-def test_tpe_takes_every_graph_once_and_finds_good_ones_sooner(recorded):
-    table = recorded.of("imagenet1k")
-    events = table.replay(Rule("none", sampler="tpe"), seed=1)
-    assert sorted(events.row) == list(range(59))
-    values = table.val[events.row, -1]
-    assert values[10:30].mean() > values[30:].mean()
-    assert events.equals(table.replay(Rule("none", sampler="tpe"), seed=1))
-
-
 # ---- what the whole table tells
 
 
-def test_the_best_of_many_is_too_good_and_new_seeds_say_so():
+def test_the_best_of_many_is_too_good():
     table = small_benchmark(graphs=200, several=100)
-    found = bench.best_of(table, (1, 8, 64), 300, new_seeds=True).set_index(["measure", "n"])
-    seen, again = found.accuracy["in the search"], found.accuracy["new seeds"]
-    assert abs(seen[1] - again[1]) < 0.5
-    assert seen[64] - again[64] > 3  # the luck of the best of 64 at a noise of 5 points
+    found = bench.best_of(table, (1, 8, 64, 500), 300).set_index(["measure", "n"])
+    seen, test = found.accuracy["in the search"], found.accuracy["test images"]
+    assert abs(seen[1] - test[1]) < 0.5
+    assert seen[64] - test[64] > 3  # the luck of the best of 64 at a noise of 5 points
     assert (found.low <= found.accuracy).all()
     assert (found.accuracy <= found.high).all()
-    assert set(found.graphs) == {100}
-    every = bench.best_of(table, (128,), 10)
-    assert set(every.measure) == {"in the search", "test images"}
+    assert set(found.graphs) == {199}  # one diverged
 
 
 def test_regret_falls_with_what_is_spent(recorded):
@@ -206,14 +194,6 @@ def test_the_target_alone_has_a_rank(recorded):
     assert found["rank"]["fractaldb1k", "fractaldb1k", "through"] == 1
     assert found["rank"]["none", "scratch", "through"] == 5
     assert set(found.of) == {59, 60}
-    table = small_benchmark()
-    again = table.runs.iloc[:2].assign(condition="none", seed=[0, 1])
-    alone = Benchmark(
-        [independent(A)] * 2, again, table.val[[0, 1]], table.seconds[:2], table.about
-    )
-    (several,) = bench.rank_alone(alone).itertuples()
-    assert several.seeds == 2
-    assert several.val_mean == table.val[:2, -1].mean()
 
 
 def test_claims_of_repeated_searches(recorded):

@@ -207,28 +207,9 @@ def test_c0_against_convergence():
     assert table.start.to_list() == ["no pre-training", "FractalDB-1k"] * 2
     assert table.epochs.to_list() == [3, 3, 6, 6]
     assert table.effect.to_list() == [3, 3, 6, 6]
-    assert table.nodes_effect.to_list() == [4, 4, 7, 7]
     assert table.train_accuracy.to_list() == [48, 48, 96, 96]
     assert set(table.images) == {640}
     assert set(table.n) == {2}
-
-
-def test_what_a_table_says_in_a_sentence():
-    found = records(gain=20)
-    text = claims.answer_table1(found)
-    table = claims.claims_table(found).set_index(["claim", "source"])
-    row = table.loc["C1", "FractalDB-1k"]
-    told = f"+{row.effect:.1f} [{row.low:.1f}, {row.high:.1f}] points (supported)"
-    assert f"With FractalDB-1k, pre-training node 1 is worth {told}" in text
-    assert "not resolved with n = 3" in text
-    japanese = claims.answer_table1(found, lang="ja")
-    assert f"ノード1の事前学習の効果は +{row.effect:.1f}" in japanese
-    once = claims.answer_table1(records(seeds=1))
-    assert "nan" not in once
-    assert "points (not resolved with n = 1)" in once
-    assert "not measured" in claims.answer_table1(records(skip={("none", s) for s in range(3)}))
-    with pytest.raises(ValueError, match="lang is 'fr': there are en, ja"):
-        claims.answer_table1(found, lang="fr")
 
 
 def study(choices, values, graph=None, alone=None):
@@ -275,14 +256,6 @@ def test_a_searched_graph_is_held_against_table_1_s_target_alone():
     found = table.loc["C0", "searched: no pre-training"]
     assert found.effect == pytest.approx(40.5 - alone.mean)
     assert not np.isnan(found.low)
-
-
-def test_a_gain_splits_into_start_and_graph():
-    split = claims.split_gain(SUMMARIES).set_index(["condition", "part"])
-    total = np.mean([60.0, 61.2, 60.3]) - np.mean([40.0, 41.0, 40.5])
-    parts = split.loc["ImageNet-1k stand-in"].effect
-    assert parts.sum() == pytest.approx(total)
-    assert parts["the graph adds"] == pytest.approx(0)  # each adds 3 points to its start alone
 
 
 def test_a_forest_has_a_row_per_claim_and_the_paper_beside():

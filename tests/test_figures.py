@@ -6,6 +6,7 @@ import re
 import sys
 from functools import cache, partial
 
+import captions
 import matplotlib
 
 matplotlib.use("Agg")
@@ -25,7 +26,7 @@ from matplotlib.text import Text
 from ktglite import GATES, Graph, Node, all_through, independent
 from ktglite import figures as plots
 from ktglite.experiments import ablation, claims
-from ktglite.figures import graphs, japanese, style
+from ktglite.figures import graphs, style
 from ktglite.models import SOURCES as KNOWN
 
 SOURCES = ["imagenet1k_standin", "fractaldb1k"]
@@ -530,24 +531,17 @@ def test_a_slider_draws_its_picture_again_and_leaves_no_figure():
     assert not plt.get_fignums()
 
 
-TABLES = {"forest": FOREST, "convergence": CONVERGENCE, "sources": GAINS}
-TABLES["gain_against_knowledge"] = knowledge()
 SEEN = {
-    "convergence": "no pre-training: -9.0 points at 30 % training accuracy, +3.0 at 100 %.",
-    "figure2_best_graphs": "(b) ImageNet-1k stand-in: 51.5 %, its target alone 51.5 %.",
     "forest": "C3 all nodes, FractalDB; contradicted: none; neither: 5 of 11.",
-    "gain_against_knowledge": "synthetic cars: of 6 graphs whose neighbours know more, 6 gain",
-    "main_effects": "this run: FractalDB-1k: node 1 +",
     "search_curves": "(c) FractalDB-1k: the best ends at 3.0 %, its node 1 from FractalDB-1k.",
-    "sources": "photographs: FractalDB-1k -0.5.",
     "table1": "FractalDB-1k: from 40.",
 }
 
 
-@pytest.mark.parametrize("name", japanese.read("words.yaml")["figures"])
+@pytest.mark.parametrize("name", captions.TEXTS)
 @pytest.mark.parametrize("alt", [False, True])
 def test_captions_and_alternative_texts_say_what_is_seen(name, alt):
-    told = partial(plots.caption, name, records(), summaries(), table=TABLES.get(name), alt=alt)
+    told = partial(captions.caption, name, records(), summaries(), alt=alt)
     english, other = told(lang="en"), told(lang="ja")
     assert SEEN.get(name, "") in english
     assert not re.search(r"[{}$\\]|nan", english + other)
@@ -564,11 +558,8 @@ def test_all_from_records_alone(tmp_path, monkeypatch):
     (tmp_path / "table1.json").write_text(json.dumps(records()), encoding="utf-8")
     for name, value in summaries().items():
         (tmp_path / f"search/{name}.json").write_text(json.dumps(value), encoding="utf-8")
-    (path,) = plots.draw_all(tmp_path, tmp_path, ["png"], "ja")
-    told = path.read_text(encoding="utf-8")
-    assert re.findall(r"\]\((\w+)\.png\)", told) == list(notes)
+    plots.draw_all(tmp_path, tmp_path, ["png"], "ja")
     assert len(notes) >= 9
-    assert "本実験: FractalDB-1k: ノード1 +" in told
     assert not re.search(JAPANESE, plots.plot_gate_curves().axes[0].get_title())  # only there
     assert notes["table1"][1].endswith(", data synthcars 95cd721e")  # where the numbers come from
     with pytest.raises(FileNotFoundError, match=r"no table1\.json"):

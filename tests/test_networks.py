@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ktglite import Node, TrainConfig, all_through, load_data, models, trainer
 from ktglite.experiments import networks
-from ktglite.experiments.networks import classify, ensemble_metrics, load_network
+from ktglite.experiments.networks import classify, load_network
 from ktglite.experiments.runs import Run, Store, run
 from ktglite.single_run import class_table
 from ktglite.store import from_checkout
@@ -55,27 +55,14 @@ def test_a_kept_target_gives_its_accuracy_in_plain_torchvision(tiny_data, traine
     assert float(done.stdout) == record["test_accuracy"][0]
 
 
-def test_the_logits_beside_it_give_what_the_record_says(trained):
-    folder, record = trained
-    kept = {path.name.partition(".")[2] for path in folder.glob("*.safetensors")}
-    assert kept == {"node1.safetensors", "logits.safetensors"}
-    logits, labels = networks.read_logits(folder / f"{record['key']}.logits.safetensors")
-    found = ensemble_metrics(logits, labels)
-    assert record["ensemble_metrics"] == found
-    assert found["ensemble"] == record["epochs"][-1]["test_ensemble"]
-    one, two = (z.argmax(1) for z in logits.values())
-    assert found["agreement"] == pytest.approx(100 * (one == two).double().mean().item())
-    assert 0 <= found["calibration_error"] <= 100
-
-
 def test_a_loaded_network_predicts_with_its_head_and_says_what_it_takes(tiny_data, trained):
     folder, record = trained
     net = load_network(folder / f"{record['key']}.node1.safetensors")
     assert (net.classes, net.size, net.fit) == (("a", "b", "c"), 32, "squash")
     assert net.card["test_accuracy"] == record["test_accuracy"]
     assert not net.training
-    logits, _ = networks.read_logits(folder / f"{record['key']}.logits.safetensors")
-    torch.testing.assert_close(trainer.predict(net, tiny_data.test), logits["node 1"])
+    answers = trainer.predict(net, tiny_data.test)
+    assert trainer.accuracy(answers, tiny_data.test.labels) == record["test_accuracy"][0]
 
 
 def test_files_are_classified_as_the_test_images_were(tiny_data, trained, tmp_path):
@@ -134,12 +121,3 @@ def test_a_file_that_is_no_network_of_ours_is_refused_in_a_sentence(tmp_path, na
     with pytest.raises(ValueError, match=words) as caught:
         load_network(tmp_path / name)
     assert name in str(caught.value)
-
-
-def test_calibration_is_measured_by_the_gap_of_confidence_and_accuracy():
-    labels = torch.tensor([0, 1])
-    sure = ensemble_metrics({"node 1": torch.tensor([[9.0, 0.0], [9.0, 0.0]])}, labels)
-    assert sure["calibration_error"] == pytest.approx(50, abs=0.1)  # sure of all, right in half
-    assert sure["agreement"] is None  # there is nobody to agree with
-    even = ensemble_metrics({"node 1": torch.zeros(2, 2)}, labels)
-    assert even["calibration_error"] == pytest.approx(0, abs=1e-6)

@@ -189,7 +189,7 @@ def test_finished_runs_are_taken_from_a_folder(home):
     (home / "mine").mkdir()
     (home / "mine/table1.json").write_text(json.dumps(records[:2]))
     assert load_settings("02", "smoke", ready_runs="mine").store().ready == records[:2]
-    with pytest.raises(FileNotFoundError, match="nowhere has neither"):
+    with pytest.raises(FileNotFoundError, match="nowhere has no table1"):
         load_settings("02", "smoke", ready_runs="nowhere").store()
 
 

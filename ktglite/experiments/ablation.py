@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from ktglite.experiments import stats
 from ktglite.graph import Graph, Node, all_through, independent
@@ -25,6 +24,10 @@ from ktglite.store import atomic_write, from_checkout
 
 __all__ = ["ablation_graphs", "ablation_grid", "ablation_table", "paper", "reproduction_check"]
 __all__ += ["tidy", "with_recorded", "write_table"]
+
+Records = Sequence[Mapping]  # of runs of Table 1
+Sources = Sequence[str] | None  # what is shown, in this order; by default all of the records
+Summaries = Mapping[str, Mapping]  # of searches, by condition
 
 # ---- the graphs
 
@@ -111,14 +114,6 @@ def paper_arms(sources: Sequence[str], n: int = 3) -> dict[tuple[str, str], stat
 
 
 @cache
-def words(lang: str = "en") -> dict:
-    """The templates of sentences, see `words.yaml`. Raises ValueError for another language."""
-    known = yaml.safe_load(files(__package__).joinpath("words.yaml").read_text(encoding="utf-8"))
-    if lang not in known:
-        raise ValueError(f"lang is {lang!r}: there are {', '.join(known)}")
-    return known[lang]
-
-
 # ---- from records
 
 
@@ -153,7 +148,7 @@ def sources_of(records: Iterable[Mapping]) -> list[str]:
     return [source for source in found if source != "scratch"]
 
 
-def count_nodes(records: Sequence[Mapping]) -> int:
+def count_nodes(records: Records) -> int:
     """N of the graphs in `records`."""
     return max((len(record["graph"]["nodes"]) for record in records), default=3)
 
@@ -169,9 +164,7 @@ def nodes_accuracy(record: Mapping) -> float:
 
 
 def run_arms(
-    records: Sequence[Mapping],
-    sources: Sequence[str] | None = None,
-    value: Callable[[Mapping], float] = target_accuracy,
+    records: Records, sources: Sources = None, value: Callable[[Mapping], float] = target_accuracy
 ) -> dict[tuple[str, str], stats.Arm]:
     """Our runs as arms by (source, pattern), each by the `value` of its records.
 
@@ -191,7 +184,7 @@ def run_arms(
     return arms
 
 
-def tidy(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
+def tidy(records: Records, sources: Sources = None) -> pd.DataFrame:
     """One row per run and source: `source`, `pattern`, `seed`, `accuracy` (%, node 1, test images).
 
     The row without pre-training is repeated for every source; networks alone are left out.
@@ -209,9 +202,7 @@ def tidy(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd
 # ---- the table
 
 
-def ablation_table(
-    records: Sequence[Mapping], sources: Sequence[str] | None = None, paper: bool = True
-) -> pd.DataFrame:
+def ablation_table(records: Records, sources: Sources = None, paper: bool = True) -> pd.DataFrame:
     """Table 1 in numbers: a row per pattern, columns (source title, quantity).
 
     Quantities are `mean`, sample `std`, `n`, `low` and `high` (95 % interval) of node 1's test
@@ -301,7 +292,7 @@ def style_table(table: pd.DataFrame):
 # ---- does this machine get what was recorded
 
 
-def reproduction_check(live: Sequence[Mapping], recorded: Sequence[Mapping]) -> pd.DataFrame:
+def reproduction_check(live: Records, recorded: Records) -> pd.DataFrame:
     """For every row, does a live run lie where recorded ones of the same training predict it?
 
     Recorded runs of a live seed are left out, since they are the same run, and those of other
@@ -328,7 +319,7 @@ def reproduction_check(live: Sequence[Mapping], recorded: Sequence[Mapping]) -> 
     return pd.DataFrame(rows, columns=columns).astype({"inside": "boolean"})
 
 
-def with_recorded(live: Sequence[Mapping], folder: str | Path) -> list[Mapping]:
+def with_recorded(live: Records, folder: str | Path) -> list[Mapping]:
     """Live runs and, where `folder` has a Table 1 of the same images and settings, its runs, too:
     those of other seeds, of the rows that `live` has."""
     folder = from_checkout(folder)
@@ -359,14 +350,17 @@ def _same_training(a: Mapping, b: Mapping) -> bool:
     return same and all(ours[name] == theirs[name] for name in shared)
 
 
-def reproduction_sentence(check: pd.DataFrame, lang: str = "en") -> str:
+def reproduction_sentence(check: pd.DataFrame) -> str:
     """How many rows of a `reproduction_check` lie inside, how many by chance, which do not."""
-    text = words(lang)["reproduction"]
     known = check[check.inside.notna()]
     if known.empty:
-        return text["nothing"]
-    count = {"inside": int(known.inside.sum()), "rows": len(known)}
-    sentence = text["count"].format(**count, expected=stats.LEVEL * len(known))
-    outside = known[~known.inside.astype(bool)]
-    named = [text["row"].format(**row) for row in outside.to_dict("records")]
-    return sentence + (text["outside"].format(rows=text["between"].join(named)) if named else "")
+        return "No row has two recorded runs of the same images and settings to compare with."
+    told = (
+        f"{known.inside.sum()} of {len(known)} rows of this machine's run lie in the 95 % "
+        f"prediction interval of the recorded runs; {stats.LEVEL * len(known):.1f} would by chance alone."
+    )
+    outside = [
+        f"{row.row} ({row.live:.2f} %, recorded {row.low:.2f} to {row.high:.2f})"
+        for row in known[~known.inside.astype(bool)].itertuples()
+    ]
+    return told + (f" Outside: {', '.join(outside)}." if outside else "")

@@ -6,23 +6,19 @@ found by its canonical form.
 """
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import optuna
 import pandas as pd
-from optuna.distributions import CategoricalDistribution
-from optuna.trial import TrialState, create_trial
 
 from ktglite.experiments import stats
 from ktglite.experiments.rungs import Rungs, rung_epochs, simulate
 from ktglite.experiments.search import read_summaries
-from ktglite.experiments.space import to_params
 from ktglite.graph import Graph
 from ktglite.models import file_hash
 from ktglite.store import atomic_write, from_checkout
@@ -34,16 +30,11 @@ __all__ += ["repeated_claims"]
 
 @dataclass(frozen=True)
 class Rule:
-    """How a replayed search decides, as in `SearchConfig`, and how many `workers` train at once.
-
-    `sampler`: "random" takes graphs in random order; "tpe" asks Optuna's TPE, which learns from the
-    graphs that were trained to the end, and takes the recorded graph that is nearest.
-    """
+    """How a replayed search decides, as in `SearchConfig`, and how many `workers` train at once."""
 
     pruner: Literal["asha", "promote", "none"] = "asha"
     min_resource: int = 1
     reduction_factor: int = 2
-    sampler: Literal["random", "tpe"] = "random"
     workers: int = 1
 
     def __post_init__(self):
@@ -79,23 +70,20 @@ class Benchmark:
         """The conditions that there are runs of."""
         return list(dict.fromkeys(self.runs.condition))
 
-    def where(self, chosen: np.ndarray | pd.Series) -> "Benchmark":
-        """The runs for which `chosen`, bool (runs,), holds."""
-        rows = np.flatnonzero(chosen)
-        graphs = [self.graphs[row] for row in rows]
-        runs = self.runs.iloc[rows].reset_index(drop=True)
-        return Benchmark(graphs, runs, self.val[rows], self.seconds[rows], self.about)
-
     def of(self, condition: str) -> "Benchmark":
         """What a search in one condition would find: its runs with the seed to search on.
 
         Raises ValueError where there are none.
         """
-        mine = (self.runs.condition == condition) & (self.runs.seed == self.about["seed"])
-        if not mine.any():
+        rows = np.flatnonzero(
+            (self.runs.condition == condition) & (self.runs.seed == self.about["seed"])
+        )
+        if not len(rows):
             known = ", ".join(self.conditions)
             raise ValueError(f"no graphs of condition {condition!r} are recorded, only {known}")
-        return self.where(mine)
+        graphs = [self.graphs[row] for row in rows]
+        runs = self.runs.iloc[rows].reset_index(drop=True)
+        return Benchmark(graphs, runs, self.val[rows], self.seconds[rows], self.about)
 
     @property
     def shares(self) -> np.ndarray:
@@ -116,11 +104,11 @@ class Benchmark:
         or a seed of it, that is not recorded.
         """
         row = self._row_of(graph, seed)
-        last = self.val.shape[1]
-        epoch = last if epoch is None else epoch
-        found = {"val": float(self.val[row, epoch - 1])}
+        found = {"val": float(self.val[row, :epoch][-1])}
         found["seconds"] = float(np.nansum(self.seconds[row, :epoch]))
-        return found | ({"test": float(self.runs.test[row])} if epoch == last else {})
+        if epoch in (None, self.val.shape[1]):
+            found["test"] = float(self.runs.test[row])
+        return found
 
     def trajectory(self, graph: Graph, seed: int | None = None) -> np.ndarray:
         """Validation accuracy after every epoch, (epochs,). Raises KeyError as `query` does."""
@@ -166,8 +154,21 @@ class Benchmark:
         if order is None:
             rng = np.random.default_rng(seed)
             order = rng.choice(len(self), trials, replace=False, p=self.shares)
-        sampler = _Tpe(self, seed) if rule.sampler == "tpe" else None
-        return pd.DataFrame(_events(self, rule, order, sampler))
+        epochs = self.val.shape[1]
+        steps = rung_epochs(rule.pruner, rule.min_resource, rule.reduction_factor, epochs, trials)
+        rungs = Rungs(rule.pruner, steps, rule.reduction_factor, trials)
+        curves = [(self.val[row], self.seconds[row]) for row in order]
+        trained = Counter()
+        best = {"val": nan, "test": nan}
+        events = []
+        for clock, trial, epoch in simulate(rungs, curves.__getitem__, rule.workers):
+            row = order[trial]
+            trained[trial] = epoch
+            if epoch == epochs and not self.val[row, -1] <= best["val"]:
+                best = {"val": self.val[row, -1], "test": self.runs.test[row]}
+            event = {"trial": trial, "row": row, "epoch": epoch}
+            events.append(event | {"epochs": trained.total(), "seconds": clock} | best)
+        return pd.DataFrame(events)
 
     # ---- to keep
 
@@ -237,115 +238,34 @@ def from_summaries(summaries: Mapping[str, Mapping]) -> Benchmark:
     return Benchmark(graphs, table, np.array(val, float), np.array(seconds, float), about)
 
 
-def _events(
-    table: Benchmark, rule: Rule, order: Sequence[int], sampler: "_Tpe | None"
-) -> Iterator[dict]:
-    """The rows of `Benchmark.replay`."""
-    trials = len(order)
-    epochs = table.val.shape[1]
-    steps = rung_epochs(rule.pruner, rule.min_resource, rule.reduction_factor, epochs, trials)
-    rungs = Rungs(rule.pruner, steps, rule.reduction_factor, trials)
-    rows: list[int] = []
-
-    def begin(trial: int) -> tuple[np.ndarray, np.ndarray]:
-        rows.append(order[trial] if sampler is None else sampler.draw())
-        return table.val[rows[trial]], table.seconds[rows[trial]]
-
-    trained = Counter()
-    best = {"val": nan, "test": nan}
-    for clock, trial, epoch in simulate(rungs, begin, rule.workers):
-        row = rows[trial]
-        trained[trial] = epoch
-        if epoch == epochs:
-            value = table.val[row, -1]
-            if not value <= best["val"]:
-                best = {"val": value, "test": table.runs.test[row]}
-            if sampler is not None:
-                sampler.learn(row)
-        event = {"trial": trial, "row": row, "epoch": epoch}
-        yield event | {"epochs": trained.total(), "seconds": clock} | best
-
-
-class _Tpe:
-    """Optuna's TPE, restricted to a table: of what it asks for, the nearest graph not yet taken."""
-
-    def __init__(self, table: Benchmark, seed: int):
-        largest = to_params(max(table.graphs, key=lambda graph: graph.size))
-        absent = {name: "cutoff" if name.startswith("gate") else "none" for name in largest}
-        self.params = [absent | to_params(graph) for graph in table.graphs]
-        choices = {name: sorted({own[name] for own in self.params}) for name in largest}
-        self.space = {name: CategoricalDistribution(found) for name, found in choices.items()}
-        self.values = table.val[:, -1]
-        self.free = set(range(len(table)))
-        sampler = optuna.samplers.TPESampler(seed=seed)
-        self.study = optuna.create_study(direction="maximize", sampler=sampler)
-
-    def draw(self) -> int:
-        """The row to take next: it differs in the fewest parameters."""
-        asked = self.study.ask(self.space)
-        self.study.tell(asked, state=TrialState.FAIL)  # another is trained in its place
-        wanted = asked.params.items()
-        row = min(self.free, key=lambda row: len(wanted - self.params[row].items()))
-        self.free.remove(row)
-        return row
-
-    def learn(self, row: int) -> None:
-        """A row was trained to the end."""
-        value = float(self.values[row])
-        trial = create_trial(params=self.params[row], distributions=self.space, value=value)
-        self.study.add_trial(trial)
-
-
 # ---- what the whole table tells
 
 
-def _judged(bench: Benchmark, condition: str) -> pd.DataFrame:
-    """The graphs a search in `condition` would find: `val` and `test` of the run that it sees, and
-    `val_again`, `test_again`, the means over the other seeds; NaN where there are none."""
-    table = bench.of(condition)
-    again = defaultdict(list)
-    for row in np.flatnonzero(bench.runs.seed != bench.about["seed"]):
-        again[bench.graphs[row]].append((bench.val[row, -1], bench.runs.test[row]))
-    means = [np.mean(again.get(graph, [(nan, nan)]), axis=0) for graph in table.graphs]
-    found = pd.DataFrame(means, columns=["val_again", "test_again"])
-    return table.runs.assign(val=table.val[:, -1], **found)
-
-
 def best_of(
-    bench: Benchmark,
-    sizes: Sequence[int] = (1, 2, 4, 8, 16, 32),
-    repeats: int = 1000,
-    new_seeds: bool = False,
+    bench: Benchmark, sizes: Sequence[int] = (1, 2, 4, 8, 16, 32), repeats: int = 1000
 ) -> pd.DataFrame:
     """The winner of n graphs trained to the end, against n: the winner's curse.
 
-    Args:
-        new_seeds: only search among the graphs that were trained with other seeds, too, which then
-            say what the winner is worth.
-
-    Returns:
-        By `condition`, `n` and `measure`: the mean `accuracy` of the winner over `repeats` random
-        searches, with the range `low` to `high` that holds 95 % of them. Measures are "in the
-        search" (validation images), "test images" of the same run, and "new seeds" (validation
-        images again, mean over the other seeds). `graphs`: how many are searched.
+    By `condition`, `n` and `measure`: the mean `accuracy` of the winner over `repeats` random
+    searches, with the range `low` to `high` that holds 95 % of them. Measures are "in the search"
+    (validation images) and "test images" of the same run. `graphs`: how many are searched.
     """
-    measures = {"val": "in the search", "test": "test images"}
-    if new_seeds:
-        measures["val_again"] = "new seeds"
     rng = np.random.default_rng(0)
     rows = []
     for condition in bench.conditions:
-        pool = _judged(bench, condition).dropna(subset=list(measures))
-        shares = pool.weight / pool.weight.sum()
-        value = pool.val.to_numpy()
-        for n in [n for n in sizes if n <= len(pool)]:
-            drawn = [rng.choice(len(pool), n, replace=False, p=shares) for _ in range(repeats)]
-            winners = pool.iloc[[own[np.argmax(value[own])] for own in drawn]]
-            for column, measure in measures.items():
-                low, high = winners[column].quantile([0.025, 0.975])
+        table = bench.of(condition)
+        value = table.val[:, -1]
+        test = table.runs.test.to_numpy()
+        whole = np.flatnonzero(np.isfinite(value) & np.isfinite(test))
+        shares = table.shares[whole] / table.shares[whole].sum()
+        for n in [n for n in sizes if n <= len(whole)]:
+            drawn = [rng.choice(len(whole), n, replace=False, p=shares) for _ in range(repeats)]
+            winners = [whole[own[np.argmax(value[whole[own]])]] for own in drawn]
+            for measure, accuracy in {"in the search": value, "test images": test}.items():
+                low, high = np.quantile(accuracy[winners], [0.025, 0.975])
                 row = {"condition": condition, "n": n, "measure": measure}
-                row |= {"accuracy": winners[column].mean(), "low": low, "high": high}
-                rows.append(row | {"graphs": len(pool)})
+                row |= {"accuracy": accuracy[winners].mean(), "low": low, "high": high}
+                rows.append(row | {"graphs": len(whole)})
     return pd.DataFrame(rows)
 
 
@@ -377,64 +297,48 @@ def regret(
             best = [search[search.epochs <= at].tail(1) for search in searches]
             found = pd.concat(best)[["val", "test"]].dropna()
             if len(found):
-                mean = stats.summary(most - found.val)
-                row = {"rule": name, "epochs": at, "regret": mean["mean"], "low": mean["low"]}
-                rows.append(
-                    row | {"high": mean["high"], "test": found.test.mean(), "n": len(found)}
-                )
-    return pd.DataFrame(rows)
+                row = {"rule": name, "epochs": at, **stats.summary(most - found.val)}
+                rows.append(row | {"test": found.test.mean()})
+    return pd.DataFrame(rows).rename(columns={"mean": "regret"}).drop(columns="std")
 
 
 def rank_alone(bench: Benchmark) -> pd.DataFrame:
     """Where the target alone stands among the graphs of its condition.
 
     By `condition`, `start` and `gate` of its label edge: `val` and `test` of the run that a search
-    sees, its `rank` by `val` (1 is the best) `of` how many; the mean `val_mean` over `seeds` seeds.
+    sees, its `rank` by `val` (1 is the best) `of` how many.
     """
     rows = []
     for condition in bench.conditions:
         table = bench.of(condition)
+        values = table.val[:, -1]
         for row in [row for row, graph in enumerate(table.graphs) if graph.size == 1]:
             graph = table.graphs[row]
-            same = np.array([own == graph for own in bench.graphs])
-            same &= bench.runs.condition == condition
-            value = table.val[row, -1]
             found = {"condition": condition, "start": graph.nodes[0].init}
-            found |= {"gate": graph.gates[0][0], "val": value, "test": table.runs.test[row]}
-            found |= {"rank": 1 + int((table.val[:, -1] > value).sum()), "of": len(table)}
-            rows.append(found | {"val_mean": bench.val[same, -1].mean(), "seeds": int(same.sum())})
+            found |= {"gate": graph.gates[0][0], "val": values[row], "test": table.runs.test[row]}
+            rows.append(found | {"rank": 1 + int((values > values[row]).sum()), "of": len(table)})
     return pd.DataFrame(rows)
 
 
-def repeated_claims(
-    bench: Benchmark, rule: Rule, trials: int, repeats: int = 100, new_seeds: bool = False
-) -> pd.DataFrame:
+def repeated_claims(bench: Benchmark, rule: Rule, trials: int, repeats: int = 100) -> pd.DataFrame:
     """C4 and C5 with every search repeated: test accuracy of the winner, minus that of another
     condition's.
 
     By `claim`, `condition` and `against`: the mean `effect`, the range `low` to `high` that holds
-    95 % of the pairs of searches, and `positive`, in how many percent of them it is above 0. With
-    `new_seeds` searches are among the graphs that were trained with other seeds, too, and those
-    judge the winner.
+    95 % of the pairs of searches, and `positive`, in how many percent of them it is above 0.
     """
     winners = {}
     for condition in bench.conditions:
-        judged = _judged(bench, condition)
-        chosen = judged.val_again.notna() if new_seeds else np.full(len(judged), True)
-        table = bench.of(condition).where(chosen)
-        tests = judged["test_again" if new_seeds else "test"][chosen].to_numpy()
-        winners[condition] = []
-        for seed in range(repeats):
-            events = table.replay(rule, min(trials, len(table)), seed)
-            whole = events[events.epoch == table.val.shape[1]]
-            best = whole.row.iloc[np.argmax(table.val[whole.row, -1])]
-            winners[condition].append(tests[best])
+        table = bench.of(condition)
+        count = min(trials, len(table))
+        searches = [table.replay(rule, count, seed) for seed in range(repeats)]
+        winners[condition] = np.array([search.test.iloc[-1] for search in searches])
     pairs = [("C4", name, "none") for name in ("imagenet1k", "fractaldb1k", "mixed")]
     pairs += [("C5", "mixed", name) for name in ("imagenet1k", "fractaldb1k")]
     rows = []
     for claim, condition, other in pairs:
         if {condition, other} <= winners.keys():
-            gaps = np.array(winners[condition]) - winners[other]
+            gaps = winners[condition] - winners[other]
             low, high = np.quantile(gaps, [0.025, 0.975])
             row = {"claim": claim, "condition": condition, "against": other}
             row |= {"effect": gaps.mean(), "low": low, "high": high}

@@ -13,27 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ktglite.experiments import stats
-from ktglite.experiments.ablation import (
-    ablation_table,
-    count_nodes,
-    nodes_accuracy,
-    paper,
-    paper_arms,
-    paper_source,
-    patterns,
-    run_arms,
-    sources_of,
-    target_accuracy,
-    words,
-    write_table,
-)
+from ktglite.experiments import ablation, stats
 from ktglite.experiments.space import CONDITIONS
 from ktglite.graph import Graph
 from ktglite.models import title
 from ktglite.store import atomic_write
 
-__all__ = ["CLAIMS", "answer_table1", "claims_table", "convergence_table", "differs", "exploratory"]
+__all__ = ["CLAIMS", "claims_table", "convergence_table", "differs", "exploratory"]
 __all__ += ["forest", "gate_effects", "overview", "write_tables"]
 
 CLAIMS = {
@@ -101,7 +87,9 @@ def _secondary(sources: Sequence[str], names: Sequence[str]) -> Iterator[tuple]:
         one_network = {(source, "alone"): 1.0, ("scratch", "alone"): -1.0}
         yield "S3", "epochs", of, "one network, pre-trained minus from scratch", one_network
         yield "S3", "epochs", of, f"graph, {everything} minus none", _of(source, less_none)
-    rival = next((source for source in sources if paper_source(source) == "imagenet1k"), None)
+    rival = next(
+        (source for source in sources if ablation.paper_source(source) == "imagenet1k"), None
+    )
     for source in [source for source in sources if rival not in (None, source)]:
         of = f"{title(source)} minus {title(rival)}"
         for what, pattern in (("start of node 1", "1"), ("auxiliaries", scratch[-1])):
@@ -140,9 +128,9 @@ def _of(source: str, weights: Mapping[str, float]) -> dict[tuple[str, str], floa
 
 
 def claims_table(
-    records: Sequence[Mapping],
-    summaries: Mapping[str, Mapping] | None = None,
-    sources: Sequence[str] | None = None,
+    records: ablation.Records,
+    summaries: ablation.Summaries | None = None,
+    sources: ablation.Sources = None,
     scale: str = "",
 ) -> pd.DataFrame:
     """A row per claim and source, ours with the paper's beside it by the same rule.
@@ -160,14 +148,16 @@ def claims_table(
         pre-training as the unit, where several took turns), `family`, `p_holm`, `verdict`,
         `paper effect`, `paper low`, `paper high`, `paper verdict`, `scale`.
     """
-    n = count_nodes(records)
-    sources = list(sources or sources_of(records))
-    family = list(dict.fromkeys([*sources, *sources_of(records)]))
-    arms = run_arms(records, family)
+    n = ablation.count_nodes(records)
+    sources = list(sources or ablation.sources_of(records))
+    family = list(dict.fromkeys([*sources, *ablation.sources_of(records)]))
+    arms = ablation.run_arms(records, family)
     ours = _judge(_table1_rows(arms, family, n) + _search_rows(summaries or {}, arms))
     hidden = [title(source) for source in family if source not in sources]
     ours = ours[~ours.source.isin(hidden)].reset_index(drop=True)
-    theirs = _judge(_table1_rows(paper_arms(family, n), family, n)).set_index(["claim", "source"])
+    theirs = _judge(_table1_rows(ablation.paper_arms(family, n), family, n)).set_index(
+        ["claim", "source"]
+    )
     theirs = theirs[["effect", "low", "high", "verdict"]].add_prefix("paper ")
     ours = ours.join(theirs, on=["claim", "source"])
     # of a search the paper gives one run each, and no spread
@@ -176,13 +166,13 @@ def claims_table(
     return ours.drop(columns=["error", "published"]).assign(scale=scale)
 
 
-def _table1_rows(
-    arms: Mapping[tuple[str, str], stats.Arm], sources: Sequence[str], n: int
-) -> list[dict]:
+def _table1_rows(arms: stats.Arms, sources: Sequence[str], n: int) -> list[dict]:
     """C0 to C3 from the arms of a Table 1, one row per claim and source; C0 also from scratch."""
     declared = [("C0", "scratch", {"none": 1.0, "alone": -1.0})]
     for source in sources:
-        declared += [(claim, source, weights) for claim, weights in primaries(patterns(n)).items()]
+        declared += [
+            (claim, source, weights) for claim, weights in primaries(ablation.patterns(n)).items()
+        ]
     rows = []
     for claim, source, weights in declared:
         weights = _of(source, weights)
@@ -206,7 +196,7 @@ def _judge(rows: list[dict]) -> pd.DataFrame:
     return table
 
 
-def forest(sets: Mapping[str, tuple[Sequence[Mapping], Mapping[str, Mapping]]]) -> pd.DataFrame:
+def forest(sets: Mapping[str, tuple[ablation.Records, ablation.Summaries]]) -> pd.DataFrame:
     """Primaries of several sets of records for one forest plot, the paper's beside them.
 
     `sets`: {"quick": (records of Table 1, summaries), ..}. Columns `set`, `claim`, `source`,
@@ -215,7 +205,7 @@ def forest(sets: Mapping[str, tuple[Sequence[Mapping], Mapping[str, Mapping]]]) 
     """
     columns = ["claim", "source", "effect", "low", "high", "n", "verdict"]
     sources = ["imagenet1k", "fractaldb1k"]
-    published = _judge(_table1_rows(paper_arms(sources), sources, 3))
+    published = _judge(_table1_rows(ablation.paper_arms(sources), sources, 3))
     if any(summaries for _, summaries in sets.values()):
         published = pd.concat([published, pd.DataFrame(_published_searches())])
     tables = {name: claims_table(*given) for name, given in sets.items()} | {"paper": published}
@@ -223,7 +213,7 @@ def forest(sets: Mapping[str, tuple[Sequence[Mapping], Mapping[str, Mapping]]]) 
     return pd.concat(parts, ignore_index=True)[["set", *columns]]
 
 
-def exploratory(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
+def exploratory(records: ablation.Records, sources: ablation.Sources = None) -> pd.DataFrame:
     """Effects that no verdict rests on, with intervals; of this run and of the paper (`from`).
 
     Per source: each flip of node 1, each pattern of auxiliaries against none, main effects of the
@@ -240,21 +230,24 @@ def exploratory(records: Sequence[Mapping], sources: Sequence[str] | None = None
     Columns `from`, `claim`, `source`, `contrast`, `unit` (points or epochs), `effect`, `low`,
     `high`, `n`, `pretrainings`.
     """
-    sources = list(sources or sources_of(records))
-    n = count_nodes(records)
+    sources = list(sources or ablation.sources_of(records))
+    n = ablation.count_nodes(records)
     declared = [
         ("", "node 1", title(source), what, weights)
         for source in sources
-        for what, weights in _explored(source, patterns(n)).items()
+        for what, weights in _explored(source, ablation.patterns(n)).items()
     ]
-    declared += _secondary(sources, patterns(n))
+    declared += _secondary(sources, ablation.patterns(n))
     ours = {
-        "node 1": run_arms(records, sources),
-        "nodes": run_arms(records, sources, nodes_accuracy),
-        "epochs": run_arms(records, sources, _epochs_to_level(records)),
+        "node 1": ablation.run_arms(records, sources),
+        "nodes": ablation.run_arms(records, sources, ablation.nodes_accuracy),
+        "epochs": ablation.run_arms(records, sources, _epochs_to_level(records)),
     }
     rows = []
-    for origin, arms in {"this run": ours, "paper": {"node 1": paper_arms(sources, n)}}.items():
+    for origin, arms in {
+        "this run": ours,
+        "paper": {"node 1": ablation.paper_arms(sources, n)},
+    }.items():
         for claim, kind, source, what, weights in declared:
             if kind in arms:
                 row = {"from": origin, "claim": claim, "source": source, "contrast": what}
@@ -263,7 +256,7 @@ def exploratory(records: Sequence[Mapping], sources: Sequence[str] | None = None
     return pd.DataFrame(rows)
 
 
-def _epochs_to_level(records: Sequence[Mapping]) -> Callable[[Mapping], float]:
+def _epochs_to_level(records: ablation.Records) -> Callable[[Mapping], float]:
     """A function of a record: epochs until node 1 has the accuracy that S3 asks for."""
     ends = [r["epochs"][-1]["val_accuracy"][0] for r in records if r["label"] == "alone"]
     level = np.median(ends) if ends else np.nan
@@ -280,51 +273,43 @@ def _brief(found: Mapping[str, float]) -> dict[str, float]:
     return {name: found[name] for name in ("effect", "low", "high", "n", "pretrainings")}
 
 
-def convergence_table(records: Sequence[Mapping]) -> pd.DataFrame:
+def convergence_table(records: ablation.Records) -> pd.DataFrame:
     """C0 against how far the target alone has come: when does mutual learning help?
 
     `records`: of starts alone ("alone", "<source>/alone") and of the all-Through graphs of that
     start ("none", "<source>/1+2+3"), at any numbers of epochs and images. A row per `start`,
     `images` (to train) and `epochs`: `train_accuracy` of the target alone (%, last epoch, mean),
-    `effect`, `low`, `high`, `n`: graph minus alone on the test images (points, node 1), and
-    `nodes_effect`, `nodes_low`, `nodes_high` by the mean over the graph's nodes.
+    `effect`, `low`, `high`, `n`: graph minus alone on the test images (points, node 1).
     """
 
     def fitted(record: Mapping) -> float:
         return record["epochs"][-1]["train_accuracy"][0]
 
     rows = []
-    sources = ["scratch", *sources_of(records)]
+    sources = ["scratch", *ablation.sources_of(records)]
     sizes = [(record["data"]["train"], record["config"]["epochs"]) for record in records]
     for images, epochs in sorted(set(sizes)):
         own = [r for r, size in zip(records, sizes, strict=True) if size == (images, epochs)]
-        everything = patterns(count_nodes(own))[-1]
-        target, nodes, fit = (
-            run_arms(own, sources, value) for value in (target_accuracy, nodes_accuracy, fitted)
-        )
+        everything = ablation.patterns(ablation.count_nodes(own))[-1]
+        target, fit = ablation.run_arms(own, sources), ablation.run_arms(own, sources, fitted)
         for source in sources:
             pattern = "none" if source == "scratch" else everything
-            weights = _of(source, {pattern: 1.0, "alone": -1.0})
-            found, over = stats.contrast(target, weights), stats.contrast(nodes, weights)
+            found = stats.contrast(target, _of(source, {pattern: 1.0, "alone": -1.0}))
             if found["n"]:
                 row = {"start": title(source), "images": images, "epochs": epochs}
                 row["train_accuracy"] = fit[source, "alone"].mean
-                ends = {f"nodes_{name}": over[name] for name in ("effect", "low", "high")}
-                rows.append(row | _brief(found) | ends)
+                rows.append(row | _brief(found))
     return pd.DataFrame(rows)
 
 
 def write_tables(
-    records: Sequence[Mapping],
-    folder: str | Path,
-    sources: Sequence[str] | None = None,
-    scale: str = "",
+    records: ablation.Records, folder: str | Path, sources: ablation.Sources = None, scale: str = ""
 ) -> list[Path]:
     """All tables of a Table 1 as files: `write_table`'s three, `claims.csv`, `exploratory.csv`.
 
     The same records give the same bytes. Arguments are those of `claims_table`.
     """
-    paths = write_table(ablation_table(records, sources), folder)
+    paths = ablation.write_table(ablation.ablation_table(records, sources), folder)
     for name, table in {
         "claims.csv": claims_table(records, sources=sources, scale=scale),
         "exploratory.csv": exploratory(records, sources),
@@ -344,7 +329,7 @@ def is_single(graph: Mapping) -> bool:
 
 
 def _search_arms(
-    summaries: Mapping[str, Mapping], table1: Mapping[tuple[str, str], stats.Arm]
+    summaries: ablation.Summaries, table1: stats.Arms
 ) -> dict[tuple[str, str], stats.Arm]:
     """Re-evaluated graphs as arms by (condition, label).
 
@@ -361,9 +346,7 @@ def _search_arms(
     return arms
 
 
-def _search_rows(
-    summaries: Mapping[str, Mapping], table1: Mapping[tuple[str, str], stats.Arm]
-) -> list[dict]:
+def _search_rows(summaries: ablation.Summaries, table1: stats.Arms) -> list[dict]:
     """C0, C4 and C5 from searches whose best graphs were trained again with fresh seeds."""
     arms = _search_arms(summaries, table1)
     declared = [("C0", name, "independent", name) for name in summaries]
@@ -381,14 +364,14 @@ def _search_rows(
         source += f", against {condition_title(rival, summaries)}" if claim == "C5" else ""
         row = {"claim": claim, "says": f"{CLAIMS[claim]} ({caveat})", "source": source}
         row |= stats.contrast(arms, {(name, "top 1"): 1.0, (rival, label): -1.0})
-        published = paper()["search_gain"][name] if claim == "C4" else np.nan
+        published = ablation.paper()["search_gain"][name] if claim == "C4" else np.nan
         rows.append(row | {"family": "", "published": published})
     return rows
 
 
 def _published_searches() -> list[dict]:
     """C4 and C5 as the paper has them: gains over its search without pre-training, differences."""
-    gains = paper()["search_gain"]
+    gains = ablation.paper()["search_gain"]
     mixed = f"searched: {condition_title('mixed', {})}"
     found = [("C4", f"searched: {condition_title(name, {})}", gains[name]) for name in gains]
     for rival in ("imagenet1k", "fractaldb1k"):
@@ -396,20 +379,6 @@ def _published_searches() -> list[dict]:
         found.append(("C5", source, gains["mixed"] - gains[rival]))
     once = {"low": np.nan, "high": np.nan, "n": 1, "verdict": "descriptive"}
     return [{"claim": c, "source": source, "effect": effect, **once} for c, source, effect in found]
-
-
-def split_gain(summaries: Mapping[str, Mapping], records: Sequence[Mapping] = ()) -> pd.DataFrame:
-    """C4 in two parts, exploratory: what the start alone gives, and what the graph adds to it."""
-    arms = _search_arms(summaries, run_arms(records))
-    rows = []
-    for name in [name for name in summaries if name != "none" and "none" in summaries]:
-        start = {(name, "independent"): 1.0, ("none", "independent"): -1.0}
-        adds = {(name, "top 1"): 1.0, ("none", "top 1"): -1.0}
-        adds |= {arm: -weight for arm, weight in start.items()}
-        for part, weights in {"the start gives": start, "the graph adds": adds}.items():
-            row = {"condition": condition_title(name, summaries), "part": part}
-            rows.append(row | _brief(stats.contrast(arms, weights)))
-    return pd.DataFrame(rows)
 
 
 def gate_effects(summary: Mapping) -> pd.DataFrame:
@@ -447,7 +416,7 @@ def gate_effects(summary: Mapping) -> pd.DataFrame:
     return found[1:].sort_values("term", ignore_index=True)
 
 
-def condition_title(condition: str, summaries: Mapping[str, Mapping]) -> str:
+def condition_title(condition: str, summaries: ablation.Summaries) -> str:
     """A condition for readers, with its stand-in named: "ImageNet-1k stand-in + FractalDB-1k"."""
     searched = summaries.get(condition, {"choices": CONDITIONS.get(condition, ())})
     choices = searched["choices"]
@@ -456,31 +425,6 @@ def condition_title(condition: str, summaries: Mapping[str, Mapping]) -> str:
 
 
 # ---- in a sentence
-
-
-def answer_table1(
-    records: Sequence[Mapping], sources: Sequence[str] | None = None, lang: str = "en"
-) -> str:
-    """What a Table 1 says, a sentence per source: C1, C2, C3 and C0 with intervals and verdicts.
-
-    Raises ValueError for a `lang` other than "en" or "ja".
-    """
-    text = words(lang)["table1"]
-    sentences = []
-    for source, rows in claims_table(records, sources=sources).groupby("source", sort=False):
-        told = {row["claim"]: _told(row, text) for row in rows.to_dict("records")}
-        template = text["source" if "C1" in told else "scratch"]
-        sentences.append(template.format(source=source, **told))
-    return text["between"].join(sentences)
-
-
-def _told(row: Mapping, text: Mapping[str, str]) -> str:
-    """An effect with its interval and verdict in words."""
-    verdict = text[row["verdict"]].format(**row)
-    if not row["n"]:
-        return verdict
-    shown = text["single" if np.isnan(row["low"]) else "effect"]
-    return shown.format(**row | {"verdict": verdict}).replace("-", "−")
 
 
 def differs(found: Mapping, more: str = "better", less: str = "worse") -> str:

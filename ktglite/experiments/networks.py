@@ -1,4 +1,4 @@
-"""Trained networks to take away: how they are fed, and what their answers are worth."""
+"""Trained networks to take away: what their files say, and what they answer."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,15 +9,15 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
-from torch import Tensor, nn
+from torch import nn
 
 from ktglite.data import MEAN, STD, Data, Split
 from ktglite.models import initialise
 from ktglite.sources.images import read_image
 from ktglite.store import atomic_write
-from ktglite.trainer import accuracy, predict
+from ktglite.trainer import predict
 
-__all__ = ["classify", "ensemble_metrics", "load_network", "read_logits", "save_network"]
+__all__ = ["classify", "load_network", "read_card", "save_network"]
 
 
 def save_network(net: nn.Module, path: str | Path, card: Mapping) -> Path:
@@ -107,46 +107,7 @@ def card_of(record: Mapping, data: Data, node: int) -> dict:
     }
 
 
-def kept_files(record: Path, nodes: Sequence[int], keep: str) -> dict[int | str, Path]:
-    """Where `keep` puts the networks of these nodes (0-based), and the logits, beside a record."""
-    wanted = {"none": [], "target": [0], "all": list(nodes)}[keep]
-    files = {i: record.with_suffix(f".node{i + 1}.safetensors") for i in wanted}
-    return files | ({"logits": record.with_suffix(".logits.safetensors")} if wanted else {})
-
-
-def write_logits(path: str | Path, logits: Mapping[str, Tensor], labels: Tensor) -> None:
-    """Write test logits (images, classes) by node, and the labels (images,), as safetensors."""
-    with atomic_write(path) as file:
-        file.write(safetensors.save({**logits, "labels": labels}))
-
-
-def read_logits(path: str | Path) -> tuple[dict[str, Tensor], Tensor]:
-    """Test logits (images, classes) by node, "node 1" .., and the labels (images,)."""
-    logits = safetensors.load_file(path)
-    labels = logits.pop("labels")
-    return dict(sorted(logits.items())), labels
-
-
-def ensemble_metrics(logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, float | None]:
-    """What a graph's nodes are worth as one, in percent.
-
-    `ensemble`: accuracy of the mean of their softmaxes.  `agreement`: share of images to which two
-    nodes give the same answer, mean over pairs; None for one node.  `calibration_error`: expected
-    calibration error of node 1 (Guo et al., ICML 2017), in 15 bins.
-    """
-    answers = [z.argmax(1) for z in logits.values()]
-    pairs = [(a == b).double().mean().item() for i, a in enumerate(answers) for b in answers[:i]]
-    return {
-        "ensemble": accuracy(sum(z.softmax(1) for z in logits.values()), labels),
-        "agreement": 100 * sum(pairs) / len(pairs) if pairs else None,
-        "calibration_error": _calibration_error(logits["node 1"], labels),
-    }
-
-
-def _calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """The mean gap between confidence and accuracy over bins of confidence, in percent."""
-    confidence, answer = logits.double().softmax(1).max(1)
-    gap = (answer == labels).double() - confidence
-    place = (confidence * bins).ceil().long()
-    sums = torch.zeros(bins + 1, dtype=torch.double).index_add(0, place, gap)
-    return 100 * sums.abs().sum().item() / len(labels)
+def kept_files(record: Path, nodes: Sequence[int], keep: str) -> dict[int, Path]:
+    """Where `keep` puts the networks of these nodes (0-based), beside a record."""
+    wanted = {"none": [], "target": [0], "all": nodes}[keep]
+    return {i: record.with_suffix(f".node{i + 1}.safetensors") for i in wanted}

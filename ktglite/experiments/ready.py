@@ -10,26 +10,29 @@ import numpy as np
 
 from ktglite.experiments.ablation import read_runs
 from ktglite.experiments.rungs import replay
-from ktglite.experiments.runs import load_records
+from ktglite.experiments.runs import SCHEMA, load_records
 from ktglite.experiments.space import CONDITIONS
 from ktglite.graph import Graph
-from ktglite.store import from_checkout
+from ktglite.store import from_checkout, read_record
 
-__all__ = ["ready_records", "recorded_searches", "recorded_seeds"]
+__all__ = ["read_folder", "recorded_searches", "recorded_seeds"]
 
 
-def ready_records(folder: str | Path) -> list[dict]:
-    """The records of a finished run: those of its `runs/*.json`, and of its `table1.json`.
+def read_folder(folder: str | Path) -> list[dict]:
+    """Every finished run that a folder has a record of, in runs/, table1.json or record.json.
 
-    Raises FileNotFoundError where there are none.
+    Raises FileNotFoundError where there is none.
     """
     folder = from_checkout(folder)
-    records = load_records(folder / "runs")
-    if (folder / "table1.json").is_file():
-        records += read_runs(folder)
-    if not records:
-        raise FileNotFoundError(f"ready_runs: {folder} has neither table1.json nor runs/*.json")
-    return records
+    found = load_records(folder / "runs")
+    if (folder / "table1.json").exists():
+        found += read_runs(folder)
+    if (folder / "record.json").exists():
+        found.append(read_record(folder / "record.json", SCHEMA))
+    found = found or load_records(folder)
+    if not found:
+        raise FileNotFoundError(f"{folder} has no table1.json, record.json or runs/*.json")
+    return list({record.get("key", id(record)): record for record in found}.values())
 
 
 def recorded_seeds(folder: str | Path | None) -> dict[str, int]:
@@ -37,7 +40,7 @@ def recorded_seeds(folder: str | Path | None) -> dict[str, int]:
     ready record; empty where there is none."""
     rows = defaultdict(set)
     with suppress(FileNotFoundError):  # told when the records are needed
-        for record in ready_records(Path(folder).expanduser()) if folder else ():
+        for record in read_folder(Path(folder).expanduser()) if folder else ():
             label = record["label"] or ""
             if label in ("alone", "none") or "/" in label:
                 rows[record["seed"]].add(label)

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ktglite.data import Data, Split
-from ktglite.devices import numerics, resolve_device, resolve_precision
+from ktglite.devices import resolve_device, resolve_precision
 from ktglite.experiments import networks
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, independent
@@ -34,7 +34,7 @@ from ktglite.store import (
     read_record,
     write_record,
 )
-from ktglite.trainer import TrainConfig, epochs, initial_models, predict
+from ktglite.trainer import TrainConfig, epochs, initial_models
 
 __all__ = ["Run", "Store", "load_records", "run", "run_all", "run_until"]
 
@@ -107,9 +107,8 @@ class Store:
     """A folder of records, and what else is to be found or left there.
 
     - `keep`: writes the network of the "target", or of "all" nodes that count, to
-      `<folder>/<key>.node1.safetensors` and so on, the test logits to `<key>.logits.safetensors`,
-      and what they say into the record (`ensemble_metrics`). A run whose record is there and whose
-      networks are not is trained again, to the same result.
+      `<folder>/<key>.node1.safetensors` and so on. A run whose record is there and whose networks
+      are not is trained again, to the same result.
     - `ready`: records from elsewhere, such as those that come with the kit. A run of the same
       graph, images, settings and seed is taken from there instead of being trained.
     """
@@ -134,6 +133,11 @@ class Store:
         return None
 
 
+def weights_folder(weights: str | Path | Sequence[str | Path], seed: int) -> str | Path:
+    """Where a seed's weights lie: of several folders, repeated pre-trainings, seeds take turns."""
+    return weights if isinstance(weights, str | Path) else weights[seed % len(weights)]
+
+
 def check_gates(names: Iterable[str]) -> None:
     """Raise ValueError for a gate from outside the package, whose code no key can know."""
     for name in sorted(set(names)):
@@ -156,12 +160,18 @@ def run(task: Run, store: str | Path | Store) -> dict:
     store = store if isinstance(store, Store) else Store(store)
     if ready := store.find_ready(task):
         return ready
+    with _begin(task) as task:
+        return _run(task, store)
+
+
+def _run(task: Run, store: Store) -> dict:
+    """`run` of what is not ready, in a process that trains nothing else."""
     key = task.key()
     path = Path(store.folder) / f"{key}.json"
     checkpoint = Checkpoint(path.with_suffix(".ckpt"), key, CHECKPOINT_TIME_SHARE)
     failed = path.exists() and read_record(path, SCHEMA).get("status") == "failed"
     nodes = [] if failed else sorted(task.graph.reaching_target())
-    kept = networks.kept_files(path, nodes, store.keep) if nodes else {}
+    kept = networks.kept_files(path, nodes, store.keep if nodes else "none")
     make_once(path, lambda path: _train(task, path, checkpoint, kept), kept.values())
     record = read_record(path, SCHEMA)
     if record.get("key") != key or record.get("status") not in ("complete", "failed"):
@@ -201,28 +211,9 @@ def _train(task: Run, path: Path, checkpoint: Checkpoint, kept: Mapping) -> None
         "seconds": sum(record["seconds"] for record in history),
         "provenance": provenance(task.config) | {"started": started},
     }
-    if error is None and kept:
-        record["ensemble_metrics"] = _keep(task, nets, record, kept)
+    for node, file in kept.items() if error is None else ():
+        networks.save_network(nets[node], file, networks.card_of(record, task.data, node + 1))
     write_record(path, record, SCHEMA)
-
-
-def _keep(task: Run, nets: Sequence, record: dict, kept: Mapping) -> dict:
-    """Write networks and test logits of a finished run; what its nodes are worth as one."""
-    config = task.config
-    device = resolve_device(config.device)
-    with numerics(device, config.deterministic, config.tf32):  # as in training
-        logits = {
-            f"node {i + 1}": predict(net, task.data.test, config.precision).cpu()
-            for i, net in enumerate(nets)
-            if net is not None
-        }
-    labels = task.data.test.labels.cpu()
-    for node, file in kept.items():
-        if node == "logits":
-            networks.write_logits(file, logits, labels)
-        else:
-            networks.save_network(nets[node], file, networks.card_of(record, task.data, node + 1))
-    return networks.ensemble_metrics(logits, labels)
 
 
 def train_teacher(arch: str, data: Data, config: TrainConfig, weights: str | Path) -> Path:
@@ -255,7 +246,7 @@ def run_until(task: Run, store: str | Path, epoch: int) -> list[dict]:
     """
     with _begin(task) as task:
         if epoch >= task.config.epochs:
-            return run(task, store)["epochs"]
+            return _run(task, Store(store))["epochs"]
         key = task.key()
         checkpoint = Checkpoint(Path(store) / f"{key}.ckpt", key)
         return list(islice(task.epochs(checkpoint), epoch))
@@ -288,9 +279,8 @@ def run_all(
             when no other has a record.
     """
     store = store if isinstance(store, Store) else Store(store)
-    folders = [weights] if isinstance(weights, str | Path) else list(weights)
     tasks = {
-        (label, seed): Run(graph, data, config, seed, folders[seed % len(folders)], label)
+        (label, seed): Run(graph, data, config, seed, weights_folder(weights, seed), label)
         for seed in seeds  # so that a table that is not whole has every row equally often
         for label, graph in graphs.items()
     }
@@ -300,7 +290,7 @@ def run_all(
     failure = None
     with open_pool() if pool is None else nullcontext(pool) as pool:
         futures = {
-            pool.submit(run_whole, portable(task), replace(store, ready=())): name
+            pool.submit(run, portable(task), replace(store, ready=())): name
             for name, task in tasks.items()
         }
         for future in tqdm(as_completed(futures), "runs", len(tasks), unit="run", mininterval=1):
@@ -400,12 +390,6 @@ def _begin(task: Run) -> Iterator[Run]:
     """A task with its images, while no other trains in this process."""
     with _one_training:
         yield replace(task, data=task.data.load()) if isinstance(task.data, Images) else task
-
-
-def run_whole(task: Run, store: Store) -> dict:
-    """A pool's task: `run` in a worker process."""
-    with _begin(task) as task:
-        return run(task, store)
 
 
 # ---- records

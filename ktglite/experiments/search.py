@@ -34,6 +34,7 @@ from ktglite.experiments.runs import (
     run_all,
     run_until,
     train_teacher,
+    weights_folder,
 )
 from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, to_params
 from ktglite.gates import GATES
@@ -76,8 +77,7 @@ def search(
     """
     out = Path(out)
     settings.rungs(config.epochs)  # what does not fit is told before there is a study
-    folders = [weights] if isinstance(weights, str | Path) else list(weights)
-    folder = str(folders[settings.seed % len(folders)])
+    folder = str(weights_folder(weights, settings.seed))
     precision = resolve_precision(config.precision, resolve_device(config.device))
     config = replace(config, precision=precision)  # one for all workers
     if settings.teachers == "trained":

@@ -37,6 +37,10 @@ class Arm:
         return len(set(filter(None, self.weights.values())))
 
 
+Arms = Mapping[Hashable, Arm]
+Weights = Mapping[Hashable, float]  # of a contrast, by the arm's name; they sum to 0
+
+
 def arm(by_seed: Mapping, weights: Mapping[int, tuple[str, ...]] | None = None) -> Arm:
     """An arm from values by seed."""
     found = summary(list(by_seed.values()))
@@ -66,9 +70,7 @@ def prediction(values: Sequence[float], runs: int = 1) -> tuple[float, float]:
     return float(found["mean"] - half), float(found["mean"] + half)
 
 
-def contrast(
-    arms: Mapping[Hashable, Arm], weights: Mapping[Hashable, float]
-) -> dict[str, float | int]:
+def contrast(arms: Arms, weights: Weights) -> dict[str, float]:
     """A weighted sum of arms' means, with its 95 % interval.
 
     Seeds are independent of each other; runs of one seed may move together. So a seed counts once,
@@ -107,9 +109,7 @@ def contrast(
     return found | {"n": min(counts.values()), "pretrainings": pretrainings}
 
 
-def _strata(
-    arms: Mapping[Hashable, Arm], weights: Mapping[Hashable, float]
-) -> tuple[list[list[float]], Counter]:
+def _strata(arms: Arms, weights: Weights) -> tuple[list[list[float]], Counter]:
     """What each seed adds to a contrast, by stratum, and how many seeds of each arm count."""
     seeds = sorted({seed for arm in arms.values() for seed in arm.by_seed})
     having = {seed: tuple(n for n, arm in arms.items() if seed in arm.by_seed) for seed in seeds}
@@ -142,14 +142,12 @@ def quantile(df: float) -> float:
     return float(stdtrit(df, (1 + LEVEL) / 2))
 
 
-def difference(a: Mapping[int, float], b: Mapping[int, float]) -> dict[str, float | int]:
+def difference(a: Mapping[int, float], b: Mapping[int, float]) -> dict[str, float]:
     """a - b from values by seed, by `contrast`: paired where both have the same seeds."""
     return contrast({"a": arm(a), "b": arm(b)}, {"a": 1.0, "b": -1.0})
 
 
-def over_pretrainings(
-    arms: Mapping[Hashable, Arm], weights: Mapping[Hashable, float]
-) -> dict[str, float | int]:
+def over_pretrainings(arms: Arms, weights: Weights) -> dict[str, float]:
     """`contrast` with the pre-training as the unit: of the runs of each, only the mean counts.
 
     Of seeds that all arms have; `n` is the number of pre-trainings, and NaN what one cannot show.

@@ -9,8 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ktglite.experiments import ablation, claims
-from ktglite.figures import captions, graphs, pictures, results, searches, style
-from ktglite.figures.captions import *  # noqa: F403
+from ktglite.figures import graphs, pictures, results, searches, style
 from ktglite.figures.graphs import *  # noqa: F403
 from ktglite.figures.japanese import translate
 from ktglite.figures.pictures import *  # noqa: F403
@@ -20,14 +19,14 @@ from ktglite.figures.style import *  # noqa: F403
 from ktglite.store import from_checkout
 
 __all__ = ["draw_all", "translate"]
-for _module in (captions, graphs, pictures, results, searches, style):
+for _module in (graphs, pictures, results, searches, style):
     __all__ += _module.__all__
 
 
 def draw_all(
     records: str | Path, out: str | Path, formats: Sequence[str] = ("pdf", "png"), lang: str = "en"
 ) -> list[Path]:
-    """Every figure that the records of a run give, and captions.md beside them. Trains nothing.
+    """Every figure that the records of a run give. Trains nothing.
 
     Args:
         records: folder of a run, with `table1.json` or searches in `search/`.
@@ -48,28 +47,23 @@ def draw_all(
         )
     recorded = _summaries(from_checkout(f"data/reference_runs/{records.name}_searches"))
     drawn = {"figure1_method": graphs.draw_method, "gates": graphs.plot_gate_curves}
-    tables = _tables(runs, summaries, records) if runs else {}
     if runs:
         first = (ablation.sources_of(runs) or ["imagenet1k"])[0]
         drawn["claim_card"] = partial(graphs.plot_claim_card, first, ablation.count_nodes(runs))
-        found = dict.fromkeys(("table1", "learning_curves", "main_effects"), runs) | tables
+        found = dict.fromkeys(("table1", "learning_curves", "main_effects"), runs)
+        found |= _tables(runs, summaries, records)
         drawn |= {name: partial(getattr(results, f"plot_{name}"), found[name]) for name in found}
     if summaries:
         drawn["figure2_best_graphs"] = partial(graphs.plot_best_graphs, summaries)
         drawn["search_curves"] = partial(searches.plot_searches, recorded or summaries)
     note = f"records {records.name}, {style.describe_records([*runs, *summaries.values()])}"
-    paths, told = [], []
+    paths = []
     with plt.rc_context():
         style.use_style(lang)
         for name, draw in drawn.items():
-            shown = recorded or summaries if name == "search_curves" else summaries
-            tell = partial(captions.caption, name, runs, shown, lang, tables.get(name))
-            told.append(f"![{tell(alt=True)}]({name}.png)\n\n`{name}`. {tell()}\n")
             figure = draw()
-            paths += style.save_figure(figure, out, name, formats, note.strip(", "), tell())
+            paths += style.save_figure(figure, out, name, formats, note.strip(", "))
             plt.close(figure)
-    paths.append(Path(out) / "captions.md")
-    paths[-1].write_text("\n".join(told), encoding="utf-8")
     return paths
 
 

@@ -14,6 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
 
 from ktglite.experiments import ablation, claims, stats
+from ktglite.experiments.ablation import Summaries
+from ktglite.experiments.space import CONDITIONS
 from ktglite.figures import style
 from ktglite.figures.style import BLACK, GREY, TARGET_RED, plain, source_fill
 from ktglite.gates import GATES
@@ -23,7 +25,7 @@ from ktglite.models import NARROW, SOURCES
 __all__ = ["condition_label", "draw_graph", "draw_method"]
 __all__ += ["plot_best_graphs", "plot_claim_card", "plot_gate_curves"]
 
-CONDITIONS = ("none", "imagenet1k", "fractaldb1k", "mixed")  # (a) to (d)
+LETTERS = dict(zip(CONDITIONS, "abcd", strict=True))
 CENTRED = {"ha": "center", "va": "center"}
 RIM = {"ec": "#444444", "lw": 1}
 TARGET_RIM = {"ec": TARGET_RED, "lw": 2.4}
@@ -99,9 +101,7 @@ def _circle(n: int) -> np.ndarray:
     return np.array([np.cos(angles), np.sin(angles)]).T
 
 
-def _draw_node(
-    ax: Axes, graph: Graph, layout: Layout, i: int, accuracy: float | None
-) -> Circle:  # fmt: skip
+def _draw_node(ax: Axes, graph: Graph, layout: Layout, i: int, accuracy: float | None) -> Circle:
     """A circle with a node's name, and its number beside it."""
     centre = layout.centres[i]
     rim = RIM if i else TARGET_RIM | {"lw": 0.32 * layout.font}
@@ -121,7 +121,7 @@ def _draw_node(
 
 def _draw_edge(
     ax: Axes, layout: Layout, circles: list[Circle], ends: tuple[int, int], gate: str
-) -> None:  # fmt: skip
+) -> None:
     """The edge from node s to node t, `ends`, in the style of its gate; s = t is the label edge."""
     s, t = ends
     end = layout.centres[t]
@@ -241,14 +241,9 @@ def in_order(summaries: Iterable[str]) -> list[str]:
     return [name for name in CONDITIONS if name in summaries]
 
 
-def letter_of(condition: str) -> str:
-    """The paper's letter, whichever conditions there are."""
-    return "abcd"[CONDITIONS.index(condition)]
-
-
-def condition_label(name: str, summaries: Mapping[str, Mapping]) -> str:
+def condition_label(name: str, summaries: Summaries) -> str:
     """ "(b) ImageNet-1k": the paper's letter and the sources."""
-    return f"({letter_of(name)}) {claims.condition_title(name, summaries)}"
+    return f"({LETTERS[name]}) {claims.condition_title(name, summaries)}"
 
 
 def reevaluated(summary: Mapping, label: str) -> Mapping | None:
@@ -256,7 +251,7 @@ def reevaluated(summary: Mapping, label: str) -> Mapping | None:
     return next((entry for entry in summary["reevaluated"] if entry["label"] == label), None)
 
 
-def winners(summaries: Mapping[str, Mapping]) -> dict[str, stats.Arm]:
+def winners(summaries: Summaries) -> dict[str, stats.Arm]:
     """Test accuracies of the best graph of each condition with new seeds, where there are any."""
     found = {}
     for name in in_order(summaries):
@@ -266,7 +261,7 @@ def winners(summaries: Mapping[str, Mapping]) -> dict[str, stats.Arm]:
     return found
 
 
-def plot_best_graphs(summaries: Mapping[str, Mapping]) -> Figure:
+def plot_best_graphs(summaries: Summaries) -> Figure:
     """The paper's Figure 2: the best graph of every condition, its accuracy with new seeds, that of
     its target alone, and its gain over (a) by the rule of the claims."""
     order = in_order(summaries)
@@ -333,7 +328,7 @@ def plot_claim_card(source: str, n: int = 3) -> Figure:
 
 def _draw_difference(
     ax: Axes, x: float, weights: Mapping[str, float], source: str, n: int
-) -> float:  # fmt: skip
+) -> float:
     """A contrast of patterns from `x` on: "mean of (these) − mean of (those)"; where it ends.
 
     "alone" is the target of the graph before it, with the same start.

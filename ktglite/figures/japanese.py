@@ -18,14 +18,14 @@ from matplotlib.text import Text
 
 @cache
 def read(name: str) -> dict:
-    """A table of this package: looks.yaml, or words.yaml with captions and Japanese phrases."""
+    """A table of this package: looks.yaml, or words.yaml with Japanese phrases."""
     return yaml.safe_load(files("ktglite.figures").joinpath(name).read_text(encoding="utf-8"))
 
 
 @cache
 def _phrases() -> list[tuple[re.Pattern, str]]:
     """Patterns of whole words, the longest first, and what they become."""
-    found = sorted(read("words.yaml")["japanese"].items(), key=lambda pair: -len(pair[0]))
+    found = sorted(read("words.yaml").items(), key=lambda pair: -len(pair[0]))
     return [(re.compile(rf"(?<![A-Za-z])(?:{old})(?![A-Za-z])"), new) for old, new in found]
 
 

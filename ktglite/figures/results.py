@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ktglite.experiments import ablation, claims, stats
+from ktglite.experiments.ablation import Records, Sources
 from ktglite.figures import style
 from ktglite.figures.style import BLACK, GREY, MEAN, PAPER, dots, panels, plain
 from ktglite.models import title
@@ -27,9 +28,12 @@ OWN_SCALE = "each panel has its own scale"
 
 
 def plot_effects(
-    tables: Mapping[str, pd.DataFrame], at: str, xlabel: str = "points",
-    shared: bool | str = True, columns: int = 4,
-) -> Figure:  # fmt: skip
+    tables: Mapping[str, pd.DataFrame],
+    at: str,
+    xlabel: str = "points",
+    shared: bool | str = True,
+    columns: int = 4,
+) -> Figure:
     """Effects with 95 % intervals: a panel per table, a row per name, n beside it.
 
     Args:
@@ -98,9 +102,7 @@ def claim_row(claim: str, source: str) -> str:
     return f"{claim} {what}, {source}"
 
 
-def plot_main_effects(
-    records: Sequence[Mapping], sources: Sequence[str] | None = None
-) -> Figure:  # fmt: skip
+def plot_main_effects(records: Records, sources: Sources = None) -> Figure:
     """What pre-training node 1, 2 or 3 adds on average over the states of the others.
 
     A row of panels for these records, and one for the paper. Nodes 2 and 3 must be equal by design.
@@ -111,7 +113,7 @@ def plot_main_effects(
     return plot_effects(parts, "node", "effect on node 1 (points)", "row", columns)
 
 
-def main_effects(records: Sequence[Mapping], sources: Sequence[str] | None = None) -> pd.DataFrame:
+def main_effects(records: Records, sources: Sources = None) -> pd.DataFrame:
     """Of `plot_main_effects`: `panel`, `node`, `effect`, `low`, `high`, `n`."""
     table = claims.exploratory(records, sources)
     table = table[table.contrast.str.startswith("main effect")]
@@ -127,9 +129,7 @@ def main_effects(records: Sequence[Mapping], sources: Sequence[str] | None = Non
 # ---- Table 1
 
 
-def plot_table1(
-    records: Sequence[Mapping], sources: Sequence[str] | None = None
-) -> Figure:  # fmt: skip
+def plot_table1(records: Records, sources: Sources = None) -> Figure:
     """A dot per run, mean and 95 % interval per pattern of pre-trained nodes, beside the paper's.
 
     The panels of these records share a scale, those of the paper another.
@@ -175,9 +175,7 @@ def plot_table1(
     return figure
 
 
-def plot_learning_curves(
-    records: Sequence[Mapping], sources: Sequence[str] | None = None
-) -> Figure:  # fmt: skip
+def plot_learning_curves(records: Records, sources: Sources = None) -> Figure:
     """Validation accuracy of node 1 after every epoch, mean and range over seeds: a row per source.
 
     On the left node 1 starts from scratch, on the right pre-trained. Lines in the source's colour
@@ -206,7 +204,7 @@ def plot_learning_curves(
     return figure
 
 
-def curve_table(records: Sequence[Mapping], source: str) -> pd.DataFrame:
+def curve_table(records: Records, source: str) -> pd.DataFrame:
     """A row per epoch of the runs of Table 1: `start` of node 1 ("scratch", "pre-trained"),
     `neighbours` that are pre-trained, `epoch`, `accuracy` (validation, node 1, %)."""
     rows = []
@@ -220,7 +218,7 @@ def curve_table(records: Sequence[Mapping], source: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["start", "neighbours", "epoch", "accuracy"])
 
 
-def curve_gains(records: Sequence[Mapping], source: str) -> dict[str, float]:
+def curve_gains(records: Records, source: str) -> dict[str, float]:
     """All neighbours pre-trained minus none, in points, in the last epoch, by node 1's start."""
     names = ablation.patterns(ablation.count_nodes(records))
     curves = curve_table(records, source)
@@ -234,7 +232,7 @@ def curve_gains(records: Sequence[Mapping], source: str) -> dict[str, float]:
 # ---- a graph beside its target alone
 
 
-def plot_seed_pairs(records: Sequence[Mapping], chance: float | None = None) -> Figure:
+def plot_seed_pairs(records: Records, chance: float | None = None) -> Figure:
     """Test accuracy of node 1 in graphs and alone: a line per seed, the gains beside.
 
     Args:
@@ -263,7 +261,7 @@ def plot_seed_pairs(records: Sequence[Mapping], chance: float | None = None) -> 
     return figure
 
 
-def knowledge_table(records: Sequence[Mapping], data: str) -> pd.DataFrame:
+def knowledge_table(records: Records, data: str) -> pd.DataFrame:
     """What `plot_gain_against_knowledge` draws, of a Table 1 whose starts were also trained alone.
 
     `data`: the name of the data set.
@@ -342,7 +340,7 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
 # ---- other
 
 
-def plot_sources(records: Sequence[Mapping]) -> Figure:
+def plot_sources(records: Records) -> Figure:
     """What each start adds to a network alone, over random numbers: a panel per data set.
 
     `records`: {"source", "data", "accuracy there", "scratch": {seed: %}, "start": {seed: %}}, as in
@@ -352,7 +350,7 @@ def plot_sources(records: Sequence[Mapping]) -> Figure:
     return plot_effects(parts, "start", "gain over scratch (points)", shared=False)
 
 
-def start_gains(records: Sequence[Mapping]) -> pd.DataFrame:
+def start_gains(records: Records) -> pd.DataFrame:
     """Of `plot_sources`: `data`, `source` (title), `start` (with accuracy there), `effect`, .."""
     rows = []
     for record in records:
@@ -392,9 +390,7 @@ def plot_reproduction(check: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_confusion(
-    answers, classes: Sequence[str], groups: Sequence[str] | None = None
-) -> Figure:  # fmt: skip
+def plot_confusion(answers, classes: Sequence[str], groups: Sequence[str] | None = None) -> Figure:
     """What a network takes for what: `answers` (C, C), how often class i was answered with j.
 
     `groups`: what belongs together, a name for each of the C classes, which are sorted by it.

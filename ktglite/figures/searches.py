@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from ktglite.experiments.ablation import Summaries
 from ktglite.experiments.rungs import replay
 from ktglite.figures import style
-from ktglite.figures.graphs import condition_label, in_order, letter_of
+from ktglite.figures.graphs import LETTERS, condition_label, in_order
 from ktglite.figures.style import BLACK, GREY, PALE, TARGET_RED, panels, plain
 
 __all__ = ["plot_best_of", "plot_search", "plot_searches"]
@@ -21,7 +22,7 @@ __all__ = ["plot_best_of", "plot_search", "plot_searches"]
 CROSS = {"ls": "none", "marker": "X", "ms": 6.5, "mec": "white", "mew": 0.6}
 
 
-def plot_searches(summaries: Mapping[str, Mapping]) -> Figure:
+def plot_searches(summaries: Summaries) -> Figure:
     """Every graph of every condition as a line over its epochs, in the colour of node 1's start.
 
     A cross is where one was stopped.
@@ -71,9 +72,12 @@ def _epoch_axis(axis: Axes, epochs: int) -> None:
 
 
 def plot_search(
-    curves: np.ndarray, first_rung: int = 1, pruner: str = "asha", eta: int = 2,
+    curves: np.ndarray,
+    first_rung: int = 1,
+    pruner: str = "asha",
+    eta: int = 2,
     ax: Axes | None = None,
-) -> Axes:  # fmt: skip
+) -> Axes:
     """A search, replayed on recorded curves: a cross where a graph was stopped, pale what
     came. The graph that ends best is thick, and red where it was stopped.
 
@@ -114,7 +118,7 @@ def plot_best_of(table: pd.DataFrame) -> Figure:
             `accuracy`, `low`, `high` (%, mean over repeated searches and range of 95 % of them).
     """
     order = in_order(table.condition.unique())
-    figure, axes = panels([f"condition ({letter_of(name)})" for name in order], 2.8, sharey=True)
+    figure, axes = panels([f"condition ({LETTERS[name]})" for name in order], 2.8, sharey=True)
     names = list(table.measure.unique())
     greys = dict(zip(names, [BLACK, GREY, "#AAAAAA"], strict=False))
     lines = {"hue": "measure", "style": "measure", "palette": greys, "markers": True}

@@ -3,7 +3,7 @@
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
+from ktglite.experiments.ablation import Records
 from ktglite.figures.japanese import read, translate
 from ktglite.models import SOURCES, title
 
@@ -132,9 +133,14 @@ def panels(
 
 
 def dots(
-    axis: Axes, table: pd.DataFrame, at: str, order: Sequence[str] = (), colour: str = BLACK,
-    shift: float = 0.0, mark: str = "",
-) -> None:  # fmt: skip
+    axis: Axes,
+    table: pd.DataFrame,
+    at: str,
+    order: Sequence[str] = (),
+    colour: str = BLACK,
+    shift: float = 0.0,
+    mark: str = "",
+) -> None:
     """Effects with their 95 % intervals: a dot per row of `table`, whose mark says what it shows.
 
     Args:
@@ -208,17 +214,17 @@ def legend_below(figure: Figure, handles: Sequence, note: str = "") -> None:
 
 def save_figure(
     figure: Figure, folder: str | Path, name: str, formats: Sequence[str] = ("pdf", "png"),
-    note: str = "", caption: str = "",
+    note: str = "",
 ) -> list[Path]:  # fmt: skip
     """Write a figure as `<folder>/<name>.<format>`; the same figure gives the same bytes.
 
-    `caption` and `note`, such as `describe_records` gives, go into the metadata. Raises ValueError
-    for a format other than pdf, png, svg.
+    `note`, such as `describe_records` gives, goes into the metadata. Raises ValueError for a format
+    other than pdf, png, svg.
     """
     metadata = {
-        "pdf": {"CreationDate": None, "ModDate": None, "Title": caption, "Subject": note},
-        "svg": {"Date": None, "Title": caption, "Description": note},
-        "png": {"Title": caption, "Description": note},
+        "pdf": {"CreationDate": None, "ModDate": None, "Subject": note},
+        "svg": {"Date": None, "Description": note},
+        "png": {"Description": note},
     }
     for kind in formats:
         if kind not in metadata:
@@ -230,7 +236,7 @@ def save_figure(
     return paths
 
 
-def describe_records(records: Sequence[Mapping]) -> str:
+def describe_records(records: Records) -> str:
     """Where numbers come from: "data synthcars 95cd721e, code a3f29c01"; never the time."""
     data = [record["data"] for record in records if "data" in record]
     codes = {(record.get("provenance") or {}).get("git") for record in records} - {None}

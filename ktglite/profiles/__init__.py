@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 __all__ = ["NOTEBOOKS", "PROFILES", "load_profile", "parse_overrides", "raw_settings", "run_folder"]
 
@@ -19,6 +21,8 @@ NOTEBOOKS = (
     "03_asha_graph_search",
     "04_paper_figures",
 )
+
+SECTIONS = TypeAdapter(dict[Literal["shared", *NOTEBOOKS], dict[str, object] | None])
 
 
 def run_folder(profile: str | Path, out: str | Path | None = None) -> Path:
@@ -38,26 +42,14 @@ def load_profile(name: str | Path) -> dict[str, dict | None]:
         allowed = f"{', '.join(PROFILES)} and the path of a .yaml file"
         raise ValueError(f"profile is {str(name)!r}: allowed are {allowed}")
     try:
-        sections = read_yaml(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"profile {name}: {error}") from error
-    allowed = ("shared", *NOTEBOOKS)
-    shape = f"profile {name} must be sections of name: value, in {', '.join(allowed)}"
-    if not isinstance(sections, dict):
-        raise ValueError(f"{shape}; it is {type(sections).__name__}")
-    for section, values in sections.items():
-        named = isinstance(values, dict | None) and all(isinstance(v, str) for v in values or ())
-        if section not in allowed or not named:
-            raise ValueError(f"{shape}; section {section!r} is none")
-    return sections
-
-
-def read_yaml(text: str | bytes) -> object:
-    """YAML as values, read safely. Raises ValueError for what is none, and for code in it."""
-    try:
-        return yaml.safe_load(text)
-    except Exception as error:  # some values end in a TypeError or a RecursionError
-        raise ValueError(f"not readable YAML: {' '.join(str(error).split())}") from error
+        return SECTIONS.validate_python(yaml.safe_load(path.read_bytes()))
+    except ValidationError as error:
+        section = error.errors()[0]["loc"][:1]
+        shape = f"sections of name: value, in {', '.join(('shared', *NOTEBOOKS))}"
+        raise ValueError(f"profile {name} must be {shape}; look at {section or 'it'}") from None
+    except Exception as error:  # of YAML; some values end in a TypeError or a RecursionError
+        found = " ".join(str(error).split())
+        raise ValueError(f"profile {name}: not readable YAML: {found}") from error
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, str]:
