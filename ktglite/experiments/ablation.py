@@ -355,9 +355,10 @@ def reproduction_sentence(check: pd.DataFrame) -> str:
     known = check[check.inside.notna()]
     if known.empty:
         return "No row has two recorded runs of the same images and settings to compare with."
+    expected = stats.LEVEL * len(known)
     told = (
         f"{known.inside.sum()} of {len(known)} rows of this machine's run lie in the 95 % "
-        f"prediction interval of the recorded runs; {stats.LEVEL * len(known):.1f} would by chance alone."
+        f"prediction interval of the recorded runs; {expected:.1f} would by chance alone."
     )
     outside = [
         f"{row.row} ({row.live:.2f} %, recorded {row.low:.2f} to {row.high:.2f})"
