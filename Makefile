@@ -44,7 +44,7 @@ classroom: $(READY)  ## the same from the recorded runs, without training, into 
 	$(BIN)/ktglite reproduce --profile quick --set ready_runs=data/reference_runs/quick --out data/runs/class $(ARGS)
 
 test: $(READY) lint  ## the fast tests, all notebooks on the smoke profile among them
-	$(BIN)/python -m pytest -m "not slow and not browser" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not browser" -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(READY)  ## what takes minutes: kills, whole searches, FractalDB's categories again
 	$(BIN)/python -m pytest -m slow $(ARGS)
