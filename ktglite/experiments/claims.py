@@ -328,18 +328,18 @@ def is_single(graph: Mapping) -> bool:
     return len(Graph.from_dict(graph).reaching_target()) == 1
 
 
-def _search_arms(
-    summaries: ablation.Summaries, table1: stats.Arms
+def search_arms(
+    summaries: ablation.Summaries, table1: stats.Arms | None = None
 ) -> dict[tuple[str, str], stats.Arm]:
-    """Re-evaluated graphs as arms by (condition, label).
+    """Graphs that were trained again with new seeds as arms by (condition, label), such as "top 1".
 
-    The target alone, "independent", is Table 1's where it was not trained again.
+    The target alone, "independent", is that of `table1` where it was not trained again.
     """
     arms = {}
     for name, summary in summaries.items():
         if summary["best"] is not None:
             start = summary["best"]["graph"]["nodes"][0]["init"]
-            arms[name, "independent"] = table1.get((start, "alone"), stats.arm({}))
+            arms[name, "independent"] = (table1 or {}).get((start, "alone"), stats.arm({}))
         for entry in summary["reevaluated"]:
             values = dict(zip(entry["seeds"], entry["test_accuracy"], strict=True))
             arms[name, entry["label"]] = stats.arm(values)
@@ -348,7 +348,7 @@ def _search_arms(
 
 def _search_rows(summaries: ablation.Summaries, table1: stats.Arms) -> list[dict]:
     """C0, C4 and C5 from searches whose best graphs were trained again with fresh seeds."""
-    arms = _search_arms(summaries, table1)
+    arms = search_arms(summaries, table1)
     declared = [("C0", name, "independent", name) for name in summaries]
     pretrained = [name for name in ("imagenet1k", "fractaldb1k", "mixed") if name in summaries]
     if "none" in summaries:

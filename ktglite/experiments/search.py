@@ -404,9 +404,8 @@ def study_summary(study: optuna.Study, reevaluated: Sequence[dict] = ()) -> dict
     best = best_trials(study, 1)
     top = None
     if best:
-        top = _describe(best[0], search["seed"]) | {
-            "text": str(Graph.from_dict(from_params(best[0].params)))
-        }
+        text = str(best_graphs(study)[0])
+        top = _describe(best[0], search["seed"]) | {"text": text}
     return {
         "study": study.study_name,
         **{part: search[part] for part in ("condition", "choices", "select_on")},

@@ -246,27 +246,12 @@ def condition_label(name: str, summaries: Summaries) -> str:
     return f"({LETTERS[name]}) {claims.condition_title(name, summaries)}"
 
 
-def reevaluated(summary: Mapping, label: str) -> Mapping | None:
-    """A graph of a search that was trained again, such as "top 1" or "independent"."""
-    return next((entry for entry in summary["reevaluated"] if entry["label"] == label), None)
-
-
-def winners(summaries: Summaries) -> dict[str, stats.Arm]:
-    """Test accuracies of the best graph of each condition with new seeds, where there are any."""
-    found = {}
-    for name in in_order(summaries):
-        top = reevaluated(summaries[name], "top 1")
-        if top:
-            found[name] = stats.arm(dict(zip(top["seeds"], top["test_accuracy"], strict=True)))
-    return found
-
-
 def plot_best_graphs(summaries: Summaries) -> Figure:
     """The paper's Figure 2: the best graph of every condition, its accuracy with new seeds, that of
     its target alone, and its gain over (a) by the rule of the claims."""
     order = in_order(summaries)
     figure, axes = style.panels([""] * len(order), 3.3, columns=2)
-    arms = winners(summaries)
+    arms = claims.search_arms(summaries)
     graphs = []
     for axis, name in zip(axes, order, strict=True):
         axis.axis("off")
@@ -276,24 +261,24 @@ def plot_best_graphs(summaries: Summaries) -> Figure:
             axis.set_title(f"{title}\nno trial was completed\n\n")
             continue
         graphs.append(Graph.from_dict(best["graph"]))
-        draw_graph(graphs[-1], axis, accuracy=arms[name].mean if name in arms else None)
+        top = arms.get((name, "top 1"))
+        draw_graph(graphs[-1], axis, accuracy=top and top.mean)
         title += " (a single network)" if claims.is_single(best["graph"]) else ""
-        axis.set_title("\n".join([title, *_numbers(name, summaries[name], arms)]))
+        axis.set_title("\n".join([title, *_numbers(name, arms)]))
     says = "node 1, test, new seeds: mean ± standard deviation; gain with 95 % interval"
     style.legend_below(figure, [*gate_legend(), *init_legend(graphs)], says)
     return figure
 
 
-def _numbers(name: str, summary: Mapping, arms: Mapping[str, stats.Arm]) -> list[str]:
+def _numbers(name: str, arms: stats.Arms) -> list[str]:
     """Three lines, some of them empty, so that the titles of all panels are equally high."""
     lines = ["", "", ""]
-    if name in arms:
-        lines[0] = f"{arms[name].mean:.2f} ± {arms[name].std:.2f} % (n = {arms[name].n})"
-    alone = reevaluated(summary, "independent")
-    if alone is not None:
-        lines[1] = f"target alone: {np.mean(alone['test_accuracy']):.2f} %"
-    if name != "none" and {name, "none"} <= arms.keys():
-        gain = stats.contrast(arms, {name: 1.0, "none": -1.0})
+    if top := arms.get((name, "top 1")):
+        lines[0] = f"{top.mean:.2f} ± {top.std:.2f} % (n = {top.n})"
+    if (alone := arms[name, "independent"]).n:
+        lines[1] = f"target alone: {alone.mean:.2f} %"
+    gain = stats.contrast(arms, {(name, "top 1"): 1.0, ("none", "top 1"): -1.0})
+    if name != "none" and gain["n"]:
         text = f"over (a): {gain['effect']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
         lines[2] = text.replace("-", "−")
     return lines
