@@ -222,5 +222,6 @@ def _position(partial: Path) -> str:
         cells = json.loads(partial.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError):
         return "before its first cell"
-    states = [cell["metadata"].get("papermill", {}).get("status") for cell in cells]
-    return f"cell {states.count('completed')} of {len(cells)}"  # the interrupted one counts, too
+    # papermill calls all of them completed
+    begun = [cell for cell in cells if cell["metadata"].get("papermill", {}).get("start_time")]
+    return f"cell {len(begun)} of {len(cells)}"

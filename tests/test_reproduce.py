@@ -151,7 +151,7 @@ def test_a_second_reproduce_in_a_folder_is_refused(tmp_path, notebooks):
 def test_an_interruption_is_one_line_and_leaves_no_kernel(tmp_path, notebooks, number, code):
     begun = tmp_path / "begun"
     cell = f"import os, time, pathlib; pathlib.Path(r'{begun}').write_text(str(os.getpid()))"
-    write(notebooks, NOTEBOOKS[0], cell, "time.sleep(60)")
+    write(notebooks, NOTEBOOKS[0], cell, "time.sleep(60)", "never")
     environment = os.environ | {"PYTHONPATH": str(Path(work.__file__).parents[1])}
     command = [sys.executable, "-m", "ktglite", "reproduce", "--profile", "smoke", "--only", "00"]
     command += ["--out", str(tmp_path / "out"), "--notebooks", str(notebooks)]
@@ -175,7 +175,7 @@ def test_an_interruption_is_one_line_and_leaves_no_kernel(tmp_path, notebooks, n
     text = log.read_text()
     assert "Traceback" not in text
     last = text.strip().splitlines()[-1]
-    assert last.startswith("ktglite: stopped; in 00_knowledge_transfer_graph, cell 5 of 5")
+    assert last.startswith("ktglite: stopped; in 00_knowledge_transfer_graph, cell 5 of 6")
     assert last.endswith("the same command resumes")
     time.sleep(1)
     with pytest.raises(ProcessLookupError):
