@@ -252,10 +252,6 @@ def convergence() -> str:
     if not path.exists():
         return "(No records yet: `python benchmarks/convergence.py`.)"
     records = json.loads(path.read_text(encoding="utf-8"))
-    for record in records:  # labels as those of Table 1
-        source, kind = record["label"].split("/")
-        pattern = "alone" if kind == "alone" else "none" if source == "scratch" else "1+2+3"
-        record["label"] = pattern if source == "scratch" else f"{source}/{pattern}"
     lines = [
         "| all nodes from | epochs | target alone: training accuracy | graph minus target alone |"
     ]

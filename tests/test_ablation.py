@@ -247,6 +247,7 @@ def test_killed_twice_it_writes_the_same_tables(tmp_path):
     written = sorted((tmp_path / "whole/tables").iterdir())
     assert [path.name for path in written] == [
         "claims.csv",
+        "exploratory.csv",
         "table1.csv",
         "table1.md",
         "table1.tex",

@@ -150,7 +150,7 @@ def test_the_paper_s_secondary_effects_by_hand():
     s2 = rows_of(table, "S2")
     assert s2.effect.to_list() == pytest.approx([93.46 - 94.26, 93.84 - 93.13])
     assert s2.contrast.to_list() == ["as start of node 1: row 1", "as auxiliaries: row 2+3"]
-    assert set(s2.index) == {"FractalDB-1k less ImageNet-1k stand-in"}
+    assert set(s2.index) == {"FractalDB-1k minus ImageNet-1k stand-in"}
     assert "S3" not in set(table[table["from"] == "paper"].claim)
 
 
@@ -170,7 +170,7 @@ def test_epochs_to_what_a_network_from_scratch_ends_with():
 
 def test_rows_of_exchangeable_nodes_also_by_the_mean_over_nodes():
     table = claims.exploratory(records())
-    rows = table[table.contrast.str.endswith("less none, mean over nodes")]
+    rows = table[table.contrast.str.endswith("minus none, mean over nodes")]
     arms = run_arms(records())
     gain = arms["fractaldb1k", "1+2+3"].mean - arms["scratch", "none"].mean  # others: 1 and 2 %
     assert rows.set_index("source").loc["FractalDB-1k"].effect == pytest.approx(gain / 3)

@@ -113,7 +113,6 @@ def paper_arms(sources: Sequence[str], n: int = 3) -> dict[tuple[str, str], stat
     return arms
 
 
-@cache
 # ---- from records
 
 
