@@ -89,7 +89,7 @@ def test_it_ends_with_an_answer_from_the_records_and_says_where_it_stands(stem):
     at = heads.index("## The answer")
     assert heads[at + 2] == "## Exercises"
     assert notebook.cells[at + 1].cell_type == "code"
-    assert "print(" in notebook.cells[at + 1].source
+    assert "ktg.say(" in notebook.cells[at + 1].source
     told = "".join(cell.source for cell in cells(stem, "markdown"))
     (here,) = re.findall(r"\*\*You are here:\*\*.*?\n\n", told, flags=re.S)
     linked = {name for name in STEMS if f"({name}.ipynb)" in here}

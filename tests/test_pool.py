@@ -126,7 +126,7 @@ with open_pool(1) as one:
 def test_a_script_without_a_guard_is_told_so(tmp_path, monkeypatch, name):
     """A worker runs the main script before anything else, here one that would open a pool again."""
     (tmp_path / "script.py").write_text(GUARDLESS)
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / name))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / name), raising=False)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     guard = 'must be a file, and begin with `if __name__ == "__main__":`'
     with pytest.raises(OSError, match=guard), open_pool(1) as one:

@@ -67,4 +67,6 @@ def test_the_overview_has_a_cell_for_every_claim_and_set():
     table = claims.overview(claims.forest({"cars": (runs, {})}))
     assert {"C0", "C1", "C2", "C3"} <= set(table.index)
     assert {"cars", "paper"} == set(table.columns)
-    assert table.loc["C1", "paper"] == "ImageNet-1k: +3.0, supported; FractalDB-1k: +1.8, supported"
+    assert table.loc["C1", "paper"] == (
+        "ImageNet-1k: +3.0 [+2.7, +3.3], supported; FractalDB-1k: +1.8 [+1.3, +2.3], supported"
+    )
