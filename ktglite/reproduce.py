@@ -1,8 +1,9 @@
-"""Run the numbered notebooks under papermill, in order; none where all are done and unchanged.
+"""Run the numbered notebooks under papermill, in order; what is done and unchanged is skipped.
 
 What papermill and torch need seconds to import is imported when a notebook has to be run.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -27,6 +28,7 @@ __all__ = ["NotebookError", "describe_pictures", "reproduce", "sources_of", "wit
 
 PACKAGE = Path(__file__).parent
 DATA = PACKAGE.parent / "data"  # of the checkout
+MARKS = "notebooks/.done.json"  # below a run's folder: what is done, and from what
 # Kernels inherit the environment: no debugger's warnings, bars that fit, and files in UTF-8.
 KERNEL = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_NCOLS": "100", "PYTHONUTF8": "1"}
 
@@ -54,9 +56,8 @@ def reproduce(
 ) -> dict[str, Path]:
     """Execute the notebooks in order into `<out>/notebooks`, each with an HTML copy.
 
-    Trainings are remembered in `<out>/runs`: notebooks that are executed again train only what is
-    missing. None is executed where all were, with these settings, and no file they depend on has
-    changed since.
+    What is done and unchanged is skipped. Trainings are remembered in `<out>/runs`, so that a
+    notebook which is executed again trains only what is missing.
 
     Args:
         only: numbers such as "02"; all by default.
@@ -80,26 +81,24 @@ def reproduce(
     folder = find_notebooks(notebooks)
     done = {stem: out / "notebooks" / f"{stem}.ipynb" for stem in NOTEBOOKS}
     done = {stem: path for stem, path in done.items() if not only or stem[:2] in only}
-    places = [folder, PACKAGE, DATA / "reference_runs", DATA / "weights"]
-    places += [place for place in out.glob("*") if place.name not in ("notebooks", "figures")]
-    for stem in done:
-        for name, value in raw_settings(stem[:2], profile, given["overrides"]).items():
-            if name not in ("cache", "raw", "figures"):  # a run writes to those
-                texts = str(value).strip("[]()").split(",")
-                texts = filter(None, (text.strip(" '\"") for text in texts))
-                places += [Path(text).expanduser() for text in texts]
-    if _are_current(done, given, places):
-        print(*(f"{stem}: done and unchanged" for stem in done), sep="\n")
-        return done
-    from ktglite.settings import load_settings
+    made_from = {stem: _fingerprint(folder / f"{stem}.ipynb", given) for stem in done}
+    marks = _read_marks(out)
+    if any(marks.get(stem) != made_from[stem] for stem in done):
+        from ktglite.settings import load_settings
 
-    for number in numbers:
-        load_settings(number, profile, out, **given["overrides"])
+        for number in numbers:
+            load_settings(number, profile, out, **given["overrides"])
     with _alone(out):
         for stem, executed in done.items():
+            if marks.get(stem) == made_from[stem]:
+                print(f"{stem}: done and unchanged")
+                continue
             notebook = folder / f"{stem}.ipynb"
             finished = _execute(notebook, executed.with_suffix(".partial.ipynb"), given)
             _write(finished, notebook, executed)
+            before = {name: mark for name, mark in marks.items() if name < stem}
+            marks = before | {stem: made_from[stem]}  # later ones read what this one wrote
+            _write_marks(out, marks)
     return done
 
 
@@ -118,35 +117,59 @@ def _alone(out: Path) -> Iterator[None]:
 # ---- what is done already
 
 
-def _are_current(done: Mapping[str, Path], given: dict, places: Iterable[Path]) -> bool:
-    """Whether all notebooks were executed with these parameters, and none of the places, nor any
-    package, has changed since the last of them."""
+def _fingerprint(notebook: Path, given: dict) -> str:
+    """Hex over what decides an executed notebook: itself, its parameters, the installed packages,
+    and the files of the kit and of the settings."""
+    places = [notebook, PACKAGE, DATA / "reference_runs", DATA / "weights"]
+    values = raw_settings(notebook.stem[:2], given["profile"], given["overrides"])
+    for name, value in values.items():
+        if name not in ("cache", "raw", "figures"):  # a run writes to those
+            texts = (text.strip(" '\"") for text in str(value).strip("[]()").split(","))
+            places += [Path(text).expanduser() for text in texts if text]
+    packages = sorted(Path(sysconfig.get_path("purelib")).glob("*.dist-info"))
+    facts = json.dumps([given, _list_files(places), packages], default=str)
+    return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def _read_marks(out: Path) -> dict[str, str]:
+    """The fingerprints of executed notebooks; none where a file of the run was changed since."""
     try:
-        facts = [json.loads(path.read_text(encoding="utf-8"))["metadata"] for path in done.values()]
-        if any(found["papermill"]["parameters"] != given for found in facts):
-            return False
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    since = max(path.stat().st_mtime_ns for path in done.values())
-    packages = os.stat(sysconfig.get_path("purelib")).st_mtime_ns
-    return all(time <= since for time in (packages, *map(_last_change, places)))
+        found = json.loads((out / MARKS).read_text(encoding="utf-8"))
+        if found["files"].items() <= _list_run(out).items():  # a killed run may have added some
+            return found["fingerprints"]
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        pass
+    return {}
 
 
-def _last_change(place: Path) -> int:
-    """When a file, or a file or folder below one, was changed last (ns); 0 without one."""
-    if not place.is_dir():
-        return place.stat().st_mtime_ns if place.exists() else 0
-    times = []
+def _write_marks(out: Path, marks: dict[str, str]) -> None:
+    text = json.dumps({"fingerprints": marks, "files": _list_run(out)})
+    (out / MARKS).write_text(text, encoding="utf-8")
+
+
+def _list_run(out: Path) -> dict[str, list[int]]:
+    """The files of a run, but for pages and drawn figures."""
+    places = [place for place in out.glob("*") if place.name not in ("notebooks", "figures")]
+    return _list_files([*places, *(out / "notebooks" / f"{stem}.ipynb" for stem in NOTEBOOKS)])
+
+
+def _list_files(places: Iterable[Path]) -> dict[str, list[int]]:
+    """Size and time of change (ns) of files, and of those below folders, by path."""
+    found = {}
     seen = set()  # links may lead in a circle
-    for top, folders, names in os.walk(place, followlinks=True):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        if os.path.realpath(top) in seen:
-            folders.clear()
-        seen.add(os.path.realpath(top))
-        for path in (top, *(os.path.join(top, name) for name in names)):
-            with suppress(OSError):  # a link to nowhere, a file that was deleted just now
-                times.append(os.stat(path).st_mtime_ns)
-    return max(times)
+    for place in places:
+        alone = [(place.parent, [], [place.name])] if place.is_file() else []
+        for top, folders, names in alone or os.walk(place, followlinks=True):
+            if not alone and os.path.realpath(top) in seen:
+                folders.clear()
+                continue
+            seen.add(os.path.realpath(top))
+            folders[:] = sorted(name for name in folders if name != "__pycache__")
+            for path in (os.path.join(top, name) for name in sorted(names)):
+                with suppress(OSError):  # a link to nowhere, a file that was deleted just now
+                    facts = os.stat(path)
+                    found[path] = [facts.st_size, facts.st_mtime_ns]
+    return found
 
 
 # ---- execution

@@ -100,10 +100,30 @@ def test_what_is_done_is_done_again_when_a_file_changed(
         path.write_text("2")
         assert executed() == both, path
         assert executed() == []
+        path.write_text("3")
+        os.utime(path, (1, 1))  # replaced by an older one, as `cp -p` does
+        assert executed() == both, path
     files[-2].unlink()  # as doctor says, to retry a run
     assert executed() == both
+    (out / "runs/b.json").write_text("1")  # of a notebook that was stopped
+    (out / f"notebooks/{NOTEBOOKS[2]}.partial.ipynb").write_text("{}")
+    assert executed() == []
     write(notebooks, NOTEBOOKS[0], "print(1)")
     assert executed() == both
+
+
+def test_a_notebook_that_is_done_again_is_followed_by_those_that_read_it(
+    tmp_path, notebooks, executions
+):
+    first = {"00.epochs": 3}
+    work.reproduce("smoke", ["00", "02"], tmp_path / "out", {}, notebooks)
+    work.reproduce("smoke", ["01"], tmp_path / "out", {}, notebooks)
+    del executions[:]
+    work.reproduce("smoke", ["00", "01", "02"], tmp_path / "out", {}, notebooks)
+    assert executions == [NOTEBOOKS[2]]
+    work.reproduce("smoke", ["00"], tmp_path / "out", first, notebooks)
+    work.reproduce("smoke", ["00"], tmp_path / "out", first, notebooks)
+    assert executions == [NOTEBOOKS[2], NOTEBOOKS[0]]
 
 
 def test_what_is_unchanged_is_told_without_torch(tmp_path, notebooks, executions):
