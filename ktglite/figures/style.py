@@ -36,6 +36,7 @@ DOT = {"color": BLACK, "ls": "none", "ms": 4.5, "markerfacecoloralt": "white"}
 BESIDE = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6.5}  # of a dot
 LEFT = BESIDE | {"xytext": (-4, 3), "ha": "right"}
 JAPANESE_FONT = "IPAexGothic"
+HOOK = "ktglite.figures.japanese:translate_when_drawn"
 
 
 def source_colour(source: str) -> str:
@@ -88,14 +89,14 @@ def use_style(lang: str = "en") -> None:
     plt.style.use(Path(__file__).with_name("ktglite.mplstyle"))
     if lang == "ja":
         plt.rcParams["font.family"] = ["DejaVu Sans", JAPANESE_FONT]
-        plt.rcParams["figure.hooks"] = ["ktglite.figures.japanese:translate_when_drawn"]
+        plt.rcParams["figure.hooks"] = [HOOK]
         # bold is asked for, and there is one weight
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 def say(thing: str | pd.DataFrame | Styler, index: bool = True) -> None:
     """Print a text or show a table, with or without its `index`, in the language of the style."""
-    told = translate if plt.rcParams["figure.hooks"] else str
+    told = translate if HOOK in plt.rcParams["figure.hooks"] else str
     if isinstance(thing, str):
         print(told(thing))
         return
