@@ -25,6 +25,7 @@ __all__ = ["TARGET_RED", "describe_records", "save_figure", "say", "source_colou
 __all__ += ["use_style"]
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and two of a paper
+TICKS = [1, 2, 5, 10]  # and their multiples by powers of ten: never 2.5 or 92.5
 
 LOOKS = read("looks.yaml")
 OTHER_SOURCE = "#4A9A9C"  # a file of weights
@@ -35,6 +36,7 @@ MEAN, PAPER = LOOKS["means"]
 DOT = {"color": BLACK, "ls": "none", "ms": 4.5, "markerfacecoloralt": "white"}
 BESIDE = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6.5}  # of a dot
 LEFT = BESIDE | {"xytext": (-4, 3), "ha": "right"}
+BELOW = BESIDE | {"xytext": (4, -9)}
 JAPANESE_FONT = "IPAexGothic"
 
 
@@ -127,6 +129,7 @@ def panels(
     figure, axes = plt.subplots(rows, columns, **shape, **shared)
     for axis, text in zip(axes.flat, titles, strict=False):
         axis.set_title(text)
+        axis.locator_params(steps=TICKS)
     for axis in axes.flat[len(titles) :]:
         axis.remove()
     return figure, list(axes.flat[: len(titles)])
@@ -182,12 +185,19 @@ def mark_of(row: tuple) -> str:
 
 
 def count_rows(axis: Axes, table: pd.DataFrame, at: str, order: Sequence[str]) -> None:
-    """The number n of runs on the right of each row of a panel."""
+    """The number n of runs, below a panel, or on the right of each row where they differ."""
+    if table.n.nunique() == 1:
+        axis.set_xlabel(f"{axis.get_xlabel()}, n = {table.n.max():.0f}")
+        return
+    axis.set_xlabel(f"{axis.get_xlabel()}, n on the right")
     place = {"transform": axis.get_yaxis_transform(), "fontsize": 6.5, "va": "center"}
-    axis.text(1.01, len(order) - 0.2, "n", style="italic", **place)
     for name, n in table.groupby(at).n:
-        ends = dict.fromkeys(f"{value:.0f}" for value in (n.min(), n.max()))
-        axis.text(1.01, order.index(name), "–".join(ends), **place)
+        axis.text(1.01, order.index(name), span(n), **place)
+
+
+def span(counts: pd.Series) -> str:
+    """The smallest and the largest of some numbers of runs: "3–5", or "3" where they agree."""
+    return "–".join(dict.fromkeys(f"{n:.0f}" for n in (counts.min(), counts.max())))
 
 
 def mark_legend(table: pd.DataFrame) -> list[Line2D]:
