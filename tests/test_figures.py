@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from functools import cache, partial
+from pathlib import Path
 
 import captions
 import matplotlib
@@ -29,6 +30,7 @@ from ktglite.experiments import ablation, claims
 from ktglite.figures import graphs, style
 from ktglite.models import SOURCES as KNOWN
 
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SOURCES = ["imagenet1k_standin", "fractaldb1k"]
 ARCH = "resnet18_w8"
 JAPANESE = "[ぁ-んァ-ヶ一-龠]"
@@ -519,6 +521,16 @@ def test_what_is_said_is_in_the_language_of_the_style(capsys):
     assert told.startswith("区間は0を含む\n")
     assert told.count("区間は0を含む") >= 3
     assert "interval" not in told
+
+
+def test_every_hint_of_a_check_has_its_japanese():
+    """A student sees one when an answer is wrong, in both editions, whose code is the same."""
+    sources = [path.read_text(encoding="utf-8") for path in NOTEBOOKS.glob("*.ipynb")]
+    hints = re.findall(r'ktg\.hint\(\\"([^"]+)\\"', "".join(sources))
+    assert len(hints) > 15
+    assert [style.hint(text) for text in hints] == hints
+    plots.use_style("ja")
+    assert not [text for text in hints if not re.search(JAPANESE, style.hint(text))]
 
 
 def test_a_slider_draws_its_picture_again_and_leaves_no_figure():

@@ -21,7 +21,7 @@ from ktglite.experiments.ablation import Records
 from ktglite.figures.japanese import read, translate
 from ktglite.models import SOURCES, title
 
-__all__ = ["TARGET_RED", "describe_records", "save_figure", "say", "source_colour"]
+__all__ = ["TARGET_RED", "describe_records", "hint", "save_figure", "say", "source_colour"]
 __all__ += ["use_style"]
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and two of a paper
@@ -95,11 +95,15 @@ def use_style(lang: str = "en") -> None:
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
+def hint(text: str) -> str:
+    """A text in the language of the style, for the message of an exercise's check."""
+    return translate(text) if plt.rcParams["figure.hooks"] else text
+
+
 def say(thing: str | pd.DataFrame | Styler, index: bool = True) -> None:
     """Print a text or show a table, with or without its `index`, in the language of the style."""
-    told = translate if plt.rcParams["figure.hooks"] else str
     if isinstance(thing, str):
-        print(told(thing))
+        print(hint(thing))
         return
     if isinstance(thing, pd.DataFrame):
         style, html = "", thing.to_html(index=index, border=0)
@@ -107,9 +111,9 @@ def say(thing: str | pd.DataFrame | Styler, index: bool = True) -> None:
     else:
         style, _, html = thing.to_html().rpartition("</style>")
         text = thing.data.to_string(index=index)
-    html = re.sub(r"(?<=>)[^<>]+(?=<)", lambda found: told(found[0]), html)
+    html = re.sub(r"(?<=>)[^<>]+(?=<)", lambda found: hint(found[0]), html)
     whole = f"{style}</style>{html}" if style else html
-    display({"text/html": whole, "text/plain": told(text)}, raw=True)
+    display({"text/html": whole, "text/plain": hint(text)}, raw=True)
 
 
 # ---- panels, dots, legends
