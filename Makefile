@@ -73,6 +73,7 @@ lab: $(READY)  ## the notebooks in JupyterLab
 
 notebooks: $(READY)  ## the outputs of `make reproduce` into notebooks/ and figures/, both languages
 	cp data/runs/quick/figures/* figures/
+	$(BIN)/ktglite figures data/reference_runs/quick --out figures
 	$(BIN)/ktglite figures data/reference_runs/quick --out figures/ja --format png --lang ja
 	$(BIN)/python maintain/refresh_notebooks.py
 	rm -rf data/runs/quick_ja && cp -r data/runs/quick data/runs/quick_ja

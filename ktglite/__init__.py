@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # editors read this block, and so does `__getattr__`
     from ktglite.experiments.runs import Run, Store, load_records, run, run_all
     from ktglite.experiments.search import best_graphs, study_summary
     from ktglite.experiments.space import CONDITIONS, SearchConfig
-    from ktglite.figures.style import say
+    from ktglite.figures.style import hint, say
     from ktglite.gates import GATES
     from ktglite.graph import Graph, Node, all_through, distillation, independent, mutual
     from ktglite.losses import edge_losses, node_losses

@@ -12,6 +12,7 @@ from ktglite.figures import graphs, results
 from ktglite.figures.japanese import translate
 from ktglite.figures.style import mark_of
 from ktglite.models import title
+from ktglite.store import from_checkout
 
 TEXTS = yaml.safe_load(Path(__file__).with_name("captions.yaml").read_text(encoding="utf-8"))
 
@@ -65,7 +66,9 @@ def _seen(name: str, records, summaries) -> Iterator[dict]:
                 label = graphs.condition_label(condition, summaries)
                 yield {"condition": label, "best": best["value"], "start": start}
         case "forest":
-            table = claims.forest({"this run": (records, summaries)})
+            cars = ablation.read_runs(from_checkout("data/reference_runs/cars64"))
+            sets = {"these runs": (records, summaries), "photographs": (cars, {})}
+            table = claims.forest(sets)
             for part, rows in table[table.effect.notna()].groupby("set", sort=False):
                 yield {"part": title(part), **_verdicts(rows)}
         case _:

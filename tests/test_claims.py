@@ -325,10 +325,10 @@ def test_gate_effects_are_found_again():
     planted = {
         "node 1 from FractalDB-1k": 10,
         "an auxiliary from FractalDB-1k": 2,
-        "label edge: through": 0,
+        "label edge: Through": 0,
     }
     for term, effect in (
-        planted | {f"edge from an auxiliary: {g}": gain[g] for g in gain if gain[g]}
+        planted | {f"edge from an auxiliary: {g.title()}": gain[g] for g in gain if gain[g]}
     ).items():
         assert table.effect[term] == pytest.approx(effect, abs=0.7)
         assert table.low[term] < table.effect[term] < table.high[term] < table.low[term] + 2

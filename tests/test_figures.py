@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from functools import cache, partial
+from pathlib import Path
 
 import captions
 import matplotlib
@@ -29,6 +30,7 @@ from ktglite.experiments import ablation, claims
 from ktglite.figures import graphs, style
 from ktglite.models import SOURCES as KNOWN
 
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SOURCES = ["imagenet1k_standin", "fractaldb1k"]
 ARCH = "resnet18_w8"
 JAPANESE = "[ぁ-んァ-ヶ一-龠]"
@@ -289,8 +291,8 @@ def test_a_gate_of_the_reader_s_own_is_drawn_in_grey_with_its_letter(monkeypatch
     axis = plots.draw_graph(graph)
     letters = [text for text in axis.texts if text.get_text() == "S"]
     assert [colours(letter) for letter in letters] == [set()] * 3
-    assert "S: sure" in [handle.get_label() for handle in graphs.gate_legend()]
-    assert "sure" in texts(plots.plot_gate_curves())
+    assert "S: Sure" in [handle.get_label() for handle in graphs.gate_legend()]
+    assert "Sure" in texts(plots.plot_gate_curves())
 
 
 def test_figure_2_has_four_lines_a_panel_and_the_gain_of_the_claims():
@@ -339,7 +341,7 @@ def test_table_1_shows_every_run_and_the_paper():
     seeds = [len(c.get_offsets()) for axis in axes[:2] for c in axis.collections]
     assert seeds.count(3) == 16
     assert titles("table1")[::2] == [
-        "ImageNet-1k stand-in\nthis run, n = 3",
+        "ImageNet-1k stand-in\nthese runs, n = 3",
         "ImageNet-1k\npaper, n = 3",
     ]
     assert axes[2].lines[0].get_xdata()[0] == 90.45
@@ -350,12 +352,13 @@ def test_learning_curves_have_four_lines_a_panel_and_say_what_neighbours_add():
     curves = [[line for line in axis.lines if len(line.get_xdata())] for axis in axes]
     assert [len(found) for found in curves] == [4] * 4
     title = titles("learning_curves")[0]
-    assert title.startswith("ImageNet-1k stand-in: node 1 scratch\npre-trained neighbours add +")
-    assert float(title.split("+")[1]) == pytest.approx(10, abs=1.5)
+    start = "ImageNet-1k stand-in: node 1 from scratch\n2+3 minus none, last epoch: +"
+    assert title.startswith(start)
+    assert float(title.removeprefix(start).split()[0]) == pytest.approx(10, abs=1.5)
 
 
 def test_rows_of_panels_share_a_scale_and_gains_are_paired_by_seed():
-    assert titles("main_effects")[1:3] == ["this run: FractalDB-1k", "paper: ImageNet-1k"]
+    assert titles("main_effects")[1:3] == ["these runs: FractalDB-1k", "paper: ImageNet-1k"]
     limits = [axis.get_xlim() for axis in figure("main_effects").axes]
     assert limits[0] == limits[1] != limits[2]
     assert titles("sources") == ["synthetic cars", "photographs"]
@@ -430,10 +433,10 @@ def test_a_replayed_search_loses_the_late_bloomer_unless_its_first_rung_is_late(
 def test_a_training_is_drawn_with_each_open_edge_in_the_style_of_its_gate():
     found = [[line.get_label() for line in axis.lines] for axis in figure("training").axes]
     assert found[0] == ["node 1, the target", "node 2", "node 3"]
-    assert found[1] == ["label → 1 (through)", "label → 2 (through)", "label → 3 (through)"]
-    assert found[2][:2] == ["2 → 1 (linear)", "3 → 1 (correct)"]
+    assert found[1] == ["label → 1 (Through)", "label → 2 (Through)", "label → 3 (Through)"]
+    assert found[2][:2] == ["2 → 1 (Linear)", "3 → 1 (Correct)"]
     shown = {line.get_label(): line.get_color() for line in figure("training").axes[2].lines}
-    assert shown["2 → 1 (linear)"] == style.gate_style("linear")[0]
+    assert shown["2 → 1 (Linear)"] == style.gate_style("linear")[0]
     assert figure("training").axes[0].get_xlim()[1] > 5
 
 
@@ -473,7 +476,7 @@ def test_fonts_are_embedded_as_fonts_whatever_the_user_s_own_style(tmp_path, lan
 
 # What stays as it is: gates, networks, data sets, single letters, and the papers' own terms.
 KEPT = re.compile(
-    r"quick|[Tt]hrough|linear|correct|cutoff|(PI|PF|SI|P)?RN18|(ImageNet|FractalDB)(-1k)?"
+    r"quick|[Tt]hrough|[Ll]inear|[Cc]orrect|[Cc]utoff|(PI|PF|SI|P)?RN18|(ImageNet|FractalDB)(-1k)?"
     r"|Step|rung|asha|C\d|[a-dkKnTLC]\b"
 )
 
@@ -518,6 +521,16 @@ def test_what_is_said_is_in_the_language_of_the_style(capsys):
     assert told.startswith("区間は0を含む\n")
     assert told.count("区間は0を含む") >= 3
     assert "interval" not in told
+
+
+def test_every_hint_of_a_check_has_its_japanese():
+    """A student sees one when an answer is wrong, in both editions, whose code is the same."""
+    sources = [path.read_text(encoding="utf-8") for path in NOTEBOOKS.glob("*.ipynb")]
+    hints = re.findall(r'ktg\.hint\(\\"([^"]+)\\"', "".join(sources))
+    assert len(hints) > 15
+    assert [style.hint(text) for text in hints] == hints
+    plots.use_style("ja")
+    assert not [text for text in hints if not re.search(JAPANESE, style.hint(text))]
 
 
 def test_a_slider_draws_its_picture_again_and_leaves_no_figure():

@@ -25,7 +25,7 @@ __all__ += ["forest", "gate_effects", "overview", "write_tables"]
 CLAIMS = {
     "C0": "the graph beats its target alone, with the same start and budget",
     "C1": "pre-training node 1 helps (mean over the states of the auxiliaries)",
-    "C2": "each pre-trained auxiliary helps a target from scratch (slope)",
+    "C2": "each pre-trained auxiliary helps a target from scratch (mean gain per auxiliary)",
     "C3": "all nodes pre-trained beat none",
     "C4": "the searched graph with pre-training beats the searched graph without",
     "C5": "the searched graph of mixed sources is best",
@@ -399,8 +399,8 @@ def gate_effects(summary: Mapping) -> pd.DataFrame:
         columns[f"node 1 from {title(start)}"] = [own[0] == start for own in starts]
         columns[f"an auxiliary from {title(start)}"] = [own[1:].count(start) for own in starts]
     for gate in [gate for gate in summary["search"]["gates"] if gate != "cutoff"]:
-        columns[f"label edge: {gate}"] = [row[0] == gate for row in gates]
-        columns[f"edge from an auxiliary: {gate}"] = [row[1:].count(gate) for row in gates]
+        columns[f"label edge: {gate.title()}"] = [row[0] == gate for row in gates]
+        columns[f"edge from an auxiliary: {gate.title()}"] = [row[1:].count(gate) for row in gates]
     table = pd.DataFrame(columns, dtype=float)
     table = table.loc[:, table.any()]  # of canonical graphs no label edge is Correct
     values = np.array([trial["value"] for trial in done])
@@ -413,7 +413,8 @@ def gate_effects(summary: Mapping) -> pd.DataFrame:
     half = stats.quantile(free) * error
     ends = {"low": effect - half, "high": effect + half}
     found = pd.DataFrame({"term": table.columns, "effect": effect, **ends, "n": len(done)})
-    return found[1:].sort_values("term", ignore_index=True)
+    kinds = "label edge", "edge from an auxiliary", "node 1 from", "an auxiliary from"
+    return pd.concat([found[found.term.str.startswith(kind)] for kind in kinds], ignore_index=True)
 
 
 def condition_title(condition: str, summaries: ablation.Summaries) -> str:

@@ -70,7 +70,7 @@ def draw_all(
 def _tables(runs: list[dict], summaries: dict, folder: Path) -> dict[str, pd.DataFrame]:
     """What is drawn of these records beside others: photographs, and the convergence."""
     shipped = from_checkout("data/reference_runs")
-    sets = {"this run": (runs, summaries)}
+    sets = {"these runs": (runs, summaries)}
     if (shipped / "cars64").exists() and folder.name != "cars64":
         sets["photographs"] = ablation.read_runs(shipped / "cars64"), {}
     known = [results.knowledge_table(found, name) for name, (found, _) in sets.items()]

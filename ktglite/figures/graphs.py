@@ -160,7 +160,7 @@ def gate_legend() -> list[Line2D]:
     """Legend entries of the gates that are drawn, which are all but Cutoff."""
     looks = {gate: style.gate_style(gate) for gate in GATES if gate != "cutoff"}
     return [
-        Line2D([], [], color=colour, ls=line, lw=1.6, label=f"{letter}: {gate}")
+        Line2D([], [], color=colour, ls=line, lw=1.6, label=f"{letter}: {gate.title()}")
         for gate, (colour, line, letter) in looks.items()
     ]
 
@@ -184,7 +184,7 @@ def init_legend(graphs: Sequence[Graph]) -> list:
 def draw_method() -> Figure:
     """The paper's Figure 1: Step 1 pre-training, Step 2 initialisation, Step 3 the search."""
     steps = {
-        "Step 1:\npre-train single models": "each on a pre-training set",
+        "Step 1:\npre-train single models": "on a pre-training set,\nor not at all",
         "Step 2:\ninitialise the nodes": "a choice for every node",
         "Step 3:\nsearch the graph": "starts and gates, on the\nfine-tuning set",
     }
@@ -265,7 +265,9 @@ def plot_best_graphs(summaries: Summaries) -> Figure:
         draw_graph(graphs[-1], axis, accuracy=top and top.mean)
         title += " (a single network)" if claims.is_single(best["graph"]) else ""
         axis.set_title("\n".join([title, *_numbers(name, arms)]))
-    says = "node 1, test, new seeds: mean ± standard deviation; gain with 95 % interval"
+    says = "node 1, test, new seeds: mean ± standard deviation"
+    if any("over (a)" in axis.get_title() for axis in axes):
+        says += "; gain with 95 % interval"
     style.legend_below(figure, [*gate_legend(), *init_legend(graphs)], says)
     return figure
 
@@ -362,8 +364,8 @@ def plot_gate_curves() -> Figure:
         values = [gate(losses, known < 50, done).item() for done in progress]
         left.plot(progress, values, color=colour, ls=line)
         values = [gate(losses, known < 100 * share, 0.5).item() for share in shares]
-        right.plot(shares, values, color=colour, ls=line, label=name)
-    left.set(xlabel="progress k/K", ylabel="output, every loss 1")
+        right.plot(shares, values, color=colour, ls=line, label=name.title())
+    left.set(xlabel="progress k/K", ylabel="output, where every loss is 1")
     right.set(xlabel="share of the batch known to the source")
     right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

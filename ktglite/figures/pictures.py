@@ -77,20 +77,20 @@ def plot_filters(weight, ax: Axes | None = None) -> Axes:
 
 
 def plot_pretraining(cards: Mapping | Iterable[Mapping], ax: Axes | None = None) -> Axes:
-    """Training accuracy over the images seen: a line per model card, and chance dotted."""
+    """Training accuracy over the images seen: a line per model card, chance beside its name."""
     if ax is None:
         _, ax = plt.subplots(figsize=(style.PAGE / 1.6, 2.8), layout="constrained")
     for card in [cards] if "curve" in cards else cards:
         seen = np.cumsum([epoch["images"] for epoch in card["curve"]])
         colour = source_colour(card["source"])
         values = [epoch["accuracy"] for epoch in card["curve"]]
-        label = f"{source_title(card['source'])}, {card['classes']} classes"
+        label = f"{source_title(card['source'])}, {card['classes']:,} classes"
+        label += f", chance: {100 / card['classes']:.2g} %"
         ax.plot(seen, values, marker="o", ms=3, color=colour, label=label)
-        ax.axhline(100 / card["classes"], color=colour, lw=0.8, ls=":")
     ax.set(xlabel="images seen", ylabel="training accuracy (%)", xscale="log", ylim=(0, None))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.minorticks_off()
-    ax.legend(title="dotted: chance")
+    ax.legend()
     return ax
 
 
@@ -118,7 +118,7 @@ def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None =
         for s in graph.sources(t):
             colour, line, _ = style.gate_style(graph.gates[t][s])
             values = [record["edge_loss"][t][s] for record in records]
-            label = f"{'label' if s == t else s + 1} → {t + 1} ({graph.gates[t][s]})"
+            label = f"{'label' if s == t else s + 1} → {t + 1} ({graph.gates[t][s].title()})"
             look = shape | {"color": colour, "ls": line, "marker": marks[(s + t) % 6]}
             (labels if s == t else between).plot(done, values, label=label, **look)
     loss = "mean loss after the gate"
@@ -126,7 +126,8 @@ def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None =
     for axis, (name, ylabel) in zip((accuracy, labels, between), titles.items(), strict=True):
         last = max(epochs or 0, done[-1], 2)
         axis.set(title=name, xlabel="epoch", ylabel=ylabel, xlim=(0.8, last + 0.2))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=style.TICKS))
+        axis.locator_params(axis="y", steps=style.TICKS)
         if not axis.lines:
             axis.text(0.5, 0.5, "no open edge", ha="center", color=GREY, transform=axis.transAxes)
             continue

@@ -6,6 +6,7 @@ Nothing is computed here that a table would need: means, intervals and contrasts
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -33,8 +34,9 @@ def plot_effects(
     xlabel: str = "points",
     shared: bool | str = True,
     columns: int = 4,
+    missing: str = "",
 ) -> Figure:
-    """Effects with 95 % intervals: a panel per table, a row per name, n beside it.
+    """Effects with 95 % intervals and n: a panel per table, a row per name.
 
     Args:
         tables: by the panel's title: `effect`, `low`, `high`, `n` and, where tested, `verdict`.
@@ -42,6 +44,7 @@ def plot_effects(
         xlabel: what the effects are.
         shared: whether all panels have one scale, or all in a "row".
         columns: panels in a row.
+        missing: what is written into a row that a panel lacks.
     """
     whole = pd.concat(tables.values())
     order = list(dict.fromkeys(whole[at]))
@@ -49,9 +52,12 @@ def plot_effects(
     figure, axes = panels(map(plain, tables), height, columns, sharey=True, sharex=shared)
     for axis, table in zip(axes, tables.values(), strict=True):
         dots(axis, table, at, order)
-        style.count_rows(axis, table, at, order)
         axis.set_xlabel(xlabel)
+        style.count_rows(axis, table, at, order)
         axis.tick_params(axis="x", labelbottom=True)
+        place = {"transform": axis.get_yaxis_transform(), "fontsize": 6.5, "va": "center"}
+        for name in {*order} - {*table[at]}:
+            axis.text(0.98, order.index(name), missing, ha="right", color=GREY, **place)
     rows = "the rows differ in scale" if len(tables) > columns else ""
     note = {True: "", False: OWN_SCALE if len(tables) > 1 else "", "row": rows}[shared]
     style.legend_below(figure, style.mark_legend(whole), note)
@@ -80,7 +86,7 @@ def plot_forest(frame: pd.DataFrame) -> Figure:
         kinds = ("stand-in", "quantised weights")
         other = [kind for kind in kinds if part.source.str.contains(kind).any()]
         parts[name + (f"\n(ImageNet:\n{', '.join(other)})" if other else "")] = part
-    figure = plot_effects(parts, "row", shared=False)
+    figure = plot_effects(parts, "row", shared=False, missing="not measured")
     for axis, part in zip(figure.axes, parts.values(), strict=True):
         axis.tick_params(axis="y", length=0, labelsize=6.5)
         ends = [0, part.effect.min(), part.effect.max()]
@@ -122,7 +128,8 @@ def main_effects(records: Records, sources: Sources = None) -> pd.DataFrame:
         ablation.stands_for(source) if origin == "paper" else source
         for origin, source in zip(table["from"], table.source, strict=True)
     ]
-    table = table.assign(panel=table["from"] + ": " + names, node="node " + table.contrast.str[-1])
+    whose = table["from"].replace("this run", "these runs")
+    table = table.assign(panel=whose + ": " + names, node="node " + table.contrast.str[-1])
     return table[["panel", "node", "effect", "low", "high", "n"]]
 
 
@@ -142,7 +149,7 @@ def plot_table1(records: Records, sources: Sources = None) -> Figure:
     counts = table.groupby(["source", "pattern"]).size().groupby("source").agg(["min", "max"])
     ends = [" to ".join(dict.fromkeys(map(str, counts.loc[source]))) for source in sources]
     titles = [
-        f"{style.source_title(source)}\nthis run, n = {n}"
+        f"{style.source_title(source)}\nthese runs, n = {n}"
         for source, n in zip(sources, ends, strict=True)
     ]
     titles += [f"{title(ablation.paper_source(source))}\npaper, n = 3" for source in published]
@@ -179,7 +186,7 @@ def plot_learning_curves(records: Records, sources: Sources = None) -> Figure:
     """Validation accuracy of node 1 after every epoch, mean and range over seeds: a row per source.
 
     On the left node 1 starts from scratch, on the right pre-trained. Lines in the source's colour
-    have pre-trained neighbours; titles say what all of them add in the end.
+    have pre-trained neighbours; titles say what all of them add in the last epoch.
     """
     sources = list(sources or ablation.sources_of(records))
     figure, axes = panels([""] * 2 * len(sources), 2.1, columns=2, sharey="row")
@@ -190,17 +197,24 @@ def plot_learning_curves(records: Records, sources: Sources = None) -> Figure:
         palette = dict.fromkeys(order, style.source_colour(source)) | {"none": BLACK}
         markers = dict(zip(order, "os^DvPX*", strict=False))
         look = {"hue": "neighbours", "style": "neighbours", "palette": palette, "markers": markers}
-        look |= {"dashes": False, "errorbar": ("pi", 100), "err_kws": {"alpha": 0.1}, "ms": 4}
+        look |= {
+            "errorbar": ("pi", 100),
+            "err_kws": {"alpha": 0.1},
+            "ms": 4,
+            "legend": axis is axes[0],
+        }
         sns.lineplot(table[table.start == start], x="epoch", y="accuracy", ax=axis, **look)
         gain = f"{curve_gains(records, source)[start]:+.1f}".replace("-", "−")
-        words = f"{style.source_title(source)}: node 1 {start}\npre-trained neighbours add {gain}"
+        words = f"{style.source_title(source)}: node 1 {start.replace('scratch', 'from scratch')}"
+        words += f"\n{order[-1]} minus none, last epoch: {gain} points"
         axis.set(title=words, xlabel="epoch", ylabel="validation (%)")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if start == "scratch":
-            axis.get_legend().remove()
-        else:
-            place = {"bbox_to_anchor": (1, 0.5), "title": "pre-trained\nneighbours"}
-            sns.move_legend(axis, "center left", **place)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=style.TICKS))
+    handles, _ = axes[0].get_legend_handles_labels()
+    axes[0].get_legend().remove()
+    for handle in handles[1:]:  # black is without, a panel's own colour with them
+        handle.set(color=GREY, markerfacecolor=GREY)
+    scale = "; the rows differ in scale" if len(sources) > 1 else ""
+    style.legend_below(figure, handles, f"pre-trained neighbours{scale}")
     return figure
 
 
@@ -237,7 +251,7 @@ def plot_seed_pairs(records: Records, chance: float | None = None) -> Figure:
 
     Args:
         records: runs with `label`, `seed`, `test_accuracy`: "alone", and any graphs.
-        chance: accuracy (%) of guessing, as a dotted line.
+        chance: accuracy (%) of guessing, for the axis.
     """
     rows = [(r["seed"], ablation.row_title(r), r["test_accuracy"][0]) for r in records]
     runs = pd.DataFrame(rows, columns=["seed", "graph", "accuracy"])
@@ -251,12 +265,11 @@ def plot_seed_pairs(records: Records, chance: float | None = None) -> Figure:
     look = {"estimator": None, "units": "seed", "marker": "o", "color": GREY, "lw": 1, "ms": 5}
     sns.lineplot(runs, x="accuracy", y="row", orient="y", ax=left, **look)
     handles = [Line2D([], [], color=GREY, lw=1, marker="o", ms=4, label="one seed")]
-    if chance is not None:
-        handles.append(left.axvline(chance, color=BLACK, lw=0.8, ls=":", label="chance"))
+    guessing = "" if chance is None else f", chance is {chance:g}"
+    left.set(xlabel=f"test accuracy (%){guessing}", ylabel="")
     dots(right, gains, "graph", order)
-    style.count_rows(right, gains, "graph", order)
-    left.set(xlabel="test accuracy (%)", ylabel="")
     right.set_xlabel("graph − alone, by seed (points)")
+    style.count_rows(right, gains, "graph", order)
     style.legend_below(figure, [*handles, *style.mark_legend(gains)])
     return figure
 
@@ -297,9 +310,10 @@ def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
     for axis, part in zip(axes, parts.values(), strict=True):
         for source, own in part.groupby("source", sort=False):
             dots(axis, own, "knowledge", colour=style.source_colour(source))
-            for row in own[(own.low > 0) | (own.high < 0)].itertuples():
-                beside = style.LEFT if row.pattern in ("3", "1+3") else style.BESIDE
-                axis.annotate(row.pattern, (row.knowledge, row.effect), **beside)
+        outside = part[(part.low > 0) | (part.high < 0)].sort_values("effect")
+        for i, row in enumerate(outside.itertuples()):  # left and right in turn: they lie close
+            beside = style.LEFT if i % 2 else style.BESIDE
+            axis.annotate(row.pattern, (row.knowledge, row.effect), **beside)
         axis.axvline(0, color=BLACK, lw=0.8, zorder=0)
         axis.set_xlabel("neighbours alone − node 1 alone (points)")
     axes[0].set_ylabel("graph − its target alone (points)")
@@ -319,7 +333,8 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
     """
     figure, (axis,) = panels([""], 3.2)
     several = table.images.nunique() > 1
-    for start, part in table.groupby("start", sort=False):
+    sides = cycle([style.BESIDE, style.BELOW, style.BESIDE])  # lines lie close to each other
+    for (start, part), beside in zip(table.groupby("start", sort=False), sides, strict=False):
         look = {"color": style.source_colour(start), "lw": 1, "zorder": 1, "sort": False}
         look |= {"estimator": None, "units": "images"}
         ordered = part.sort_values("epochs")
@@ -327,9 +342,9 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
         dots(axis, part, "train_accuracy", colour=style.source_colour(start))
         for row in part.itertuples():
             text = f"{row.epochs}" + (f" × {row.images}" if several else "")
-            axis.annotate(text, (row.train_accuracy, row.effect), **style.BESIDE)
-    counts = "–".join(f"{n:.0f}" for n in dict.fromkeys((table.n.min(), table.n.max())))
-    axis.set(xlabel="training accuracy of the target alone (%)", title=f"n = {counts} seeds")
+            axis.annotate(text, (row.train_accuracy, row.effect), **beside)
+    axis.set(title=f"n = {style.span(table.n)} seeds")
+    axis.set(xlabel="training accuracy of the target alone (%)")
     axis.set(ylabel="graph − its target alone (points)")
     handles = style.source_legend(dict.fromkeys(table.start), "all nodes: {}")
     note = "numbers: epochs" + (" × images" if several else "")
@@ -374,18 +389,20 @@ def plot_reproduction(check: pd.DataFrame) -> Figure:
     words = f"{(~inside).sum()} of {rows} outside; {0.05 * rows:.1f} expected by chance"
     figure, (axis,) = panels([words], 1.1 + 0.2 * len(check))
     place = np.arange(len(check))
+    scratch = {"none": "graph from scratch", "alone": "alone from scratch"}
+    names = check.row.replace(scratch)
     band = axis.hlines(place, check.low, check.high, color=style.PALE, lw=5)
     band.set_label("recorded: 95 % prediction interval")
     look = {"ls": "none", "color": BLACK}
-    axis.plot(check["mean"], place, marker="|", ms=7, label="recorded: mean", **look)
+    mean = f"recorded: mean, n = {style.span(check.n)}"
+    axis.plot(check["mean"], place, marker="|", ms=7, label=mean, **look)
     live = check.live.to_numpy()
-    axis.plot(live[inside], place[inside], marker="o", ms=4, label="this run", **look)
+    axis.plot(live[inside], place[inside], marker="o", ms=4, label="this machine", **look)
     if not inside.all():
-        look |= {"marker": "X", "ms": 7, "label": "this run, outside"}
+        look |= {"marker": "X", "ms": 7, "label": "this machine, outside"}
         axis.plot(live[~inside], place[~inside], **look)
-    axis.set_yticks(place, [plain(name) for name in check.row])
+    axis.set_yticks(place, [plain(name) for name in names])
     axis.set(ylim=(len(check) - 0.5, -0.5), xlabel="accuracy of node 1 (%)")
-    style.count_rows(axis, check, "row", list(check.row))
     style.legend_below(figure, axis.get_legend_handles_labels()[0])
     return figure
 

@@ -68,7 +68,7 @@ def _epoch_axis(axis: Axes, epochs: int) -> None:
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
     else:
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=style.TICKS))
 
 
 def plot_search(
@@ -138,5 +138,5 @@ def plot_best_of(table: pd.DataFrame) -> Figure:
         axis.minorticks_off()
         handles = axis.get_legend_handles_labels()[0]
         axis.get_legend().remove()
-    style.legend_below(figure, handles)
+    style.legend_below(figure, handles, "bands, grey and dotted: 95 % of the searches")
     return figure

@@ -21,10 +21,11 @@ from ktglite.experiments.ablation import Records
 from ktglite.figures.japanese import read, translate
 from ktglite.models import SOURCES, title
 
-__all__ = ["TARGET_RED", "describe_records", "save_figure", "say", "source_colour"]
+__all__ = ["TARGET_RED", "describe_records", "hint", "save_figure", "say", "source_colour"]
 __all__ += ["use_style"]
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and two of a paper
+TICKS = [1, 2, 5, 10]  # and their multiples by powers of ten: never 2.5 or 92.5
 
 LOOKS = read("looks.yaml")
 OTHER_SOURCE = "#4A9A9C"  # a file of weights
@@ -35,6 +36,7 @@ MEAN, PAPER = LOOKS["means"]
 DOT = {"color": BLACK, "ls": "none", "ms": 4.5, "markerfacecoloralt": "white"}
 BESIDE = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6.5}  # of a dot
 LEFT = BESIDE | {"xytext": (-4, 3), "ha": "right"}
+BELOW = BESIDE | {"xytext": (4, -9)}
 JAPANESE_FONT = "IPAexGothic"
 HOOK = "ktglite.figures.japanese:translate_when_drawn"
 
@@ -94,11 +96,15 @@ def use_style(lang: str = "en") -> None:
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
+def hint(text: str) -> str:
+    """A text in the language of the style, for the message of an exercise's check."""
+    return translate(text) if HOOK in plt.rcParams["figure.hooks"] else text
+
+
 def say(thing: str | pd.DataFrame | Styler, index: bool = True) -> None:
     """Print a text or show a table, with or without its `index`, in the language of the style."""
-    told = translate if HOOK in plt.rcParams["figure.hooks"] else str
     if isinstance(thing, str):
-        print(told(thing))
+        print(hint(thing))
         return
     if isinstance(thing, pd.DataFrame):
         style, html = "", thing.to_html(index=index, border=0)
@@ -106,9 +112,9 @@ def say(thing: str | pd.DataFrame | Styler, index: bool = True) -> None:
     else:
         style, _, html = thing.to_html().rpartition("</style>")
         text = thing.data.to_string(index=index)
-    html = re.sub(r"(?<=>)[^<>]+(?=<)", lambda found: told(found[0]), html)
+    html = re.sub(r"(?<=>)[^<>]+(?=<)", lambda found: hint(found[0]), html)
     whole = f"{style}</style>{html}" if style else html
-    display({"text/html": whole, "text/plain": told(text)}, raw=True)
+    display({"text/html": whole, "text/plain": hint(text)}, raw=True)
 
 
 # ---- panels, dots, legends
@@ -128,6 +134,7 @@ def panels(
     figure, axes = plt.subplots(rows, columns, **shape, **shared)
     for axis, text in zip(axes.flat, titles, strict=False):
         axis.set_title(text)
+        axis.locator_params(steps=TICKS)
     for axis in axes.flat[len(titles) :]:
         axis.remove()
     return figure, list(axes.flat[: len(titles)])
@@ -183,12 +190,19 @@ def mark_of(row: tuple) -> str:
 
 
 def count_rows(axis: Axes, table: pd.DataFrame, at: str, order: Sequence[str]) -> None:
-    """The number n of runs on the right of each row of a panel."""
+    """The number n of runs, below a panel, or on the right of each row where they differ."""
+    if table.n.nunique() == 1:
+        axis.set_xlabel(f"{axis.get_xlabel()}, n = {table.n.max():.0f}")
+        return
+    axis.set_xlabel(f"{axis.get_xlabel()}, n on the right")
     place = {"transform": axis.get_yaxis_transform(), "fontsize": 6.5, "va": "center"}
-    axis.text(1.01, len(order) - 0.2, "n", style="italic", **place)
     for name, n in table.groupby(at).n:
-        ends = dict.fromkeys(f"{value:.0f}" for value in (n.min(), n.max()))
-        axis.text(1.01, order.index(name), "–".join(ends), **place)
+        axis.text(1.01, order.index(name), span(n), **place)
+
+
+def span(counts: pd.Series) -> str:
+    """The smallest and the largest of some numbers of runs: "3–5", or "3" where they agree."""
+    return "–".join(dict.fromkeys(f"{n:.0f}" for n in (counts.min(), counts.max())))
 
 
 def mark_legend(table: pd.DataFrame) -> list[Line2D]:
