@@ -2,8 +2,8 @@
 
     python maintain/explorer_page.py
 
-Its words and pictures are maintain/explorer/. Its curves are those of Table 1 and, where it is
-there, of a recorded benchmark of graphs.
+Its words and pictures are maintain/explorer/. Its curves are those of Table 1, of other runs that
+were recorded with it (distillation), and of a recorded benchmark of graphs, where there is one.
 """
 
 import argparse
@@ -15,10 +15,11 @@ import numpy as np
 
 from ktglite.experiments import bench
 from ktglite.experiments.ablation import read_runs
+from ktglite.experiments.runs import SCHEMA
 from ktglite.figures.style import source_fill
 from ktglite.graph import Graph
 from ktglite.models import SOURCES
-from ktglite.store import atomic_write
+from ktglite.store import atomic_write, read_record
 
 TEMPLATE = Path(__file__).with_name("explorer")
 ROOT = Path(__file__).parents[1]
@@ -30,15 +31,16 @@ Training = tuple[Graph, int, Sequence[float]]  # graph, seed, validation accurac
 def explorer_page(records: Sequence[Mapping], benchmark: bench.Benchmark | None = None) -> str:
     """The page.
 
-    `records`: of Table 1, from `ablation.read_runs`.  `benchmark`: from `bench.load`; trainings
-    that diverged have no whole curve and are left out. Raises ValueError where there is no graph
-    to show, or the two were not trained alike.
+    `records`: of runs.  `benchmark`: from `bench.load`. Trainings that diverged have no whole curve
+    and are left out. Raises ValueError where there is no graph to show, or where not all were
+    trained alike.
     """
-    trainings = list(table1_trainings(records))
-    table1 = {graph for graph, _, _ in trainings}
+    trainings = list(recorded_trainings(records))
+    regimes = [(record["data"], record["config"]) for record in records]
     if benchmark is not None:
-        check_alike(records, benchmark.about)
         trainings += benchmark_trainings(benchmark)
+        regimes.append((benchmark.about["data"], benchmark.about["training"]))
+    check_alike(regimes)
     found = by_graph(trainings)
     if not found:
         raise ValueError("there are no runs of three nodes to show: give the folder of a run")
@@ -49,11 +51,10 @@ def explorer_page(records: Sequence[Mapping], benchmark: bench.Benchmark | None 
             "graph": address(graph, starts),
             "curve": np.mean(list(curves.values()), axis=0).round(1).tolist(),
             "n": len(curves),
-            "row": graph in table1,
         }
         for graph, curves in sorted(found.items(), key=lambda item: count_open(item[0]))
     ]
-    data, config = records[0]["data"], records[0]["config"]
+    data, config = regimes[0]
     count, total = len(runs), sum(run["n"] for run in runs)
     values = {
         "starts": {s: {"title": SOURCES[s].title, "colour": source_fill(s)} for s in starts},
@@ -72,7 +73,7 @@ def explorer_page(records: Sequence[Mapping], benchmark: bench.Benchmark | None 
     return text.replace("/*RECORDS*/", packed.replace("</", "<\\/"))
 
 
-def table1_trainings(records: Sequence[Mapping]) -> Iterator[Training]:
+def recorded_trainings(records: Sequence[Mapping]) -> Iterator[Training]:
     for record in [record for record in records if record["status"] == "complete"]:
         curve = [epoch["val_accuracy"][0] for epoch in record["epochs"]]
         yield Graph.from_dict(record["graph"]).canonical(), record["seed"], curve
@@ -92,15 +93,14 @@ def by_graph(trainings: Iterable[Training]) -> dict[Graph, dict[int, Sequence[fl
     return found
 
 
-def check_alike(records: Sequence[Mapping], about: Mapping) -> None:
-    """ValueError where Table 1 and a benchmark differ in data or training; devices may differ."""
-    for part, theirs in {"data": about["data"], "config": about["training"]}.items():
-        differs = {k for k, value in records[0][part].items() if theirs.get(k) != value} - {
-            "device"
-        }
-        if differs:
-            names = ", ".join(sorted(differs))
-            raise ValueError(f"the benchmark was not trained as Table 1 was: {names} differ")
+def check_alike(regimes: Sequence[tuple[Mapping, Mapping]]) -> None:
+    """ValueError where data or training differ; devices may."""
+    for regime in regimes[1:]:
+        for first, other in zip(regimes[0], regime, strict=True):
+            differ = {name for name in first if other.get(name) != first[name]} - {"device"}
+            if differ:
+                names = ", ".join(sorted(differ))
+                raise ValueError(f"recorded graphs were not all trained alike: {names} differ")
 
 
 def count_open(graph: Graph) -> int:
@@ -127,9 +127,11 @@ def main() -> None:
     parser.add_argument("--benchmark", type=Path, default=data / "graph_benchmark.npz")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "explorer.html")
     given = parser.parse_args()
+    others = sorted((given.records / "runs").glob("*.json"))
+    records = read_runs(given.records) + [read_record(path, SCHEMA) for path in others]
     benchmark = bench.load(given.benchmark) if given.benchmark.exists() else None
     with atomic_write(given.out) as file:
-        file.write(explorer_page(read_runs(given.records), benchmark).encode())
+        file.write(explorer_page(records, benchmark).encode())
     print(given.out)
 
 

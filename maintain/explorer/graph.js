@@ -44,7 +44,9 @@ const WORDS = {
     reach: (who) => `${who} can influence node 1.`,
     indirect: (who) => `${who} can do so only through other nodes.`,
     silent: (who) => `${who} cannot, and is not trained.`,
-    fixed: (who, random) => `${who} is a fixed teacher: every edge into it is cut.${random ? " It starts from random numbers, so it teaches noise." : " Its head is random unless it was trained on these classes."}`,
+    fixed: (who) => `${who} is a fixed teacher: every edge into it is cut.`,
+    noise: "It starts from random numbers, so it teaches noise.",
+    head: "It was trained on other classes: its head is random, so it teaches noise.",
     invalid: "This is not a graph yet: node 1 has no incoming edge and would never learn. Open an edge into node 1.",
     known: (name) => `This is ${name}.`, unknown: "It matches no published method that the kit knows.",
     methods: {
@@ -63,7 +65,9 @@ const WORDS = {
     reach: (who) => `${who}はノード1に影響します。`,
     indirect: (who) => `${who}は他のノードを通してのみ影響します。`,
     silent: (who) => `${who}は影響せず，学習されません。`,
-    fixed: (who, random) => `${who}は固定された教師です (入るエッジがすべて Cutoff)。${random ? "ランダム初期化のままなので，ノイズしか伝えません。" : "このクラスで学習したものでなければ，出力層はランダム初期化のままです。"}`,
+    fixed: (who) => `${who}は固定された教師です (入るエッジがすべて Cutoff)。`,
+    noise: "ランダム初期化のままなので，ノイズしか伝えません。",
+    head: "別のクラスで学習したので出力層はランダム初期化のままで，ノイズしか伝えません。",
     invalid: "まだグラフではありません。ノード1に入るエッジがなく，学習できません。ノード1へのエッジを開いてください。",
     known: (name) => `これは${name}です。`, unknown: "このキットが知る既存の手法とは一致しません。",
     methods: {
@@ -90,7 +94,8 @@ function influence(graph, lang) {
   if (indirect.length) sentences.push(words.indirect(names(indirect)));
   for (const i of silent) sentences.push(words.silent(names([i])));
   for (const i of influential.filter((i) => !sources(graph, i).length)) {
-    sentences.push(words.fixed(names([i]), graph.starts[i] === "scratch"));
+    sentences.push(words.fixed(names([i])));
+    if (graph.starts[i] !== "teacher") sentences.push(graph.starts[i] === "scratch" ? words.noise : words.head);
   }
   return sentences.join(lang === "en" ? " " : "");
 }
@@ -105,13 +110,13 @@ function knownMethod(graph) {
   return graph.weight === 1 && kept.length === 3 ? "table1" : "mutual";
 }
 
-// Kinds of graphs to begin with; a teacher from random numbers is none.
+// Kinds of graphs to begin with. No teacher of noise is one.
 const KINDS = {
   independent: (graph) => knownMethod(graph) === "independent",
-  teacher: (graph) => reaching(graph).some((i) => i && !sources(graph, i).length && graph.starts[i] !== "scratch"),
+  distillation: (graph) => knownMethod(graph) === "distillation" && reaching(graph).every((i) => !i || graph.starts[i] === "teacher"),
   mutual: (graph) => knownMethod(graph) === "mutual",
   table1: (graph) => knownMethod(graph) === "table1",
-  indirect: (graph) => reaching(graph).some((i) => i && graph.gates[0][i] === "cutoff"),
+  indirect: (graph) => graph.gates[0][0] !== "cutoff" && reaching(graph).some((i) => i && graph.gates[0][i] === "cutoff"),
 };
 
 function verdict(graph, lang) {
