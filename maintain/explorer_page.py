@@ -2,51 +2,69 @@
 
     python maintain/explorer_page.py
 
-Its words and pictures are maintain/explorer/. Its curves come from committed records of Table 1 and
-of searches, both of version 0.2's quick profile until graphs of today's are recorded. Of equal
-trainings the one with the most runs is shown.
+Its words and pictures are maintain/explorer/. Its curves are those of Table 1, of other runs that
+were recorded with it (distillation), and of a recorded benchmark of graphs, where there is one.
 """
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ktglite.experiments import bench
 from ktglite.experiments.ablation import read_runs
-from ktglite.experiments.search import read_summaries
+from ktglite.experiments.runs import SCHEMA
 from ktglite.figures.style import source_fill
 from ktglite.graph import Graph
 from ktglite.models import SOURCES
-from ktglite.store import atomic_write
+from ktglite.store import atomic_write, read_record
 
 TEMPLATE = Path(__file__).with_name("explorer")
 ROOT = Path(__file__).parents[1]
+NODES = 3  # of a graph on the page
+
+Training = tuple[Graph, int, Sequence[float]]  # graph, seed, validation accuracy of node 1 by epoch
 
 
-def explorer_page(records: Sequence[Mapping], summaries: Mapping[str, Mapping]) -> str:
+def explorer_page(records: Sequence[Mapping], benchmark: bench.Benchmark | None = None) -> str:
     """The page.
 
-    `records`: of Table 1, from `ablation.read_runs`.  `summaries`: from `search.read_summaries`.
-    Raises ValueError where they hold no graph of three nodes.
+    `records`: of runs.  `benchmark`: from `bench.load`. Trainings that diverged have no whole curve
+    and are left out. Raises ValueError where there is no graph to show, or where not all were
+    trained alike.
     """
-    runs = distinct([*table1_runs(records), *searched_runs(summaries)])
-    if not runs:
+    trainings = list(recorded_trainings(records))
+    regimes = [(record["data"], record["config"]) for record in records]
+    if benchmark is not None:
+        trainings += benchmark_trainings(benchmark)
+        regimes.append((benchmark.about["data"], benchmark.about["training"]))
+    check_alike(regimes)
+    found = by_graph(trainings)
+    if not found:
         raise ValueError("there are no runs of three nodes to show: give the folder of a run")
-    starts = dict.fromkeys(["scratch", *(start for run in runs for start in run["starts"])])
-    first = records[0] if records else next(iter(summaries.values()))
-    config = first["config"] if records else first["training"]
-    name, images = first["data"]["name"], first["data"]["train"]
-    settings = f"{images:,} x {config['epochs']}, lr {config['lr']:g}"
+    used = {node.init for graph in found for node in graph.nodes} | {"scratch"}
+    starts = [source for source in SOURCES if source in used]
+    runs = [
+        {
+            "graph": address(graph, starts),
+            "curve": np.mean(list(curves.values()), axis=0).round(1).tolist(),
+            "n": len(curves),
+        }
+        for graph, curves in sorted(found.items(), key=lambda item: count_open(item[0]))
+    ]
+    data, config = regimes[0]
+    count, total = len(runs), sum(run["n"] for run in runs)
     values = {
         "starts": {s: {"title": SOURCES[s].title, "colour": source_fill(s)} for s in starts},
         "runs": runs,
-        "alone": alone_accuracy(records),
-        "arch": records[0]["graph"]["nodes"][0]["arch"] if records else "resnet18",
+        "arch": next(iter(found)).nodes[0].arch,
         "about": {
-            "en": f"{len(runs)} recorded graphs on {name} (images x epochs: {settings}), by ktglite.",
-            "ja": f"{name} で記録した{len(runs)}個のグラフ (画像数 x エポック数: {settings}; ktglite)。",
+            "en": f"{count} graphs, recorded in {total} trainings on {data['name']}: "
+            f"{data['train']:,} images, {config['epochs']} epochs, lr {config['lr']:g}. n counts seeds.",
+            "ja": f"{data['name']} での{total}回の学習で記録した{count}個のグラフ: "
+            f"画像{data['train']:,}枚，{config['epochs']}エポック，lr {config['lr']:g}。n はシードの数。",
         },
     }
     text = (TEMPLATE / "explorer.html").read_text(encoding="utf-8")
@@ -55,68 +73,65 @@ def explorer_page(records: Sequence[Mapping], summaries: Mapping[str, Mapping]) 
     return text.replace("/*RECORDS*/", packed.replace("</", "<\\/"))
 
 
-def flat(graph: Mapping) -> dict:
-    return {
-        "starts": [node["init"] for node in graph["nodes"]],
-        "gates": graph["gates"],
-        "weight": graph["transfer_weight"],
-    }
+def recorded_trainings(records: Sequence[Mapping]) -> Iterator[Training]:
+    for record in [record for record in records if record["status"] == "complete"]:
+        curve = [epoch["val_accuracy"][0] for epoch in record["epochs"]]
+        yield Graph.from_dict(record["graph"]).canonical(), record["seed"], curve
 
 
-def mean_curve(records: Sequence[Mapping]) -> list[float]:
-    """Validation accuracy of node 1 by epoch, mean over runs."""
-    curves = [[epoch["val_accuracy"][0] for epoch in record["epochs"]] for record in records]
-    return np.mean(curves, axis=0).round(1).tolist()
+def benchmark_trainings(benchmark: bench.Benchmark) -> Iterator[Training]:
+    for row in np.flatnonzero(~benchmark.runs.diverged):
+        yield benchmark.graphs[row], int(benchmark.runs.seed[row]), benchmark.val[row]
 
 
-def table1_runs(records: Sequence[Mapping]) -> Iterable[dict]:
-    """Each row of Table 1, mean over seeds."""
-    for label in dict.fromkeys(r["label"] for r in records if len(r["graph"]["nodes"]) == 3):
-        own = [record for record in records if record["label"] == label]
-        yield flat(own[0]["graph"]) | {"curve": mean_curve(own), "n": len(own), "row": True}
-
-
-def searched_runs(summaries: Mapping[str, Mapping]) -> Iterable[dict]:
-    """Each graph of a search that was trained to the end."""
-    for summary in summaries.values():
-        for trial in summary["trials"]:
-            if trial["state"] == "COMPLETE" and len(trial["graph"]["nodes"]) == 3:
-                curve = [round(value, 1) for value in trial["values"]]
-                yield flat(trial["graph"]) | {"curve": curve, "n": 1, "number": trial["number"]}
-
-
-def distinct(runs: Iterable[dict]) -> list[dict]:
-    """One run for every graph in effect, that with the most seeds."""
+def by_graph(trainings: Iterable[Training]) -> dict[Graph, dict[int, Sequence[float]]]:
+    """Curves by seed, by canonical graph; of trainings equal in both the first counts."""
     found = {}
-    for run in runs:
-        nodes = [{"arch": "resnet18", "init": start} for start in run["starts"]]
-        graph = {"nodes": nodes, "gates": run["gates"], "transfer_weight": run["weight"]}
-        form = Graph.from_dict(graph).canonical()
-        if form not in found or run["n"] > found[form]["n"]:
-            found[form] = run
-    return list(found.values())
+    for graph, seed, curve in trainings:
+        if graph.size <= NODES:
+            found.setdefault(graph, {}).setdefault(seed, curve)
+    return found
 
 
-def alone_accuracy(records: Sequence[Mapping]) -> dict[str, dict]:
-    """Final validation accuracy of one network alone, by its start."""
-    found = {}
-    for record in records:
-        nodes = record["graph"]["nodes"]
-        if len(nodes) == 1:
-            found.setdefault(nodes[0]["init"], []).append(record)
-    return {s: {"value": mean_curve(own)[-1], "n": len(own)} for s, own in found.items()}
+def check_alike(regimes: Sequence[tuple[Mapping, Mapping]]) -> None:
+    """ValueError where data or training differ; devices may."""
+    for regime in regimes[1:]:
+        for first, other in zip(regimes[0], regime, strict=True):
+            differ = {name for name in first if other.get(name) != first[name]} - {"device"}
+            if differ:
+                names = ", ".join(sorted(differ))
+                raise ValueError(f"recorded graphs were not all trained alike: {names} differ")
+
+
+def count_open(graph: Graph) -> int:
+    return sum(gate != "cutoff" for row in graph.gates for gate in row)
+
+
+def address(graph: Graph, starts: Sequence[str]) -> str:
+    """The graph as the page's address has it: 012-TXX-TTX-XXT-1, the index of every node's start, a
+    letter for every gate, the transfer weight. Nodes that are not there have no edge."""
+    nodes = range(NODES)
+    inits = [graph.nodes[i].init if i < graph.size else "scratch" for i in nodes]
+    gates = [
+        [graph.gates[t][s] if max(t, s) < graph.size else "cutoff" for s in nodes] for t in nodes
+    ]
+    rows = ["".join("X" if gate == "cutoff" else gate[0].upper() for gate in row) for row in gates]
+    indices = "".join(str(starts.index(init)) for init in inits)
+    return "-".join([indices, *rows, f"{graph.transfer_weight:g}"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    reference = ROOT / "data" / "reference_runs"
-    parser.add_argument("--records", type=Path, default=reference / "quick_short")
-    parser.add_argument("--searches", type=Path, default=reference / "quick_searches")
+    data = ROOT / "data"
+    parser.add_argument("--records", type=Path, default=data / "reference_runs" / "quick")
+    parser.add_argument("--benchmark", type=Path, default=data / "graph_benchmark.npz")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "explorer.html")
     given = parser.parse_args()
-    page = explorer_page(read_runs(given.records), read_summaries(given.searches))
+    others = sorted((given.records / "runs").glob("*.json"))
+    records = read_runs(given.records) + [read_record(path, SCHEMA) for path in others]
+    benchmark = bench.load(given.benchmark) if given.benchmark.exists() else None
     with atomic_write(given.out) as file:
-        file.write(page.encode())
+        file.write(explorer_page(records, benchmark).encode())
     print(given.out)
 
 

@@ -5,6 +5,7 @@ Needs chromium and chromedriver and the extra `browser`; skipped, with the reaso
 missing. Screenshots go to the folder named by KTGLITE_SCREENSHOTS, or to pytest's temporary folder.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -22,6 +23,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from ktglite import reproduce as work
+from ktglite.graph import Graph, Node
 
 TOP = Path(__file__).parents[1]
 FLAGS = [
@@ -204,37 +206,100 @@ def click(browser, css):
     )
 
 
-def test_the_explorer_answers_clicks_in_both_languages_and_at_both_widths(browser, shots):
-    for width in (1280, 390):
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 1400, "deviceScaleFactor": 1, "mobile": width < 500},
-        )
-        browser.get((TOP / "docs" / "explorer.html").as_uri() + "#000-TTT-TTT-TTT-1")
-        click(browser, "#en")
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-        browser.save_screenshot(f"{shots}/explorer-{width}.png")
-    told = browser.find_element("id", "told")
-    assert "the graph of the paper's Table 1" in told.text
-    assert "the same graph" in browser.find_element("id", "near").text
+EXPLORER = TOP / "docs" / "explorer.html"
+TEN_CLICKS = ("edge='01'", "edge='02'", "edge='02'", "edge='02'", "edge='10'", "edge='11'")
+TEN_CLICKS += ("node='1'", "node='2'", "node='0'", "edge='21'")
+
+
+@pytest.fixture
+def explorer(browser):
+    """The explorer's page in English, at the graph of Table 1; nothing it does may be an error."""
+    browser.get("about:blank")  # else a new address is only a new fragment
+    browser.get_log("browser")
+    browser.get(EXPLORER.as_uri() + "#000-TTT-TTT-TTT-1")
+    click(browser, "#en")
+    yield browser
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+
+
+def text_of(browser, name):
+    return browser.find_element("id", name).text
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_explorer_fits_after_ten_clicks(explorer, shots, width, lang):
+    screen = {"width": width, "height": 1400, "deviceScaleFactor": 1, "mobile": width < 500}
+    explorer.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    click(explorer, f"#{lang}")
+    for place in TEN_CLICKS:
+        click(explorer, f"[data-{place}]")
+    assert explorer.current_url.endswith("#111-TLX-LLT-TLT-1")
+    assert explorer.execute_script("return document.documentElement.scrollWidth") <= width
+    assert len(explorer.find_elements("css selector", "#near li")) == 3
+    explorer.save_screenshot(f"{shots}/explorer-{lang}-{width}.png")
+
+
+def test_the_explorer_says_what_a_graph_is(explorer):
+    assert "the graph of the paper's Table 1" in text_of(explorer, "told")
+    assert "the same graph" in text_of(explorer, "near")
     for source in "012":  # Through, Linear, Correct, Cutoff; a label edge has no Correct
         for _ in range(2 if source == "0" else 3):
-            click(browser, f"[data-edge='0{source}']")
-    assert "not a graph yet" in told.text
-    assert browser.current_url.endswith("#000-XXX-TTT-TTT-1")
-    assert not browser.find_elements("css selector", "[data-edge='00'] text[style*='700']")
-    click(browser, "[data-preset='1']")
-    assert "fixed teacher" in told.text
-    click(browser, "[data-node='1']")
-    assert "teaches noise" not in told.text
-    click(browser, "#guess")
-    assert not browser.find_element("id", "answer").is_displayed()
-    click(browser, "#reveal")
-    assert "points off" in browser.find_element("id", "near").text
-    click(browser, "#ja")
-    assert "教師" in told.text
-    assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+            click(explorer, f"[data-edge='0{source}']")
+    assert "not a graph yet" in text_of(explorer, "told")
+    assert explorer.current_url.endswith("#000-XXX-TTT-TTT-1")
+    assert not explorer.find_elements("css selector", "[data-edge='00'] text[style*='700']")
+    assert not explorer.find_element("id", "recorded").is_displayed()
+    assert not explorer.find_element("id", "copy").is_enabled()
+    explorer.get(EXPLORER.as_uri() + "#000-TTX-XXX-XXX-1")
+    wait(lambda: "teaches noise" in text_of(explorer, "told"), "a fixed teacher of random numbers")
+    for _ in range(3):  # from a stand-in, fractals, the task itself
+        click(explorer, "[data-node='1']")
+    assert "fixed teacher" in text_of(explorer, "told")
+    assert "teaches noise" not in text_of(explorer, "told")
+    click(explorer, "#ja")
+    assert "教師" in text_of(explorer, "told")
+
+
+def test_the_explorer_finds_what_was_recorded(explorer):
+    explorer.get(EXPLORER.as_uri() + "#012-TXX-TTX-XXT-1")  # nodes 2 and 3 do not count
+    wait(lambda: "the same graph" in text_of(explorer, "near"), "the curve of node 1 alone")
+    kinds = explorer.find_elements("css selector", "[data-preset]")
+    for kind in [element.get_attribute("data-preset") for element in kinds]:
+        click(explorer, f"[data-preset='{kind}']")
+        assert "the same graph" in text_of(explorer, "near")
+    click(explorer, "#guess")
+    for css in ("[data-edge='01']", "#weight"):
+        click(explorer, css)
+        assert not explorer.find_element("id", "answer").is_displayed()
+        click(explorer, "#reveal")
+        assert "points off" in text_of(explorer, "near")
+
+
+def test_the_explorer_copies_a_graph_that_the_kit_reads(explorer):
+    explorer.execute_script(
+        "navigator.clipboard.writeText = async (text) => { window.copy = text; }"
+    )
+    click(explorer, "[data-edge='02']")
+    click(explorer, "#copy")
+    text = wait(lambda: explorer.execute_script("return window.copy"), "the JSON", 10)
+    through = ("through",) * 3
+    gates = [("through", "through", "linear"), through, through]
+    assert Graph.from_dict(json.loads(text)) == Graph([Node("resnet18_w16")] * 3, gates)
+
+
+def test_the_explorer_works_in_a_frame_of_a_notebook(explorer):
+    script = "const frame = document.createElement('iframe'); frame.srcdoc = arguments[0];"
+    script += "document.body.replaceChildren(frame)"
+    explorer.execute_script(script, EXPLORER.read_text(encoding="utf-8"))
+    explorer.switch_to.frame(0)
+    wait(lambda: shown(explorer, "[data-edge='01']"), "the page in its frame")
+    click(explorer, "[data-edge='01']")
+    assert "matches no published method" in explorer.execute_script(
+        "return document.getElementById('told').textContent"
+    )
+    explorer.switch_to.default_content()
 
 
 @pytest.mark.parametrize("stem", work.NOTEBOOKS)
