@@ -75,8 +75,9 @@ notebooks: $(READY)  ## the outputs of `make reproduce` into notebooks/ and figu
 	cp data/runs/quick/figures/* figures/
 	$(BIN)/ktglite figures data/reference_runs/quick --out figures
 	$(BIN)/ktglite figures data/reference_runs/quick --out figures/ja --format png --lang ja
+	rm -rf data/runs/quick_ja
 	$(BIN)/python maintain/refresh_notebooks.py
-	rm -rf data/runs/quick_ja && cp -r data/runs/quick data/runs/quick_ja
+	cp -r data/runs/quick data/runs/quick_ja
 	$(BIN)/ktglite reproduce --profile quick --notebooks notebooks/ja --set lang=ja --out data/runs/quick_ja
 	$(BIN)/python maintain/refresh_notebooks.py
 

@@ -4,7 +4,9 @@ import json
 
 from ktglite import load_settings
 from ktglite.experiments import ablation, claims, ready
+from ktglite.experiments.runs import Images
 from ktglite.experiments.search import read_summaries
+from ktglite.graph import Node, all_through, distillation, independent
 from ktglite.store import from_checkout
 
 RECORDED = "data/reference_runs/quick_searches"
@@ -52,6 +54,24 @@ def test_recorded_runs_count_once_and_only_where_they_fit():
     assert len(ablation.with_recorded(live, "data/reference_runs/quick")) == len(runs)
     assert ablation.with_recorded(live, "data/reference_runs/cars64") == live
     assert ablation.with_recorded(live, "nowhere") == live
+
+
+def test_seeds_are_added_only_where_nothing_else_differs():
+    settings = load_settings("00", "quick")
+    node = Node(settings.arch)
+    graphs = {"one": independent(node), "graph": all_through(node, node, node)}
+    graphs["student"] = distillation(node, Node(settings.arch, "teacher"))
+    folder = "data/reference_runs/quick"
+    record = ablation.read_runs(from_checkout(folder))[0]
+    data = Images(record["data"]["fingerprint"], None, None)
+    config = settings.train_config()
+    found = ready.more_seeds(graphs, data, config, [10, 11], folder)
+    assert {run["label"] for run in found} == {*graphs}
+    assert [run["seed"] for run in found[::3]] == [12, 13, 14, 15]  # seeds with all three
+    assert len(ready.more_seeds({"one": independent(node)}, data, config, [10], folder)) == 9
+    others = settings.train_config(lr=0.02)
+    assert ready.more_seeds(graphs, data, others, [10], folder) == []
+    assert ready.more_seeds(graphs, data, config, [10], "nowhere") == []
 
 
 def test_an_effect_in_words_says_no_more_than_its_interval():

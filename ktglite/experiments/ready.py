@@ -2,20 +2,22 @@
 of processor time (`ready_runs`)."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from ktglite.data import Data
 from ktglite.experiments.ablation import read_runs
 from ktglite.experiments.rungs import replay
-from ktglite.experiments.runs import SCHEMA, load_records
+from ktglite.experiments.runs import SCHEMA, Run, Store, load_records
 from ktglite.experiments.space import CONDITIONS
 from ktglite.graph import Graph
 from ktglite.store import from_checkout, read_record
+from ktglite.trainer import TrainConfig
 
-__all__ = ["read_folder", "recorded_searches", "recorded_seeds"]
+__all__ = ["more_seeds", "read_folder", "recorded_searches", "recorded_seeds"]
 
 
 def read_folder(folder: str | Path) -> list[dict]:
@@ -51,6 +53,23 @@ def recorded_seeds(folder: str | Path | None) -> dict[str, int]:
     first = min(whole)
     count = next(count for count in range(1, len(whole) + 2) if first + count not in whole)
     return {"first_seed": first, "seeds": count}
+
+
+def more_seeds(
+    graphs: Mapping[str, Graph], data: Data, config: TrainConfig, seeds: Sequence[int], folder: str
+) -> list[dict]:
+    """Recorded runs of `graphs`, by label, where all but the seed is the same: those of seeds that
+    are not among `seeds` and that every graph has. Empty where `folder` has none."""
+    try:
+        ready = Store(folder, ready=read_folder(folder))
+    except FileNotFoundError:
+        return []
+    runs = []
+    for seed in sorted({record["seed"] for record in ready.ready} - {*seeds}):
+        tasks = [Run(graph, data, config, seed, label=label) for label, graph in graphs.items()]
+        found = [ready.find_ready(task) for task in tasks]
+        runs += found if all(found) else []
+    return runs
 
 
 def recorded_searches(settings) -> dict[str, dict]:
