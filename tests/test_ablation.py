@@ -98,7 +98,7 @@ def test_weights_files_and_torchvision_s_names_are_sources(tmp_path):
     assert "my_weights" in text
     assert "some/where" not in text
     title = plots.plot_learning_curves(found).axes[0].get_title()
-    assert title.startswith("my_weights: node 1 scratch")
+    assert title.startswith("my_weights: node 1 from scratch")
     plt.close("all")
 
 
