@@ -10,7 +10,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from ktglite.experiments import networks
-from ktglite.experiments.runs import SCHEMA, Run, run, weights_folder
+from ktglite.experiments.runs import SCHEMA, Run, check_starts, run, weights_folder
 from ktglite.figures import plot_training, save_figure, use_style
 from ktglite.graph import Graph, Node, all_through, distillation, independent, mutual
 from ktglite.settings import Settings
@@ -94,7 +94,9 @@ def train_graph(graph: Graph, settings: Settings, label: str) -> dict:
     data = settings.load_data()
     seed = settings.first_seed
     weights = weights_folder(settings.weights, seed)
-    record = run(_ShownRun(graph, data, settings.train_config(), seed, weights, label), store)
+    task = _ShownRun(graph, data, settings.train_config(), seed, weights, label)
+    check_starts([task])
+    record = run(task, store)
     out = Path(settings.out)
     kept = networks.kept_files(Path(store.folder) / f"{record['key']}.json", [0], "target")
     with atomic_write(out / "target.safetensors") as file:

@@ -310,7 +310,7 @@ def test_images_of_one_s_own_are_sent_by_value_and_once(tmp_path):
 def test_missing_or_wrong_weights_stop_it_before_anything_is_trained(tiny_data, tmp_path):
     pool = Settled(lambda task: pytest.fail("trained"))
     graphs = {"none": independent(A), "x": independent(F)}
-    with pytest.raises(FileNotFoundError, match="ktglite pretrain"):
+    with pytest.raises(FileNotFoundError, match="ktglite pretrain.* --set weights=FOLDER"):
         run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path, pool)
     save_weights(tmp_path, 0, arch="resnet18_w16")
     with pytest.raises(ValueError, match="do not fit the model"):

@@ -286,7 +286,7 @@ def run_all(
     }
     records = {name: found for name, task in tasks.items() if (found := store.find_ready(task))}
     tasks = {name: task for name, task in tasks.items() if name not in records}
-    _check_starts(tasks.values())
+    check_starts(tasks.values())
     failure = None
     with open_pool() if pool is None else nullcontext(pool) as pool:
         futures = {
@@ -312,7 +312,7 @@ def run_all(
     return [records[name] for name in order if name in records]
 
 
-def _check_starts(tasks: Iterable[Run]) -> None:
+def check_starts(tasks: Iterable[Run]) -> None:
     """Load every start once: what is missing or does not fit is told now, and not in hours."""
     starts = {}
     fixed = set()  # starts of nodes that never learn
@@ -325,7 +325,11 @@ def _check_starts(tasks: Iterable[Run]) -> None:
         data = task.data
         config = task.config
         how = {"scale": config.scale, "stages": config.stages}
-        initialise(node.arch, node.init, len(data.classes), 0, folder, **how)
+        try:
+            initialise(node.arch, node.init, len(data.classes), 0, folder, **how)
+        except FileNotFoundError as error:
+            elsewhere = "; where they lie elsewhere, give --set weights=FOLDER"
+            raise FileNotFoundError(f"{error}{elsewhere}") from None
         path = find_weights(node.arch, node.init, folder)
         card = networks.read_header(path) if path and path.suffix == ".safetensors" else {}
         images = card.get("data", {})
