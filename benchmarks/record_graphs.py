@@ -1,10 +1,11 @@
 """Record a benchmark of graphs: whole curves of many graphs of each condition, in one file.
 
-Graphs that differ in effect are drawn from the space of a search and taken in turn from strata:
-what node 1 starts from, the gate of its label edge, and how many edges are open. Conditions take
-turns, too, so that whatever is finished is balanced. First come the targets alone, with ten seeds,
-and the graphs that a live search of the profile draws. What is finished is kept, and the same
-command goes on; the file has all that is finished so far.
+Graphs that differ in effect are drawn uniformly from the space of a search and taken in turn from
+strata: which starts the graph has, what node 1 starts from, the gate of its label edge, and how
+many edges are open. A graph counts for every condition that has its starts, so that each training
+serves up to four. First come the targets alone, and the graphs that a live search of the profile
+draws; last, further seeds. What is finished is kept, and the same command goes on; the file has
+all that is finished so far.
 
     python benchmarks/record_graphs.py --count 500 --weights data/runs/quick/weights
     python benchmarks/record_graphs.py --count 500 --pack-only
@@ -39,24 +40,26 @@ from ktglite.store import read_record
 DRAWS = 20_000  # of a condition's space, for its strata and their shares
 BANDS = (3, 5, 7)  # open edges: up to 3, up to 5, up to 7, more
 LIVE = 8  # graphs of the live search's plan
-WITH_SEEDS = 50  # graphs of a condition that are trained with several seeds
+WITH_SEEDS = 50  # graphs that are trained with several seeds
 SEEDS_ALONE = 10  # of every target alone
 LICENCE = (
     "MIT, as the kit: images are drawn by formula, weights come with the kit or are made by it"
 )
 ORIGIN = (
     "gates and starts drawn uniformly, target learns, no two graphs equal in effect; taken in turn "
-    "from strata of start and label gate of node 1 and open edges; weight: share of the space that "
-    "its stratum has, shared equally"
+    "from strata of starts, start and label gate of node 1, and open edges; a graph counts for "
+    "every condition that has its starts; weight: share of the condition's space that its stratum "
+    "has, shared equally"
 )
 
 
 def stratum(graph: Graph) -> tuple:
-    """Start of node 1, gate of its label edge, and how many edges are open, of a canonical graph;
-    the target alone is a stratum of its own."""
+    """All starts, start of node 1, gate of its label edge, and how many edges are open, of a
+    canonical graph; the target alone is a stratum of its own."""
+    starts = tuple(sorted({node.init for node in graph.nodes} - {"scratch"}))
     opened = sum(gate != "cutoff" for row in graph.gates for gate in row)
     band = 0 if graph.size == 1 else 1 + int(np.searchsorted(BANDS, opened))
-    return graph.nodes[0].init, graph.gates[0][0], band
+    return starts, graph.nodes[0].init, graph.gates[0][0], band
 
 
 def draw_strata(settings: SearchConfig) -> tuple[dict[tuple, list[Graph]], Counter]:
@@ -74,38 +77,55 @@ def draw_strata(settings: SearchConfig) -> tuple[dict[tuple, list[Graph]], Count
     return {name: list(graphs) for name, graphs in found.items()}, shares
 
 
-def in_turn(settings: SearchConfig, strata: Mapping[tuple, list[Graph]], count: int) -> list[Graph]:
-    """The first `count` graphs: targets alone, the live search's, and one of every stratum in
-    turn."""
-    queues = [strata[name] for name in sorted(strata) if name[2] > 0]
-    order = [graph for name in sorted(strata) if name[2] == 0 for graph in strata[name]]
-    order += [graph.canonical() for graph in sample_graphs(settings, LIVE)]
-    for i in range(max(map(len, queues))):
-        order += [queue[i] for queue in queues if i < len(queue)]
-    return list(dict.fromkeys(order))[:count]
+def in_turn(strata: Mapping[tuple, Sequence[Graph]], turns: Mapping[tuple, int]) -> Iterable[Graph]:
+    """The targets alone, then the graphs of all strata by rounds; in a round each stratum has as
+    many `turns` as there are conditions that it counts for."""
+    rng = random.Random("rounds")
+    for name in sorted(strata):
+        if name[-1] == 0:
+            yield from strata[name]
+    queues = {name: iter(strata[name]) for name in sorted(strata) if name[-1] > 0}
+    while queues:
+        order = [name for name in queues for _ in range(turns[name])]
+        rng.shuffle(order)
+        for name in order:
+            graph = next(queues.get(name, iter(())), None)
+            if graph is None:
+                queues.pop(name, None)
+            else:
+                yield graph
 
 
-def plan(conditions: Iterable[SearchConfig], count: int, seeds: int) -> pd.DataFrame:
-    """What to train, in order: `condition`, `graph`, `seed`, and the `share` of its stratum in the
-    space."""
-    orders = {}
+def plan(conditions: Sequence[SearchConfig], live: str, count: int, seeds: int) -> pd.DataFrame:
+    """What to train, in order: `graph`, `seed`, and by condition the `share` of its stratum in the
+    space, 0 where it does not belong."""
+    strata: dict[tuple, list[Graph]] = {}
     shares = {}
-    for settings in conditions:
-        name = settings.condition
-        strata, drawn = draw_strata(settings)
-        orders[name] = in_turn(settings, strata, count)
-        shares[name] = {stratum: number / DRAWS for stratum, number in drawn.items()}
+    for (
+        settings
+    ) in conditions:  # the smaller space first: a stratum is the same in all that have it
+        found, drawn = draw_strata(settings)
+        strata = found | strata
+        shares[settings.condition] = {name: drawn[name] / DRAWS for name in drawn}
+    turns = {name: sum(name in own for own in shares.values()) for name in strata}
+    first = [
+        graph.canonical()
+        for settings in conditions
+        if settings.condition == live
+        for graph in sample_graphs(settings, LIVE)
+    ]
+    order = list(in_turn(strata, turns))
+    alone = sum(graph.size == 1 for graph in order)
+    order = list(dict.fromkeys(order[:alone] + first + order[alone:]))[:count]
+    seed = conditions[0].seed
+    runs = [(graph, seed) for graph in order]
+    runs += [(graph, seed + i) for graph in order[:alone] for i in range(1, SEEDS_ALONE)]
+    chosen = order[alone : alone + WITH_SEEDS]
+    runs += [(graph, seed + i) for i in range(1, seeds) for graph in chosen]
     rows = []
-    for rank in range(count):
-        for settings in conditions:
-            name = settings.condition
-            if rank >= len(orders[name]):
-                continue
-            graph = orders[name][rank]
-            several = SEEDS_ALONE if graph.size == 1 else seeds if rank < WITH_SEEDS else 1
-            for seed in range(settings.seed, settings.seed + several):
-                share = shares[name].get(stratum(graph), 0)
-                rows.append({"condition": name, "graph": graph, "seed": seed, "share": share})
+    for graph, own in runs:
+        share = {name: has.get(stratum(graph), 0) for name, has in shares.items()}
+        rows.append({"graph": graph, "seed": own, "share": share})
     return pd.DataFrame(rows)
 
 
@@ -128,7 +148,7 @@ def train(tasks: Iterable[Run], store: Path, jobs: int | None) -> None:
 def pack(
     wanted: pd.DataFrame, tasks: Sequence[Run], store: Path, conditions: Sequence[SearchConfig]
 ) -> Benchmark:
-    """All that is finished of `wanted`, as a benchmark."""
+    """All that is finished of `wanted`, as a benchmark: a row for every condition of a run."""
     epochs = tasks[0].config.epochs
     rows, val, seconds = [], [], []
     for row, task in zip(wanted.itertuples(), tasks, strict=True):
@@ -137,20 +157,19 @@ def pack(
             continue
         record = read_record(path, SCHEMA)
         diverged = record["status"] == "failed"
-        rows.append(
-            {
-                "condition": row.condition,
-                "seed": row.seed,
-                "test": np.nan if diverged else record["test_accuracy"][0],
-                "diverged": diverged,
-                "processor": record["provenance"]["hardware"]["cpu"],
-                "graph": row.graph,
-                "share": row.share,
-            }
-        )
+        run = {
+            "seed": row.seed,
+            "test": np.nan if diverged else record["test_accuracy"][0],
+            "diverged": diverged,
+            "processor": record["provenance"]["hardware"]["cpu"],
+            "graph": row.graph,
+        }
         missing = [np.nan] * (epochs - len(record["epochs"]))
-        val.append([epoch["val_accuracy"][0] for epoch in record["epochs"]] + missing)
-        seconds.append([epoch["seconds"] for epoch in record["epochs"]] + missing)
+        for condition, share in row.share.items():
+            if share:
+                rows.append({"condition": condition, "share": share, **run})
+                val.append([epoch["val_accuracy"][0] for epoch in record["epochs"]] + missing)
+                seconds.append([epoch["seconds"] for epoch in record["epochs"]] + missing)
     runs = pd.DataFrame(rows)
     graphs = list(runs.pop("graph"))
     runs["stratum"] = list(map(stratum, graphs))
@@ -185,8 +204,7 @@ def about_runs(task: Run, conditions: Sequence[SearchConfig]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="quick")
-    parser.add_argument("--condition", nargs="+", default=list(CONDITIONS), choices=CONDITIONS)
-    parser.add_argument("--count", type=int, default=500, help="graphs of a condition")
+    parser.add_argument("--count", type=int, default=800, help="graphs in all")
     parser.add_argument("--seeds", type=int, default=3, help=f"of the first {WITH_SEEDS} graphs")
     parser.add_argument("--seed", type=int, default=0, help="the first, to search on")
     parser.add_argument("--weights", nargs="+", help="folders, taken in turn by seed")
@@ -203,10 +221,9 @@ def main() -> None:
     own = settings.weights
     weights = given.weights or ([own] if isinstance(own, str) else list(own))
     where = {"sources": settings.sources, "arch": settings.arch, "nodes": settings.nodes}
-    conditions = [
-        SearchConfig(name, **where, trials=1, seed=given.seed) for name in given.condition
-    ]
-    wanted = plan(conditions, given.count, given.seeds)
+    conditions = [SearchConfig(name, **where, trials=1, seed=given.seed) for name in CONDITIONS]
+    live = ktg.load_settings("03", given.profile, out).conditions[0]
+    wanted = plan(conditions, live, given.count, given.seeds)
     tasks = [
         Run(row.graph, data, config, row.seed, weights[row.seed % len(weights)])
         for row in wanted.itertuples()
@@ -214,8 +231,7 @@ def main() -> None:
     store = out / "runs"
     try:
         if not given.pack_only:
-            distinct = {(task.graph, task.seed): task for task in tasks}
-            train(distinct.values(), store, given.jobs)
+            train(tasks, store, given.jobs)
     finally:
         bench = pack(wanted, tasks, store, conditions)
         digest = bench.save(given.file)
