@@ -2,7 +2,7 @@
 docs/asha_study.md, as Markdown.
 
     python benchmarks/asha_study.py
-    python benchmarks/asha_study.py --records data/graph_benchmark.npz --first-rungs 1 2 4
+    python benchmarks/asha_study.py --first-rungs 1 2 4
 """
 
 import argparse
@@ -13,32 +13,39 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from ktglite.experiments import stats
-from ktglite.experiments.bench import Benchmark, load
+from ktglite.experiments.bench import PATH, Benchmark, Rule, load, regret, repeated_claims
 from ktglite.experiments.rungs import replay
 from ktglite.models import title
 
 LETTERS = {"none": "(a)", "imagenet1k": "(b)", "fractaldb1k": "(c)", "mixed": "(d)"}
-
-
 ORDERS = 200
 ETA = 2
+SEARCHES = 100  # of every rule and condition
+RULES = {
+    "asha, epoch 1": Rule("asha"),
+    "asha, epoch 3": Rule("asha", min_resource=3),
+    "promote, epoch 1": Rule("promote"),
+    "promote, epoch 3": Rule("promote", min_resource=3),
+    "none (random search)": Rule("none"),
+}
 
 
-def replays(curves: np.ndarray, pruner: str, rung: int, graphs: int | None = None) -> np.ndarray:
-    """`replay` in random orders, each of so many `graphs` or all: epochs trained, int (orders,
-    graphs), 0 for those left out."""
+def replays(table: Benchmark, pruner: str, rung: int, graphs: int | None = None) -> np.ndarray:
+    """`replay` in orders drawn by weight, each of so many `graphs` or all: epochs trained, int
+    (orders, graphs), 0 for those left out."""
     rng = np.random.default_rng(0)
-    trained = np.zeros((ORDERS, len(curves)), int)
+    trained = np.zeros((ORDERS, len(table)), int)
     for row in trained:
-        order = rng.permutation(len(curves))[:graphs]
-        row[order] = replay(curves[order], pruner, ETA, rung)
+        order = rng.choice(len(table), graphs or len(table), replace=False, p=table.shares)
+        row[order] = replay(table.val[order], pruner, ETA, rung)
     return trained
 
 
-def best_kept(curves: np.ndarray, pruner: str, rung: int, graphs: int | None = None) -> list[str]:
+def best_kept(table: Benchmark, pruner: str, rung: int, graphs: int | None = None) -> list[str]:
     """In how many percent of the orders a graph of the best final value is trained to its end, with
     the 95 % interval over orders (Wilson), and the percentage of all epochs that is trained."""
-    trained = replays(curves, pruner, rung, graphs)
+    curves = table.val
+    trained = replays(table, pruner, rung, graphs)
     final = np.where(trained > 0, curves[:, -1], -np.inf)
     best = (final == final.max(1, keepdims=True)) & (trained == curves.shape[1])
     kept = binomtest(int(best.any(1).sum()), ORDERS)
@@ -59,7 +66,7 @@ def early_rungs(table: Benchmark, first_rungs: Sequence[int]) -> pd.DataFrame:
     deserved = curves[:, -1] >= np.sort(curves[:, -1])[-max(1, len(curves) // ETA)]
     rows = []
     for rung in first_rungs:
-        passed = (replays(curves, "asha", rung) > rung).mean(0)
+        passed = (replays(table, "asha", rung) > rung).mean(0)
         for target in sorted(set(starts), reverse=True):
             own = starts == target
             bias = stats.summary(100 * (passed - deserved)[own])
@@ -79,7 +86,7 @@ def verdict(bias: dict[str, float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--records", default="data/reference_runs/quick_searches")
+    parser.add_argument("--records", default=PATH)
     parser.add_argument("--first-rungs", type=int, nargs="+", default=[1, 3, 6])
     parser.add_argument("--few", type=int, default=20, help="graphs of a small search")
     given = parser.parse_args()
@@ -90,11 +97,11 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name in conditions:
         for few in (None, given.few):
-            curves = bench.of(name).val
+            table = bench.of(name)
             for rung in given.first_rungs:
-                cells = [f"{LETTERS[name]}, {few or len(curves)} graphs", f"epoch {rung}"]
+                cells = [f"{LETTERS[name]}, {few or len(table)} graphs", f"epoch {rung}"]
                 for pruner in ("asha", "promote"):
-                    cells += best_kept(curves, pruner, rung, few)
+                    cells += best_kept(table, pruner, rung, few)
                 print(f"| {' | '.join(cells)} |")
 
     print(
@@ -108,6 +115,27 @@ def main() -> None:
             cells = [LETTERS[name], f"epoch {row.rung}", title(row.target), str(row.n)]
             cells += [f"{row.passed:.0f}", f"{row.deserved:.0f}", gap, row.verdict]
             print(f"| {' | '.join(cells)} |")
+
+    spent = [100, 200, 400, 800]
+    print(f"\n| condition | rule | {' | '.join(f'{epochs} epochs' for epochs in spent)} |")
+    print(f"|---|---|{'---|' * len(spent)}")
+    for name in conditions:
+        found = regret(bench.of(name), RULES, spent, repeats=SEARCHES).set_index("epochs")
+        for rule in RULES:
+            own = found[found.rule == rule].reindex(spent)
+            cells = [f"{row.regret:.1f} ± {row.high - row.regret:.1f}" for row in own.itertuples()]
+            print(f"| {LETTERS[name]} | {rule} | {' | '.join(cells).replace('nan ± nan', '–')} |")
+
+    print(f"\n| claim | graphs | {' | '.join(RULES)} |")
+    print(f"|---|---|{'---|' * len(RULES)}")
+    for few in (32, given.few):
+        tables = [repeated_claims(bench, rule, few, SEARCHES) for rule in RULES.values()]
+        for rows in zip(*(table.itertuples() for table in tables), strict=True):
+            cells = [
+                f"{r.effect:+.1f} [{r.low:+.1f}, {r.high:+.1f}], {r.positive:.0f} %" for r in rows
+            ]
+            what = f"{rows[0].claim}, {LETTERS[rows[0].condition]} − {LETTERS[rows[0].against]}"
+            print(f"| {what} | {few} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 import ktglite as ktg
-from ktglite.experiments.search import read_summaries
+from ktglite.experiments.bench import PATH, load
 
 
 def transferred(graph: dict, imagenet: str, arch: str) -> ktg.Graph:
@@ -30,7 +30,7 @@ def train(given: argparse.Namespace) -> list[dict]:
     """The winner of every condition and its target alone, all seeds."""
     overrides = ktg.settings.parse_overrides(given.set)
     settings = ktg.load_settings("02", given.profile, "data/runs/winners", **overrides)
-    found, graphs = read_summaries(given.searches), {}
+    found, graphs = load(given.searches).as_searches(), {}
     for name in given.conditions:
         graph = transferred(found[name]["best"]["graph"], given.imagenet, settings.arch)
         graphs |= {f"{name}/winner": graph, f"{name}/alone": ktg.independent(graph.nodes[0])}
@@ -46,7 +46,7 @@ def train(given: argparse.Namespace) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="cars64")
-    parser.add_argument("--searches", default="data/reference_runs/quick_searches")
+    parser.add_argument("--searches", default=PATH)
     parser.add_argument("--conditions", nargs="+", default=["none", "imagenet1k"])
     parser.add_argument("--imagenet", default="imagenet1k")
     parser.add_argument("--seeds", type=int, default=5)

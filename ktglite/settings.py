@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ktglite import profiles
 from ktglite.data import Data
+from ktglite.experiments import bench
 from ktglite.experiments.ready import read_folder, recorded_seeds
 from ktglite.experiments.runs import Store
 from ktglite.experiments.space import CONDITIONS, SearchConfig
@@ -48,7 +49,7 @@ class Settings(TrainConfig):
       `short_images`: of the pre-training that notebook 01 shows.
     - `trials` to `select_on`: see `SearchConfig`.  `conditions`: None for all that the sources
       allow.  `top_k`, `random_graphs` (None for as many), `fresh_seeds`: of the re-evaluation.
-    - `recorded`, `photographs`: finished searches and a run, which figures show beside this one.
+    - `recorded`, `photographs`: a benchmark of graphs, and a run, for figures beside this run's.
 
     Raises ValueError for what does not fit together.
     """
@@ -103,7 +104,7 @@ class Settings(TrainConfig):
     top_k: Count = 3
     random_graphs: Annotated[int, Field(ge=0)] | None = None
     fresh_seeds: Count = 5
-    recorded: str = "data/reference_runs/quick_searches"
+    recorded: str = bench.PATH
     photographs: str = "data/reference_runs/cars64"
 
     def __post_init__(self):

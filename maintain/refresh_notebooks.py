@@ -25,7 +25,7 @@ from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 from PIL import Image
 
-from ktglite.experiments import ablation, search
+from ktglite.experiments import ablation, bench
 from ktglite.figures import japanese as words
 from ktglite.reproduce import describe_pictures, sources_of, without_widgets
 from ktglite.settings import NOTEBOOKS
@@ -106,10 +106,8 @@ def picture(stem: str, top: Path, lang: str) -> tuple[str, dict]:
     """
     name, records = PICTURES[stem], top / "data/reference_runs"
     paths = [top / "figures" / part / f"{name}.png" for part in ("ja", ".")[lang == "en" :]]
-    runs, searches = (
-        ablation.read_runs(records / "quick"),
-        search.read_summaries(records / "quick_searches"),
-    )
+    runs = ablation.read_runs(records / "quick")
+    searches = bench.load(top / "data/graph_benchmark.npz").as_searches()
     text = captions.caption(name, runs, searches, lang)
     alt = captions.caption(name, runs, searches, lang, alt=True)
     image = Image.open(paths[0] if paths[0].exists() else paths[-1]).convert("RGB")

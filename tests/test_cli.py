@@ -155,7 +155,7 @@ def test_graphs_by_name_and_from_files(tmp_path):
     record = {"graph": fixed.to_dict(), "seed": 1}
     (tmp_path / "record.json").write_text(json.dumps(record))
     assert read_graph(str(tmp_path / "record.json"), (), ["scratch"]).nodes[1].init == "scratch"
-    summary = from_checkout("data/reference_runs/quick_searches/mixed.json")
+    summary = from_checkout("data/reference_runs/quick/search/mixed.json")
     best = json.loads(summary.read_text())["best"]["graph"]
     assert read_graph(str(summary), ()) == Graph.from_dict(best)
     for wrong in ("mutual:x", "alone:2", "distillation:3", "all-through:0"):
@@ -233,7 +233,7 @@ def test_a_format_whose_package_is_missing_says_how_to_get_it(
 
 
 def test_recorded_searches_open_in_optuna(tmp_path, capsys):
-    folder = from_checkout("data/reference_runs/quick_searches")
+    folder = from_checkout("data/reference_runs/quick/search")
     main(["export", str(folder), "--to", "optuna", "--out", str(tmp_path)])
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.log"))
     storage = optuna.storages.JournalStorage(backend)

@@ -3,13 +3,10 @@
 import json
 
 from ktglite import load_settings
-from ktglite.experiments import ablation, claims, ready
+from ktglite.experiments import ablation, bench, claims, ready
 from ktglite.experiments.runs import Images
-from ktglite.experiments.search import read_summaries
 from ktglite.graph import Node, all_through, distillation, independent
 from ktglite.store import from_checkout
-
-RECORDED = "data/reference_runs/quick_searches"
 
 
 def write(folder, seeds_of):
@@ -30,10 +27,10 @@ def test_seeds_are_those_that_every_row_has(tmp_path):
 
 def test_a_recorded_search_is_cut_where_a_live_one_would_stop(tmp_path):
     folder = write(tmp_path, {"alone": [10]})
-    given = {"ready_runs": folder, "trials": 8, "recorded": RECORDED, "min_resource": 3}
+    given = {"ready_runs": folder, "trials": 8, "min_resource": 3}
     found = ready.recorded_searches(load_settings("03", "quick", **given))
     assert list(found) == ["none", "imagenet1k", "fractaldb1k", "mixed"]
-    whole = read_summaries(from_checkout(RECORDED))
+    whole = bench.load(bench.PATH).as_searches()
     for name, summary in found.items():
         trials = summary["trials"]
         assert len(trials) == 8

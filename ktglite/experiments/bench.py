@@ -18,14 +18,15 @@ import pandas as pd
 
 from ktglite.experiments import stats
 from ktglite.experiments.rungs import Rungs, rung_epochs, simulate
-from ktglite.experiments.search import read_summaries
+from ktglite.gates import GATES
 from ktglite.graph import Graph
-from ktglite.models import file_hash
+from ktglite.models import SOURCES, file_hash
 from ktglite.store import atomic_write, from_checkout
 from ktglite.trainer import check_config
 
-__all__ = ["Benchmark", "Rule", "best_of", "from_summaries", "load", "rank_alone", "regret"]
-__all__ += ["repeated_claims"]
+__all__ = ["Benchmark", "Rule", "best_of", "load", "rank_alone", "regret", "repeated_claims"]
+
+PATH = "data/graph_benchmark.npz"  # that which comes with the kit
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,45 @@ class Benchmark:
             events.append(event | {"epochs": trained.total(), "seconds": clock} | best)
         return pd.DataFrame(events)
 
+    def as_searches(self) -> dict[str, dict]:
+        """By condition, a search of all its graphs without pruning, as `search.study_summary` has
+        it; graphs in an order drawn by weight, so that the first n are a search of n graphs."""
+        found = {}
+        for name in self.conditions:
+            table = self.of(name)
+            rng = np.random.default_rng(0)
+            order = rng.choice(len(table), len(table), replace=False, p=table.shares)
+            trials = [table._trial(row, number) for number, row in enumerate(order)]
+            whole = [trial for trial in trials if trial["state"] == "COMPLETE"]
+            best = max(whole, key=lambda trial: trial["value"])
+            starts = {node.init for graph in table.graphs for node in graph.nodes}
+            asked = {"condition": name, "choices": [s for s in SOURCES if s in starts]}
+            asked["select_on"] = "val"
+            rule = {"pruner": "none", "gates": list(GATES), "seed": self.about["seed"]}
+            found[name] = {
+                **asked,
+                **{part: self.about[part] for part in ("training", "data", "weights")},
+                "search": asked | rule,
+                "states": {"COMPLETE": len(whole), "FAIL": len(trials) - len(whole)},
+                "trials": trials,
+                "epochs_run": table.val.size,
+                "epochs_full": table.val.size,
+                "best": best | {"text": str(Graph.from_dict(best["graph"]))},
+                "selection_value": best["value"],
+                "reevaluated": [],
+            }
+        return found
+
+    def _trial(self, row: int, number: int) -> dict:
+        """A run as a trial of a search."""
+        values = self.val[row][np.isfinite(self.val[row])].tolist()
+        run = self.runs.iloc[row]
+        trial = {"number": number, "graph": self.graphs[row].to_dict(), "values": values}
+        trial |= {"seed": int(run.seed), "state": "FAIL", "value": None, "test_accuracy": None}
+        if not run.diverged:
+            trial |= {"state": "COMPLETE", "value": values[-1], "test_accuracy": float(run.test)}
+        return trial
+
     # ---- to keep
 
     def save(self, path: str | Path) -> str:
@@ -188,15 +228,12 @@ class Benchmark:
 
 
 def load(path: str | Path) -> Benchmark:
-    """The benchmark in a file of `Benchmark.save`, or in a folder of summaries of searches without
-    pruning, such as data/reference_runs/quick_searches.
+    """The benchmark in a file of `Benchmark.save`, such as that at `PATH`.
 
     Raises FileNotFoundError, or ValueError for a file that is not one or is damaged.
     """
     path = from_checkout(path)
-    if path.is_dir():
-        return from_summaries(read_summaries(path))
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"no benchmark {path}: benchmarks/record_graphs.py makes one")
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -206,36 +243,6 @@ def load(path: str | Path) -> Benchmark:
     except Exception as error:  # whatever is raised over a file that is something else
         raise ValueError(f"{path} is not a benchmark of graphs ({error}): restore it") from error
     return Benchmark(list(map(Graph.from_dict, graphs)), pd.DataFrame(arrays), val, seconds, about)
-
-
-def from_summaries(summaries: Mapping[str, Mapping]) -> Benchmark:
-    """The graphs of searches without pruning (`search.read_summaries`) as a benchmark.
-
-    Of graphs that are equal in effect the first counts. Seconds of an epoch are an equal share of
-    its graph's. Raises ValueError for a search that was pruned: its curves are not whole.
-    """
-    graphs, runs, val, seconds = [], [], [], []
-    known = set()
-    for name, summary in summaries.items():
-        if summary["search"]["pruner"] != "none":
-            way_out = "search with pruner='none' to see whole curves"
-            raise ValueError(f"study {summary['study']!r} was pruned: {way_out}")
-        epochs = summary["training"]["epochs"]
-        for trial in summary["trials"]:
-            graph = Graph.from_dict(trial["graph"]).canonical()
-            if trial["state"] not in ("COMPLETE", "FAIL") or (name, graph) in known:
-                continue
-            known.add((name, graph))
-            graphs.append(graph)
-            run = {"condition": name, "seed": trial["seed"], "test": trial["test_accuracy"]}
-            run |= {"diverged": trial["state"] == "FAIL", "processor": "", "weight": 1.0}
-            runs.append(run)
-            val.append([*trial["values"], *[nan] * (epochs - len(trial["values"]))])
-            seconds.append([trial["seconds"] / epochs] * epochs)
-    about = {part: summary[part] for part in ("training", "data", "weights")}
-    about |= {"seed": summary["search"]["seed"], "origin": "summaries of searches"}
-    table = pd.DataFrame(runs).astype({"test": float})
-    return Benchmark(graphs, table, np.array(val, float), np.array(seconds, float), about)
 
 
 # ---- what the whole table tells
@@ -306,7 +313,8 @@ def rank_alone(bench: Benchmark) -> pd.DataFrame:
     """Where the target alone stands among the graphs of its condition.
 
     By `condition`, `start` and `gate` of its label edge: `val` and `test` of the run that a search
-    sees, its `rank` by `val` (1 is the best) `of` how many.
+    sees; `better`: how many of 100 graphs of the condition's space have a higher `val`, by weight,
+    from so many recorded `graphs`.
     """
     rows = []
     for condition in bench.conditions:
@@ -316,7 +324,8 @@ def rank_alone(bench: Benchmark) -> pd.DataFrame:
             graph = table.graphs[row]
             found = {"condition": condition, "start": graph.nodes[0].init}
             found |= {"gate": graph.gates[0][0], "val": values[row], "test": table.runs.test[row]}
-            rows.append(found | {"rank": 1 + int((values > values[row]).sum()), "of": len(table)})
+            better = 100 * table.shares[values > values[row]].sum()
+            rows.append(found | {"better": better, "graphs": len(table)})
     return pd.DataFrame(rows)
 
 

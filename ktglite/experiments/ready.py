@@ -81,6 +81,7 @@ def recorded_searches(settings) -> dict[str, dict]:
     """
     if settings.ready_runs is None:
         return {}
+    from ktglite.experiments.bench import load
     from ktglite.experiments.search import read_summaries  # and Optuna with it
 
     folder = from_checkout(settings.ready_runs) / "search"
@@ -88,7 +89,7 @@ def recorded_searches(settings) -> dict[str, dict]:
     asked = {name: getattr(settings, name) for name in ("epochs", "lr", "batch_size")}
     alike = [all(own["training"][k] == v for k, v in asked.items()) for own in found.values()]
     if not found or not all(alike):
-        whole = read_summaries(from_checkout(settings.recorded))
+        whole = load(settings.recorded).as_searches()
         found = {name: _early_stopped(summary, settings) for name, summary in whole.items()}
     return {name: found[name] for name in CONDITIONS if name in found}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ktglite.experiments import ablation, claims
+from ktglite.experiments import ablation, bench, claims
 from ktglite.figures import graphs, pictures, results, searches, style
 from ktglite.figures.graphs import *  # noqa: F403
 from ktglite.figures.japanese import translate
@@ -45,7 +45,6 @@ def draw_all(
         raise FileNotFoundError(
             f"{records} has no table1.json and no search/*.json: give the folder of a run"
         )
-    recorded = _summaries(from_checkout(f"data/reference_runs/{records.name}_searches"))
     drawn = {"figure1_method": graphs.draw_method, "gates": graphs.plot_gate_curves}
     if runs:
         first = (ablation.sources_of(runs) or ["imagenet1k"])[0]
@@ -55,7 +54,7 @@ def draw_all(
         drawn |= {name: partial(getattr(results, f"plot_{name}"), found[name]) for name in found}
     if summaries:
         drawn["figure2_best_graphs"] = partial(graphs.plot_best_graphs, summaries)
-        drawn["search_curves"] = partial(searches.plot_searches, recorded or summaries)
+        drawn["search_curves"] = partial(searches.plot_searches, _whole(summaries))
     note = f"records {records.name}, {style.describe_records([*runs, *summaries.values()])}"
     paths = []
     with plt.rc_context():
@@ -85,3 +84,13 @@ def _summaries(folder: Path) -> dict:
     """The summaries of searches in a folder, by condition."""
     paths = sorted(folder.glob("*.json"))
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def _whole(summaries: dict) -> dict:
+    """The recorded graphs, none stopped, if they are of the same images; else these searches."""
+    if from_checkout(bench.PATH).exists():
+        recorded = bench.load(bench.PATH)
+        images = {summary["data"]["fingerprint"] for summary in summaries.values()}
+        if images == {recorded.about["data"]["fingerprint"]}:
+            return recorded.as_searches()
+    return summaries

@@ -17,7 +17,7 @@ from ktglite.figures import style
 from ktglite.figures.graphs import LETTERS, condition_label, in_order
 from ktglite.figures.style import BLACK, GREY, PALE, TARGET_RED, panels, plain
 
-__all__ = ["plot_best_of", "plot_search", "plot_searches"]
+__all__ = ["plot_best_of", "plot_regret", "plot_search", "plot_searches"]
 
 CROSS = {"ls": "none", "marker": "X", "ms": 6.5, "mec": "white", "mew": 0.6}
 
@@ -139,4 +139,29 @@ def plot_best_of(table: pd.DataFrame) -> Figure:
         handles = axis.get_legend_handles_labels()[0]
         axis.get_legend().remove()
     style.legend_below(figure, handles, "bands, grey and dotted: 95 % of the searches")
+    return figure
+
+
+def plot_regret(table: pd.DataFrame) -> Figure:
+    """What a search finds for its epochs, by rule.
+
+    Args:
+        table: `bench.regret`, a panel per `condition`: by `rule` and `epochs` spent the `regret`,
+            `low`, `high` (points that the best graph found is behind the best recorded one, mean
+            and 95 % interval).
+    """
+    order = in_order(table.condition.unique())
+    figure, axes = panels([f"condition ({LETTERS[name]})" for name in order], 2.8, sharey=True)
+    rules = list(table.rule.unique())
+    greys = dict(zip(rules, [BLACK, GREY, "#AAAAAA"], strict=False))
+    lines = {"hue": "rule", "style": "rule", "palette": greys, "markers": True}
+    for axis, name in zip(axes, order, strict=True):
+        part = table[table.condition == name]
+        sns.lineplot(part, x="epochs", y="regret", ax=axis, errorbar=None, **lines)
+        for rule, own in part.groupby("rule", sort=False):
+            axis.fill_between(own.epochs, own.low, own.high, fc=greys[rule], alpha=0.2, lw=0)
+        axis.set(xlabel="epochs spent", ylabel="behind the best graph (points)", ylim=(0, None))
+        handles = axis.get_legend_handles_labels()[0]
+        axis.get_legend().remove()
+    style.legend_below(figure, handles, "bands: 95 % intervals")
     return figure
