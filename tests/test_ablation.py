@@ -102,15 +102,6 @@ def test_weights_files_and_torchvision_s_names_are_sources(tmp_path):
     plt.close("all")
 
 
-def test_a_table_without_auxiliaries_or_without_pretraining_is_refused_before_training():
-    with pytest.raises(
-        ValueError, match="nodes is 1: Table 1 needs an auxiliary node, .* --nodes 3"
-    ):
-        ablation.ablation_grid("resnet18_w8", SOURCES, 1)
-    with pytest.raises(ValueError, match="scratch is in every table .* --sources fractaldb1k"):
-        ablation.ablation_grid("resnet18_w8", ["fractaldb1k", "scratch"])
-
-
 def test_sources_that_a_table_could_not_tell_apart_are_refused():
     with pytest.raises(ValueError, match="rename a file"):
         ablation.ablation_grid("resnet18_w8", ["a/x.pt", "b/x.pt"])
@@ -296,12 +287,6 @@ def test_one_run_has_a_value_and_no_spread(tmp_path):
     assert shown["1"] == "– (0)"
     for path in ablation.write_table(ablation.ablation_table(found), tmp_path)[1:]:
         assert "nan" not in path.read_text(encoding="utf-8")
-
-
-def test_the_paper_s_columns_are_left_out_for_other_images():
-    table = ablation.ablation_table(records(), paper=False)
-    assert ("FractalDB-1k", "paper mean") not in table
-    assert not [name for name in ablation.format_table(table) if "paper" in name]
 
 
 def test_exchangeable_rows_have_a_mean_over_their_nodes():

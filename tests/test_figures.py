@@ -147,7 +147,7 @@ FIGURES = {
     "search": lambda: plots.plot_search(CURVES).figure,
     "best_of": lambda: plots.plot_best_of(BEST_OF),
     "training": lambda: plots.plot_training(MIXED, HISTORY, 5),
-    "pretraining": lambda: plots.plot_pretraining(CARD).figure,
+    "pretraining": lambda: plots.plot_pretraining([CARD]).figure,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from ipywidgets import Image, VBox, interactive
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -76,17 +77,15 @@ def plot_filters(weight, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_pretraining(cards: Mapping | Iterable[Mapping], ax: Axes | None = None) -> Axes:
+def plot_pretraining(cards: Iterable[Mapping]) -> Axes:
     """Training accuracy over the images seen: a line per model card, chance beside its name."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(style.PAGE / 1.6, 2.8), layout="constrained")
-    for card in [cards] if "curve" in cards else cards:
-        seen = np.cumsum([epoch["images"] for epoch in card["curve"]])
-        colour = source_colour(card["source"])
-        values = [epoch["accuracy"] for epoch in card["curve"]]
+    _, ax = plt.subplots(figsize=(style.PAGE / 1.6, 2.8), layout="constrained")
+    for card in cards:
+        curve = pd.DataFrame(card["curve"])
         label = f"{source_title(card['source'])}, {card['classes']:,} classes"
         label += f", chance: {100 / card['classes']:.2g} %"
-        ax.plot(seen, values, marker="o", ms=3, color=colour, label=label)
+        look = {"marker": "o", "ms": 3, "color": source_colour(card["source"]), "label": label}
+        ax.plot(curve.images.cumsum(), curve.accuracy, **look)
     ax.set(xlabel="images seen", ylabel="training accuracy (%)", xscale="log", ylim=(0, None))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.minorticks_off()
@@ -103,7 +102,6 @@ def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None =
         records: from `epochs(graph, ..)`, at least one.
         epochs: how many there will be, for the axis.
     """
-    # no pyplot: may be drawn in a kernel's thread
     figure = plt.figure(figsize=(style.PAGE * 1.3, 3.4), layout="constrained")
     plt.close(figure)  # a cell shows it where and as often as it wants
     accuracy, labels, between = figure.subplots(1, 3)
@@ -112,9 +110,8 @@ def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None =
     shape = {"ms": 4, "lw": 1.3}
     for t in sorted(graph.reaching_target()):
         values = [record["val_accuracy"][t] for record in records]
-        name = "node 1, the target" if t == 0 else f"node {t + 1}"
-        colour = TARGET_RED if t == 0 else GREY
-        accuracy.plot(done, values, color=colour, marker=marks[t % 6], label=name, **shape)
+        look = shape | {"color": GREY if t else TARGET_RED, "marker": marks[t % 6]}
+        accuracy.plot(done, values, label=f"node {t + 1}" + (", the target" * (t == 0)), **look)
         for s in graph.sources(t):
             colour, line, _ = style.gate_style(graph.gates[t][s])
             values = [record["edge_loss"][t][s] for record in records]
