@@ -286,14 +286,13 @@ def reproduction_check(live: Records, recorded: Records) -> pd.DataFrame:
         seeds = {record["seed"] for record in ours}
         theirs = [r for r in recorded if r["label"] == label and r["seed"] not in seeds]
         values = [target_accuracy(r) for r in theirs if _same_training(r, ours[0])]
-        mean = float(np.mean([target_accuracy(record) for record in ours]))
-        low, high = stats.prediction(values, len(ours))
-        row = {"row": row_title(ours[0]), "live": mean, "mean": stats.summary(values)["mean"]}
-        row |= {"low": low, "high": high, "n": len(values)}
-        inside = low - 1e-9 <= mean <= high + 1e-9  # the same number, summed up in another order
-        rows.append(row | {"inside": inside if len(values) > 1 else pd.NA})
-    columns = ["row", "live", "mean", "low", "high", "n", "inside"]
-    return pd.DataFrame(rows, columns=columns).astype({"inside": "boolean"})
+        means = np.mean([target_accuracy(r) for r in ours]), stats.summary(values)["mean"]
+        ends = stats.prediction(values, len(ours))
+        rows.append((row_title(ours[0]), *means, *ends, len(values)))
+    table = pd.DataFrame(rows, columns=["row", "live", "mean", "low", "high", "n"])
+    # the same number may be summed up in another order
+    inside = table.live.between(table.low - 1e-9, table.high + 1e-9).astype("boolean")
+    return table.assign(inside=inside.mask(table.n < 2))
 
 
 def with_recorded(live: Records, folder: str | Path) -> list[Mapping]:

@@ -60,13 +60,30 @@ def _slope(names: Sequence[str]) -> dict[str, float]:
     return dict(zip(names, (off / (off @ off)).tolist(), strict=True))
 
 
-def _secondary(sources: Sequence[str], names: Sequence[str]) -> Iterator[tuple]:
-    """S1 to S3, and C0 and C3 by the mean over nodes: (claim, kind, source, contrast, weights).
-
-    The kind of value is "node 1", "nodes" or "epochs", see `exploratory`.
-    """
+def _explored(sources: Sequence[str], names: Sequence[str]) -> Iterator[tuple]:
+    """All that `exploratory` shows: (claim, kind of value, source, contrast, weights)."""
     scratch, trained = _by_target(names)
     everything = names[-1]
+    weight = 2 / len(names)
+    main = {
+        node: {name: weight if node in name.split("+") else -weight for name in names}
+        for node in everything.split("+")
+    }
+    pairs = zip(scratch, trained, strict=True)  # in the same order of auxiliaries
+    shared = {f"node 1, when {name}": {flipped: 1.0, name: -1.0} for name, flipped in pairs}
+    shared |= {f"only {name}": {name: 1.0, "none": -1.0} for name in scratch[1:]}
+    shared |= {f"main effect of node {node}": weights for node, weights in main.items()}
+    if len(main) == 3:
+        same = {name: main["2"][name] - main["3"][name] for name in names}
+        shared["node 2 - node 3 (0 by design)"] = same
+    for source in sources:
+        for what, weights in shared.items():
+            yield "", "node 1", title(source), what, _of(source, weights)
+        for name in names:
+            own = source if name in trained else "scratch"
+            weights = {(source, name): 1.0, (own, "alone"): -1.0}
+            yield "", "node 1", title(source), f"{name} minus its target alone", weights
+    # S1 to S3, and C0 and C3 by the mean over nodes
     interaction = _slope(trained) | {name: -weight for name, weight in _slope(scratch).items()}
     alone = "minus its target alone, mean over nodes"
     weights = _of("scratch", {"none": 1.0, "alone": -1.0})
@@ -89,29 +106,6 @@ def _secondary(sources: Sequence[str], names: Sequence[str]) -> Iterator[tuple]:
                 weights = {(source, pattern): 1.0, (rival, pattern): -1.0}
                 of = f"{title(source)} minus {title(rival)}"
                 yield "S2", "node 1", of, f"as {what}: row {pattern}", weights
-
-
-def _explored(source: str, names: Sequence[str]) -> dict[str, dict]:
-    """The exploratory contrasts of a source."""
-    scratch, trained = _by_target(names)
-    pairs = zip(scratch, trained, strict=True)  # in the same order of auxiliaries
-    found = {f"node 1, when {name}": {flipped: 1.0, name: -1.0} for name, flipped in pairs}
-    found |= {f"only {name}": {name: 1.0, "none": -1.0} for name in scratch[1:]}
-    nodes = names[-1].split("+")
-    weight = 2 / len(names)
-    main = {
-        node: {name: weight if node in name.split("+") else -weight for name in names}
-        for node in nodes
-    }
-    found |= {f"main effect of node {node}": weights for node, weights in main.items()}
-    if len(nodes) == 3:
-        same = {name: main["2"][name] - main["3"][name] for name in names}
-        found["node 2 - node 3 (0 by design)"] = same
-    found = {what: _of(source, weights) for what, weights in found.items()}
-    for name in names:
-        own = source if name in trained else "scratch"
-        found[f"{name} minus its target alone"] = {(source, name): 1.0, (own, "alone"): -1.0}
-    return found
 
 
 def _of(source: str, weights: Mapping[str, float]) -> dict[tuple[str, str], float]:
@@ -181,8 +175,7 @@ def _judge(rows: list[dict]) -> pd.DataFrame:
     for family in set(FAMILIES.values()):
         own = table.index[table.family == family]
         table.loc[own, "p_holm"] = stats.holm(table.loc[own, "p"])
-        judged = table.loc[own, ["effect", "p_holm"]].itertuples(index=False)
-        table.loc[own, "verdict"] = [stats.verdict(*row) for row in judged]
+        table.loc[own, "verdict"] = list(map(stats.verdict, table.effect[own], table.p_holm[own]))
     return table
 
 
@@ -190,17 +183,25 @@ def forest(sets: Mapping[str, tuple[ablation.Records, ablation.Summaries]]) -> p
     """Primaries of several sets of records for one forest plot, the paper's beside them.
 
     `sets`: {"quick": (records of Table 1, summaries), ..}. Columns `set`, `claim`, `source`,
-    `effect`, `low`, `high`, `n`, `verdict`; `source` keeps apart a stand-in and what it stands for.
-    The paper's searches, shown beside searches of our own, are one run each: without interval.
+    `effect`, `low`, `high`, `n`, `verdict`. The paper's searches, shown beside searches of our own,
+    are one run each: without interval.
     """
-    columns = ["claim", "source", "effect", "low", "high", "n", "verdict"]
+    columns = ["set", "claim", "source", "effect", "low", "high", "n", "verdict"]
     sources = ["imagenet1k", "fractaldb1k"]
     published = _judge(_table1_rows(ablation.paper_arms(sources), sources, 3))
     if any(summaries for _, summaries in sets.values()):
-        published = pd.concat([published, _published_searches()])
+        gains = ablation.paper()["search_gain"]
+        names = {name: f"searched: {condition_title(name, {})}" for name in gains}
+        found = [("C4", names[name], gain) for name, gain in gains.items()]
+        for rival in sources:
+            against = f"{names['mixed']}, against {condition_title(rival, {})}"
+            found.append(("C5", against, gains["mixed"] - gains[rival]))
+        once = pd.DataFrame(found, columns=["claim", "source", "effect"])
+        once = once.assign(low=np.nan, high=np.nan, n=1, verdict="descriptive")
+        published = pd.concat([published, once])
     tables = {name: claims_table(*given) for name, given in sets.items()} | {"paper": published}
-    parts = [table[columns].assign(set=name) for name, table in tables.items()]
-    return pd.concat(parts, ignore_index=True)[["set", *columns]]
+    parts = [table.assign(set=name)[columns] for name, table in tables.items()]
+    return pd.concat(parts, ignore_index=True)
 
 
 def exploratory(records: ablation.Records, sources: ablation.Sources = None) -> pd.DataFrame:
@@ -222,12 +223,7 @@ def exploratory(records: ablation.Records, sources: ablation.Sources = None) -> 
     """
     sources = list(sources or ablation.sources_of(records))
     n = ablation.count_nodes(records)
-    declared = [
-        ("", "node 1", title(source), what, weights)
-        for source in sources
-        for what, weights in _explored(source, ablation.patterns(n)).items()
-    ]
-    declared += _secondary(sources, ablation.patterns(n))
+    declared = list(_explored(sources, ablation.patterns(n)))
     ours = {
         "node 1": ablation.run_arms(records, sources),
         "nodes": ablation.run_arms(records, sources, ablation.nodes_accuracy),
@@ -267,10 +263,6 @@ def convergence_table(records: ablation.Records) -> pd.DataFrame:
     `images` (to train) and `epochs`: `train_accuracy` of the target alone (%, last epoch, mean),
     `effect`, `low`, `high`, `n`: graph minus alone on the test images (points, node 1).
     """
-
-    def fitted(record: Mapping) -> float:
-        return record["epochs"][-1]["train_accuracy"][0]
-
     rows = []
     sources = ["scratch", *ablation.sources_of(records)]
     sizes = defaultdict(list)
@@ -279,12 +271,13 @@ def convergence_table(records: ablation.Records) -> pd.DataFrame:
     for images, epochs in sorted(sizes):
         own = sizes[images, epochs]
         everything = ablation.patterns(ablation.count_nodes(own))[-1]
-        target, fit = ablation.run_arms(own, sources), ablation.run_arms(own, sources, fitted)
+        target = ablation.run_arms(own, sources)
+        fit = ablation.run_arms(own, sources, lambda r: r["epochs"][-1]["train_accuracy"][0])
         for source in sources:
             pattern = "none" if source == "scratch" else everything
             found = stats.contrast(target, _of(source, {pattern: 1.0, "alone": -1.0}))
+            row = {"start": title(source), "images": images, "epochs": epochs}
             if found["n"]:
-                row = {"start": title(source), "images": images, "epochs": epochs}
                 row["train_accuracy"] = fit[source, "alone"].mean
                 rows.append(row | _brief(found))
     return pd.DataFrame(rows)
@@ -351,19 +344,6 @@ def _search_rows(summaries: ablation.Summaries, table1: stats.Arms) -> list[dict
         published = ablation.paper()["search_gain"][name] if claim == "C4" else np.nan
         rows.append(row | {"family": "", "published": published})
     return rows
-
-
-def _published_searches() -> pd.DataFrame:
-    """C4 and C5 as the paper has them: gains over its search without pre-training, differences."""
-    gains = ablation.paper()["search_gain"]
-    names = {name: condition_title(name, {}) for name in gains}
-    found = [("C4", names[name], gain) for name, gain in gains.items()]
-    for rival in ("imagenet1k", "fractaldb1k"):
-        against = f"{names['mixed']}, against {names[rival]}"
-        found.append(("C5", against, gains["mixed"] - gains[rival]))
-    rows = pd.DataFrame(found, columns=["claim", "source", "effect"])
-    rows["source"] = "searched: " + rows["source"]
-    return rows.assign(low=np.nan, high=np.nan, n=1, verdict="descriptive")
 
 
 def gate_effects(summary: Mapping) -> pd.DataFrame:

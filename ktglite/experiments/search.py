@@ -137,10 +137,9 @@ def _facts(settings: SearchConfig, data: Data, config: TrainConfig, weights: str
 
 def _open_study(journal: Path, lock: FileLock, settings: SearchConfig, facts: dict) -> optuna.Study:
     """Create the study, or load it if it was made with these facts."""
-    name, storage = settings.condition, _open_journal(journal, lock)
-    study = optuna.create_study(
-        study_name=name, storage=storage, direction="maximize", load_if_exists=True
-    )
+    name = settings.condition
+    how = {"storage": _open_journal(journal, lock), "direction": "maximize"}
+    study = optuna.create_study(study_name=name, load_if_exists=True, **how)
     known = study.user_attrs
     for part, new in facts.items():
         old = known.get(part, new)
@@ -189,8 +188,12 @@ class _Coordinator:
     def run(self, study: optuna.Study, pool) -> None:
         """Go on with a study until every trial is over."""
         self.study = study
-        for trial in study.get_trials(deepcopy=False):
-            self._restore(trial)
+        for trial in study.get_trials(deepcopy=False):  # as the journal has them
+            values, over = trial.intermediate_values, trial.state != TrialState.RUNNING
+            self.rungs.restore(trial.number, trial.user_attrs["until"], values, over)
+            self.reported[trial.number] = len(values)
+            if not over:
+                self.active[trial.number] = optuna.trial.Trial(study, trial._trial_id)
         on_test = " (selected on test)" if self.settings.select_on == "test" else ""
         what = f"search {study.study_name}{on_test}"
         over = len(self.rungs.over)
@@ -211,15 +214,6 @@ class _Coordinator:
         if any(self.store.glob("*.ckpt")):  # of a coordinator killed before it deleted one
             for graph in self.plan:
                 self._drop_checkpoint(graph)
-
-    def _restore(self, trial: FrozenTrial) -> None:
-        """Take up a trial as the journal has it."""
-        over = trial.state != TrialState.RUNNING
-        until = trial.user_attrs["until"]
-        self.rungs.restore(trial.number, until, trial.intermediate_values, over)
-        self.reported[trial.number] = len(trial.intermediate_values)
-        if not over:
-            self.active[trial.number] = optuna.trial.Trial(self.study, trial._trial_id)
 
     def _submit(self, pool, running: dict[Future, int]) -> bool:
         """Give every free worker something to do. False if none has anything."""
@@ -303,8 +297,7 @@ def best_graphs(study: optuna.Study, k: int = 1) -> list[Graph]:
 def rivals(
     study: optuna.Study, seeds: Sequence[int], k: int = 3, random_graphs: int | None = None
 ) -> dict[str, Graph]:
-    """What to train again with new `seeds`, by label: the value of a search's best graph is too
-    good, since it is the luckiest of many.
+    """What to train again with new `seeds`, by label, since a search's best is the luckiest.
 
     "top 1" to "top k"; baselines "all through" and "independent", with the starts of the best
     graph; and "random 1" .., `random_graphs` (k unless given) drawn from the same space. Raises
@@ -360,11 +353,9 @@ def study_summary(study: optuna.Study, reevaluated: Sequence[dict] = ()) -> dict
     """All that tables and figures need of a study, fit for JSON; accuracies in percent.
 
     - What it was made with: `search`, `training`, `data`, `weights`, `code`.
-    - `trials`, and how many have which of Optuna's `states`.
+    - `trials`, and how many have which of Optuna's `states`; `epochs_run`, of `epochs_full`.
     - `best`: the trial of the highest value, with its graph in words as `text`; `selection_value`
-      is that value as the search saw it, on the split `select_on`.
-    - `epochs_run`, of `epochs_full` without pruning.
-    - `reevaluated`: from `reevaluate`.
+      is that value as the search saw it, on the split `select_on`. `reevaluated`: see there.
     """
     facts = study.user_attrs
     search = facts["search"]

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from ipywidgets import Image, VBox, interactive
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torchvision.utils import make_grid
 
 from ktglite.figures import style
 from ktglite.figures.style import GREY, TARGET_RED, plain, source_colour, source_title
@@ -63,16 +65,11 @@ def with_sliders(draw: Callable, **ranges) -> VBox:
 
 def plot_filters(weight, ax: Axes | None = None) -> Axes:
     """The filters of a first layer, (O, 3, k, k), as colour pictures, each in its own range."""
-    weight = np.asarray(weight, float)
-    columns = math.ceil(len(weight) ** 0.5)
-    low = weight.min((1, 2, 3), keepdims=True)
-    high = weight.max((1, 2, 3), keepdims=True)
-    tiles = np.moveaxis((weight - low) / np.maximum(high - low, 1e-12), 1, 3)
-    tiles = np.pad(tiles, ((0, -len(tiles) % columns), (0, 1), (0, 1), (0, 0)), constant_values=1)
-    rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
     if ax is None:
         _, ax = plt.subplots(figsize=(style.COLUMN, style.COLUMN), layout="constrained")
-    ax.imshow(np.concatenate(rows, 0))
+    columns = math.ceil(len(weight) ** 0.5)
+    look = {"padding": 1, "pad_value": 1, "normalize": True, "scale_each": True}
+    ax.imshow(make_grid(torch.as_tensor(weight), columns, **look).permute(1, 2, 0))
     ax.axis("off")
     return ax
 
@@ -94,13 +91,10 @@ def plot_pretraining(cards: Iterable[Mapping]) -> Axes:
 
 
 def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None = None) -> Figure:
-    """One training, epoch by epoch: validation accuracy of every node, and the mean gated loss on
-    every open edge, in the colour and line of its gate.
+    """One training, epoch by epoch: validation accuracy of every node that influences the target,
+    and the mean gated loss on every open edge, in the colour and line of its gate.
 
-    Args:
-        graph: what is trained; only nodes that influence the target are shown.
-        records: from `epochs(graph, ..)`, at least one.
-        epochs: how many there will be, for the axis.
+    `records`: from `epochs(graph, ..)`, at least one of the `epochs` that there will be.
     """
     figure = plt.figure(figsize=(style.PAGE * 1.3, 3.4), layout="constrained")
     plt.close(figure)  # a cell shows it where and as often as it wants

@@ -33,14 +33,12 @@ def plot_effects(
     columns: int = 4,
     missing: str = "",
 ) -> Figure:
-    """Effects with 95 % intervals and n: a panel per table, a row per name.
+    """Effects with 95 % intervals and n: a panel per table, `columns` of them in a row.
 
     Args:
         tables: by the panel's title: `effect`, `low`, `high`, `n` and, where tested, `verdict`.
         at: the column that names the rows.
-        xlabel: what the effects are.
         shared: whether all panels have one scale, or all in a "row".
-        columns: panels in a row.
         missing: what is written into a row that a panel lacks.
     """
     whole = pd.concat(tables.values())
@@ -240,8 +238,12 @@ def plot_seed_pairs(records: Records, chance: float) -> Figure:
 
 
 def knowledge_table(records: Records, data: str) -> pd.DataFrame:
-    """What `plot_gain_against_knowledge` draws, of a Table 1 whose starts were also trained alone;
-    `data` is the name of the data set."""
+    """What `plot_gain_against_knowledge` draws, of a Table 1 whose starts were also trained alone.
+
+    Columns `data` (the name given), `source` (title, of the pre-trained nodes), `pattern`,
+    `knowledge` (mean accuracy alone of the neighbours' starts minus that of node 1's, points),
+    `effect`, `low`, `high` (graph minus its target alone, points, 95 % interval), `n`.
+    """
     arms = ablation.run_arms(records)
     alone = {source: arm.mean for (source, what), arm in arms.items() if what == "alone"}
     n = ablation.count_nodes(records)
@@ -259,14 +261,8 @@ def knowledge_table(records: Records, data: str) -> pd.DataFrame:
 
 
 def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
-    """Whether a graph pays where the neighbours know more than node 1: a dot per row of Table 1.
-
-    Args:
-        table: `data` (a panel each), `source` (name or title, of the pre-trained nodes), `pattern`
-            ("none", "2+3", ..), `knowledge` (mean accuracy alone of the neighbours' starts minus
-            that of node 1's, points), `effect`, `low`, `high` (graph minus its target alone,
-            points, 95 % interval), as from `knowledge_table`.
-    """
+    """Whether a graph pays where the neighbours know more than node 1: a dot per row of Table 1, a
+    panel per data set of `table`, from `knowledge_table`."""
     parts = dict(list(table.groupby("data", sort=False)))
     figure, axes = panels(parts, 3.4, max(2, len(parts)))
     for axis, part in zip(axes, parts.values(), strict=True):
@@ -286,13 +282,8 @@ def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
 
 
 def plot_convergence(table: pd.DataFrame) -> Figure:
-    """When a graph pays: graph minus its target alone, against how far training has gone.
-
-    Args:
-        table: `claims.convergence_table`: `start` (name or title), `images` (to train), `epochs`,
-            `train_accuracy` (of the target alone, %), `effect`, `low`, `high` (points, 95 %
-            interval). A line joins what has as many images.
-    """
+    """When a graph pays: graph minus its target alone, against how far training has gone, from
+    `claims.convergence_table`. A line joins what has as many images."""
     figure, (axis,) = panels([""], 3.2)
     several = table.images.nunique() > 1
     sides = cycle([style.BESIDE, style.BELOW, style.BESIDE])  # lines lie close to each other
@@ -332,13 +323,8 @@ def plot_sources(records: Records) -> Figure:
 
 
 def plot_reproduction(check: pd.DataFrame) -> Figure:
-    """This machine's runs beside the recorded ones: does each lie in their prediction interval?
-
-    Args:
-        check: `ablation.reproduction_check`: a row per graph: `row` (its name), `live` (node 1 in
-            this machine's runs, %), `mean`, `low`, `high` (recorded, and the interval in
-            which more of them should lie), `n` (recorded runs), `inside` (missing if unknown).
-    """
+    """This machine's runs beside the recorded ones, from `ablation.reproduction_check`: does each
+    lie in their prediction interval?"""
     rows = check.inside.count()
     inside = check.inside.fillna(True).to_numpy(bool)
     words = f"{(~inside).sum()} of {rows} outside; {0.05 * rows:.1f} expected by chance"
