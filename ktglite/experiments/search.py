@@ -218,14 +218,13 @@ class _Coordinator:
     def _submit(self, pool, running: dict[Future, int]) -> bool:
         """Give every free worker something to do. False if none has anything."""
         while len(running) < pool.size and (number := self.rungs.pick()) is not None:
-            self._save_goal(number)
+            until = self._save_goal(number)
             task = portable(self._task(self.plan[number], f"{self.study.study_name} {number}"))
-            until = self.rungs.until(number)
             running[pool.submit(run_until, task, str(self.store), until)] = number
         return bool(running)
 
-    def _save_goal(self, number: int) -> None:
-        """Write down up to which epoch a trial may train; of a new one with its graph: in either
+    def _save_goal(self, number: int) -> int:
+        """Up to which epoch a trial may train, written down; of a new one with its graph: in either
         case one line of the journal."""
         until = self.rungs.until(number)
         if number not in self.active:
@@ -236,6 +235,7 @@ class _Coordinator:
             self.active[number] = optuna.trial.Trial(self.study, begun._trial_id)
         elif self.active[number].user_attrs["until"] != until:
             self.active[number].set_user_attr("until", until)
+        return until
 
     def _receive(self, number: int, future: Future) -> None:
         """Report the new epochs of a trial, and do as the rungs say."""

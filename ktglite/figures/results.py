@@ -212,12 +212,8 @@ def curve_table(records: Records, source: str) -> pd.DataFrame:
 
 
 def plot_seed_pairs(records: Records, chance: float) -> Figure:
-    """Test accuracy of node 1 in graphs and alone: a line per seed, the gains beside.
-
-    Args:
-        records: runs with `label`, `seed`, `test_accuracy`: "alone", and any graphs.
-        chance: accuracy (%) of guessing, for the axis.
-    """
+    """Test accuracy of node 1 in graphs and alone: a line per seed, the gains beside. `records`:
+    runs labelled "alone", and any graphs. `chance`: accuracy (%) of guessing."""
     rows = [(r["seed"], ablation.row_title(r), r["test_accuracy"][0]) for r in records]
     runs = pd.DataFrame(rows, columns=["seed", "graph", "accuracy"])
     by_seed = {name: dict(own[["seed", "accuracy"]].values) for name, own in runs.groupby("graph")}
@@ -309,10 +305,8 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
 
 def plot_sources(records: Records) -> Figure:
     """What each start adds to a network alone, over random numbers: a panel per data set.
-
     `records`: {"source", "data", "accuracy there", "scratch": {seed: %}, "start": {seed: %}}, as in
-    data/reference_runs/sources.json.
-    """
+    data/reference_runs/sources.json."""
     rows = []
     for record in records:
         there = f" ({record['accuracy there']:.0f} % there)" if "accuracy there" in record else ""
@@ -349,9 +343,7 @@ def plot_reproduction(check: pd.DataFrame) -> Figure:
 
 def plot_confusion(answers, classes: Sequence[str], groups: Sequence[str]) -> Figure:
     """What a network takes for what: `answers` (C, C), how often class i was answered with j.
-
-    `groups`: what belongs together, a name for each of the C classes, which are sorted by it.
-    """
+    `groups`: what belongs together, a name for each of the C classes, which are sorted by it."""
     shares = np.asarray(answers, float)
     shares = 100 * shares / np.maximum(shares.sum(1, keepdims=True), 1)
     groups = np.array(groups)
