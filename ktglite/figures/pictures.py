@@ -69,7 +69,7 @@ def plot_filters(weight, ax: Axes | None = None) -> Axes:
         _, ax = plt.subplots(figsize=(style.COLUMN, style.COLUMN), layout="constrained")
     columns = math.ceil(len(weight) ** 0.5)
     look = {"padding": 1, "pad_value": 1, "normalize": True, "scale_each": True}
-    ax.imshow(make_grid(torch.as_tensor(weight), columns, **look).permute(1, 2, 0))
+    ax.imshow(make_grid(torch.as_tensor(weight), columns, **look).permute(1, 2, 0).numpy())
     ax.axis("off")
     return ax
 

@@ -203,7 +203,7 @@ def mark_legend(table: pd.DataFrame) -> list[Line2D]:
     return [Line2D([], [], label=mark, **DOT, **MARKS[mark]) for mark in MARKS if mark in used]
 
 
-def source_legend(sources: Iterable[str], words: str = "{}") -> list[Line2D]:
+def source_legend(sources: Iterable[str], words: str) -> list[Line2D]:
     """Legend entries of sources in their colours; `words`: what is said of them, with {}."""
     looks = {words.format(source_title(source)): source_colour(source) for source in sources}
     return [Line2D([], [], color=colour, label=label) for label, colour in looks.items()]
