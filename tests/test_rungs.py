@@ -10,12 +10,7 @@ from ktglite.experiments.rungs import Rungs, replay, rung_epochs, simulate
 @pytest.mark.parametrize("rungs", [(1, 2), (2, 2), (3, 3), (9, 2)])
 def test_replayed_asha_decides_as_optunas_does(rungs):
     curves = np.random.default_rng(0).integers(0, 12, (60, 9)).astype(float)  # with ties
-    pruner = optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=rungs[0],
-        reduction_factor=rungs[1],
-        min_early_stopping_rate=0,
-        bootstrap_count=0,
-    )
+    pruner = optuna.pruners.SuccessiveHalvingPruner(*rungs)
     study = optuna.create_study(direction="maximize", pruner=pruner)
 
     def objective(trial):
@@ -44,10 +39,8 @@ def promoted_by_the_book(curves, eta):
                 break
         else:
             if started == len(curves):
-                return [
-                    max(step for step, found in zip(steps, results, strict=True) if i in found)
-                    for i in range(len(curves))
-                ]
+                last = [sum(i in found for found in results) - 1 for i in range(len(curves))]
+                return [steps[rung] for rung in last]
             results[0][started] = curves[started, steps[0] - 1]
             started += 1
 

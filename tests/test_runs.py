@@ -15,22 +15,13 @@ import torch
 from conftest import random_split
 from safetensors.torch import save_file
 
-from ktglite import (
-    GATES,
-    Node,
-    TrainConfig,
-    all_through,
-    distillation,
-    independent,
-    load_data,
-    models,
-    run_all,
-)
+from ktglite import GATES, Node, TrainConfig, all_through, distillation, independent, models
 from ktglite.data import Data, Split
 from ktglite.experiments import networks, runs
 from ktglite.experiments.ablation import ablation_grid, ablation_table
-from ktglite.experiments.runs import Run, Store, load_records, portable, run, run_until
+from ktglite.experiments.runs import Run, Store, load_records, portable, run, run_all, run_until
 from ktglite.pool import open_pool
+from ktglite.sources.datasets import load_data
 from ktglite.store import write_json
 
 A = Node("resnet18_w8")
@@ -370,9 +361,8 @@ def test_ready_records_need_no_weights_and_no_training(tiny_data, tmp_path, read
     nowhere = tmp_path / "no weights here"
     pool = Settled(lambda task: pytest.fail("trained"))
     found = run_all(graphs, tiny_data, CONFIG, [0], store, nowhere, pool)
-    assert found == [
-        record | {"label": label} for label, record in zip(graphs, records, strict=True)
-    ]
+    named = zip(graphs, records, strict=True)
+    assert found == [record | {"label": label} for label, record in named]
     assert run(Run(graphs["a"], tiny_data, CONFIG, 0, nowhere), store)["key"] == "of other code"
     assert not (tmp_path / "runs").exists()
 

@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 
 from ktglite.experiments import space
-from ktglite.experiments.space import (
-    SearchConfig,
-    expected_share_run,
-    from_params,
-    sample_graphs,
-    to_params,
-)
+from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, to_params
 from ktglite.graph import Graph
 
 ARCH = "resnet18_w8"
@@ -143,4 +137,4 @@ def brute_force_share_run(n):
 
 def test_unreachable_nodes_are_counted_exactly(four_gates):
     for n in (1, 2, 3):  # of three nodes all 4^9
-        assert expected_share_run(n) == pytest.approx(brute_force_share_run(n), abs=1e-12)
+        assert space.expected_share_run(n) == pytest.approx(brute_force_share_run(n), abs=1e-12)

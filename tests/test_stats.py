@@ -136,13 +136,9 @@ def test_what_is_not_known_is_nan():
 
 def test_a_pretraining_is_a_unit_when_several_take_their_turns():
     """Seeds 0, 2, 4 start from weights p, seeds 1, 3 from q: means 2 and 5, of scratch 0 and 1."""
-    weights = {seed: ("p", "q")[seed % 2] for seed in range(5)}
-    arms = {
-        "on": stats.arm(
-            {0: 1.0, 1: 4.0, 2: 2.0, 3: 6.0, 4: 3.0}, {s: (w,) for s, w in weights.items()}
-        ),
-        "off": stats.arm({0: 0.0, 1: 1.0, 2: 0.0, 3: 1.0, 4: 0.0}),
-    }
+    weights = {seed: ("pq"[seed % 2],) for seed in range(5)}
+    arms = {"on": by_seed([1, 4, 2, 6, 3]), "off": by_seed([0, 1, 0, 1, 0])}
+    arms["on"] = stats.arm(arms["on"].by_seed, weights)
     found = stats.over_pretrainings(arms, {"on": 1, "off": -1})
     assert found["effect"] == (2.0 + 4.0) / 2
     assert found["n"] == 2
@@ -154,9 +150,8 @@ def test_a_pretraining_is_a_unit_when_several_take_their_turns():
 
 def test_holm_as_r_does_it():
     # R: p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm")
-    assert stats.holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx(
-        [0.05, 0.08, 0.09, 0.09, 0.09]
-    )
+    adjusted = stats.holm([0.01, 0.02, 0.03, 0.04, 0.05])
+    assert adjusted == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
     # the usual textbook case: 0.01, 0.04, 0.03, 0.005 become 0.03, 0.06, 0.06, 0.02
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.9, 0.8]) == [1.0, 1.0]

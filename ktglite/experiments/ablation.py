@@ -1,9 +1,5 @@
 """Table 1: which nodes of an all-Through graph start from pre-trained weights, and what that does
-to node 1.
-
-The eight patterns are data; training them is `runs.run_all`; what follows from the records is
-`stats` and `claims`.
-"""
+to node 1. Patterns are data, `runs.run_all` trains them, `stats` and `claims` judge the records."""
 
 import json
 import re
@@ -33,19 +29,15 @@ Summaries = Mapping[str, Mapping]  # of searches, by condition
 
 
 def patterns(n: int = 3) -> list[str]:
-    """The 2^n patterns in the order of Table 1, binary in (node 1, node 2, ..).
-
-    "none", "3", "2", "2+3", "1", ..: the numbers of the pre-trained nodes.
-    """
+    """The numbers of the pre-trained nodes in the 2^n rows of Table 1: "none", "3", "2", "2+3", ..,
+    binary in (node 1, node 2, ..)."""
     rows = product([False, True], repeat=n)
     return ["+".join(str(i + 1) for i in range(n) if row[i]) or "none" for row in rows]
 
 
 def ablation_graphs(arch: str | Sequence[str], source: str, n: int = 3) -> dict[str, Graph]:
-    """An all-Through graph of `n` nodes per pattern, the named nodes starting from `source`.
-
-    `arch`: of all nodes, or one for each.
-    """
+    """An all-Through graph of `n` nodes per pattern, the named nodes starting from `source`;
+    `arch` is that of all nodes, or one for each."""
     archs = [arch] * n if isinstance(arch, str) else arch
     graphs = {}
     for pattern in patterns(n):
@@ -60,21 +52,16 @@ def ablation_grid(
     """All rows of Table 1 by label: "none", which the sources share, and "<source>/<pattern>".
 
     Beside them every start alone, as a graph of one node: "alone" (from scratch) and
-    "<source>/alone". Raises ValueError for fewer than two nodes, for sources that pre-train
-    nothing or that a table could not tell apart, and what `Node` raises for an unknown one.
+    "<source>/alone". Raises ValueError for sources that a table could not tell apart, and what
+    `Node` raises for an unknown one.
     """
-    if n < 2:
-        raise ValueError(f"nodes is {n}: Table 1 needs an auxiliary node, such as --nodes 3 gives")
-    if "scratch" in sources:
-        others = "name sources of pre-trained weights alone, such as --sources fractaldb1k"
-        raise ValueError(f"scratch is in every table as the row without pre-training: {others}")
     names = [title(source) for source in sources]
     if len(set(names)) < len(names):
         called = f"sources {', '.join(sources)} are called {', '.join(names)} in tables"
         raise ValueError(f"{called}: rename a file")
     target = arch if isinstance(arch, str) else arch[0]
-    none = ablation_graphs(arch, "scratch", n)["none"]
-    grid = {"none": none, "alone": independent(Node(target))}
+    grid = {"none": ablation_graphs(arch, "scratch", n)["none"]}
+    grid["alone"] = independent(Node(target))
     for source in sources:
         grid[f"{source}/alone"] = independent(Node(target, source))
         rows = ablation_graphs(arch, source, n)
@@ -105,21 +92,22 @@ def stands_for(title: str) -> str:
 def paper_arms(sources: Sequence[str], n: int = 3) -> dict[tuple[str, str], stats.Arm]:
     """The paper's Table 1 by (source, pattern), under the names of `sources`; it has 3 nodes."""
     table = paper()["table1"]
-    arms = {}
-    for source in sources if n == 3 else ():
-        if column := paper_source(source):
-            rows = {"none": table["none"], **table[column]}
-            arms |= {(source, pattern): stats.Arm(**row) for pattern, row in rows.items()}
-    return arms
+    columns = {source: paper_source(source) for source in sources if n == 3}
+    return {
+        (source, pattern): stats.Arm(**row)
+        for source, column in columns.items()
+        if column
+        for pattern, row in {"none": table["none"], **table[column]}.items()
+    }
 
 
 # ---- from records
 
 
 def read_runs(folder: str | Path) -> list[dict]:
-    """The records of Table 1 that notebook 02 or `ktglite ablation` left in a folder.
+    """The table1.json that notebook 02 or `ktglite ablation` left in a folder.
 
-    Raises FileNotFoundError where there is no table1.json, ValueError when it is damaged.
+    Raises FileNotFoundError where there is none, ValueError when it is damaged.
     """
     path = Path(folder) / "table1.json"
     if not path.exists():
@@ -153,12 +141,11 @@ def count_nodes(records: Records) -> int:
 
 
 def target_accuracy(record: Mapping) -> float:
-    """Test accuracy of node 1 (%)."""
     return record["test_accuracy"][0]
 
 
 def nodes_accuracy(record: Mapping) -> float:
-    """Test accuracy (%), mean over all nodes: for graphs whose nodes are exchangeable."""
+    """The mean over all nodes: for graphs whose nodes are exchangeable."""
     return float(np.mean(record["test_accuracy"]))
 
 
@@ -170,17 +157,15 @@ def run_arms(
     A start alone is (source, "alone"). What starts from scratch has the source "scratch"; its
     graph, "none", stands under every one of `sources`, too.
     """
-    runs = defaultdict(dict)
+    values, weights = defaultdict(dict), defaultdict(dict)
     for record in records:
         source, pattern = split_label(record)
         also = (sources or sources_of(records)) if pattern == "none" else ()
         for name in (source, *also):
-            runs[name, pattern][record["seed"]] = record
-    arms = {}
-    for name, found in runs.items():
-        weights = {s: tuple(sorted(r.get("weights", {}).values())) for s, r in found.items()}
-        arms[name] = stats.arm({seed: value(r) for seed, r in found.items()}, weights)
-    return arms
+            values[name, pattern][record["seed"]] = value(record)
+            hashes = sorted(record.get("weights", {}).values())
+            weights[name, pattern][record["seed"]] = tuple(hashes)
+    return {name: stats.arm(values[name], weights[name]) for name in values}
 
 
 def tidy(records: Records, sources: Sources = None) -> pd.DataFrame:
@@ -201,20 +186,18 @@ def tidy(records: Records, sources: Sources = None) -> pd.DataFrame:
 # ---- the table
 
 
-def ablation_table(records: Records, sources: Sources = None, paper: bool = True) -> pd.DataFrame:
+def ablation_table(records: Records, sources: Sources = None) -> pd.DataFrame:
     """Table 1 in numbers: a row per pattern, columns (source title, quantity).
 
     Quantities are `mean`, sample `std`, `n`, `low` and `high` (95 % interval) of node 1's test
-    accuracy (%), and the number of `pretrainings`. Rows whose nodes are exchangeable (none and all
-    pre-trained) also have their `mean over nodes` and `std over nodes`. Missing runs are n = 0.
-
-    - `paper`: beside them its `paper mean` and `paper std`; only of use where the images are of
-      the paper's kind.
+    accuracy (%), the number of `pretrainings`, and the paper's `paper mean` and `paper std`. Rows
+    whose nodes are exchangeable (none and all pre-trained) also have their `mean over nodes` and
+    `std over nodes`. Missing runs are n = 0.
     """
     sources = list(sources or sources_of(records))
     n = count_nodes(records)
     ours, nodes = run_arms(records, sources), run_arms(records, sources, nodes_accuracy)
-    theirs = paper_arms(sources, n) if paper else {}
+    theirs = paper_arms(sources, n)
     rows = {}
     for pattern in patterns(n):
         pretrained = pattern.split("+")
@@ -239,11 +222,11 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[""].copy()
     for source in dict.fromkeys(name for name in table.columns.get_level_values(0) if name):
         part = table[source]
-        cells = zip(part["mean"], part["std"], part["n"], strict=True)
-        shown[source] = [f"{_mean_and_spread(mean, std)} ({n:.0f})" for mean, std, n in cells]
+        means = part["mean"].combine(part["std"], _mean_and_spread)
+        shown[source] = means + part["n"].map(" ({:.0f})".format)
         if "paper mean" in part:
-            cells = zip(part["paper mean"], part["paper std"], strict=True)
-            shown[f"paper, {stands_for(source)}"] = [_mean_and_spread(*cell) for cell in cells]
+            means = part["paper mean"].combine(part["paper std"], _mean_and_spread)
+            shown[f"paper, {stands_for(source)}"] = means
     return shown
 
 
@@ -255,10 +238,8 @@ def _mean_and_spread(mean: float, std: float) -> str:
 
 
 def write_table(table: pd.DataFrame, folder: str | Path) -> list[Path]:
-    """`table1.csv` with every number, `table1.tex` (booktabs) and `table1.md` for reading.
-
-    The same table gives the same bytes.
-    """
+    """`table1.csv` with every number, `table1.tex` (booktabs) and `table1.md` for reading; the same
+    table gives the same bytes."""
     flat = table.set_axis([" ".join(filter(None, column)) for column in table], axis=1)
     shown = format_table(table)
     latex = shown.replace({" ± ": r" $\\pm$ ", "✓": r"$\\checkmark$", "–": "--"}, regex=True)
@@ -294,13 +275,10 @@ def style_table(table: pd.DataFrame):
 def reproduction_check(live: Records, recorded: Records) -> pd.DataFrame:
     """For every row, does a live run lie where recorded ones of the same training predict it?
 
-    Recorded runs of a live seed are left out, since they are the same run, and those of other
-    images or settings. Accuracies are node 1's on the test images (%).
-
-    Returns:
-        A row per label of `live`: `row`, `live` (mean of its runs), `mean` (recorded), `low` and
-        `high` (95 % prediction interval, `stats.prediction`), `n` (recorded runs) and `inside`,
-        which is missing where n is below 2.
+    Recorded runs of a live seed are left out, since they are the same run. Returns a row per label
+    of `live`: `row`, `live` (mean of its runs: node 1, test images, %), `mean` (recorded), `low`
+    and `high` (95 % prediction interval, `stats.prediction`), `n` (recorded runs) and `inside`,
+    which is missing where n is below 2.
     """
     rows = []
     for label in dict.fromkeys(record["label"] for record in live):
@@ -308,14 +286,13 @@ def reproduction_check(live: Records, recorded: Records) -> pd.DataFrame:
         seeds = {record["seed"] for record in ours}
         theirs = [r for r in recorded if r["label"] == label and r["seed"] not in seeds]
         values = [target_accuracy(r) for r in theirs if _same_training(r, ours[0])]
-        mean = float(np.mean([target_accuracy(record) for record in ours]))
-        low, high = stats.prediction(values, len(ours))
-        row = {"row": row_title(ours[0]), "live": mean, "mean": stats.summary(values)["mean"]}
-        row |= {"low": low, "high": high, "n": len(values)}
-        inside = low - 1e-9 <= mean <= high + 1e-9  # the same number, summed up in another order
-        rows.append(row | {"inside": inside if len(values) > 1 else pd.NA})
-    columns = ["row", "live", "mean", "low", "high", "n", "inside"]
-    return pd.DataFrame(rows, columns=columns).astype({"inside": "boolean"})
+        means = np.mean([target_accuracy(r) for r in ours]), stats.summary(values)["mean"]
+        ends = stats.prediction(values, len(ours))
+        rows.append((row_title(ours[0]), *means, *ends, len(values)))
+    table = pd.DataFrame(rows, columns=["row", "live", "mean", "low", "high", "n"])
+    # the same number may be summed up in another order
+    inside = table.live.between(table.low - 1e-9, table.high + 1e-9).astype("boolean")
+    return table.assign(inside=inside.mask(table.n < 2))
 
 
 def with_recorded(live: Records, folder: str | Path) -> list[Mapping]:
@@ -325,14 +302,8 @@ def with_recorded(live: Records, folder: str | Path) -> list[Mapping]:
     theirs = read_runs(folder) if live and (folder / "table1.json").is_file() else []
     known = {(record["label"], record["seed"]) for record in live}
     rows = {label for label, _ in known}
-    more = [
-        record
-        for record in theirs
-        if record["label"] in rows
-        and (record["label"], record["seed"]) not in known
-        and _same_training(record, live[0])
-    ]
-    return [*live, *more]
+    alike = [r for r in theirs if r["label"] in rows and _same_training(r, live[0])]
+    return [*live, *(r for r in alike if (r["label"], r["seed"]) not in known)]
 
 
 def row_title(record: Mapping) -> str:
@@ -354,11 +325,9 @@ def reproduction_sentence(check: pd.DataFrame) -> str:
     known = check[check.inside.notna()]
     if known.empty:
         return "No row has two recorded runs of the same images and settings to compare with."
-    expected = stats.LEVEL * len(known)
-    told = (
-        f"{known.inside.sum()} of {len(known)} rows of this machine's run lie in the 95 % "
-        f"prediction interval of the recorded runs; {expected:.1f} would by chance alone."
-    )
+    told = f"{known.inside.sum()} of {len(known)} rows of this machine's run lie in the 95 % "
+    told += f"prediction interval of the recorded runs; {stats.LEVEL * len(known):.1f} would by "
+    told += "chance alone."
     outside = [
         f"{row.row} ({row.live:.2f} %, recorded {row.low:.2f} to {row.high:.2f})"
         for row in known[~known.inside.astype(bool)].itertuples()

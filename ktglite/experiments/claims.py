@@ -1,13 +1,12 @@
 """The paper's claims put to our records and to the paper's own numbers, by one rule.
 
-C1 to C3 are confirmatory: one primary contrast per claim and source, declared in `primaries`
-before the runs that it judges, with Holm's correction over all of them. C0, a graph against its
-target alone, is a question of ours and a family of its own. C4, C5 and C0 of searched graphs are
-about the graphs that single searches found, and S1 to S3 are secondary: effects with intervals,
-and no verdict. A family is what is declared, whoever asks for whichever part of it.
+C1 to C3 are confirmatory, with Holm's correction over all of them; C0, a question of ours, is a
+family of its own. All else has intervals and no verdict. docs/statistics.md says why.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,22 +30,18 @@ CLAIMS = {
     "C5": "the searched graph of mixed sources is best",
 }
 FAMILIES = {"C0": "C0", "C1": "C1-C3", "C2": "C1-C3", "C3": "C1-C3"}  # of Table 1
-CAVEAT_SINGLE_SEARCH = "about the graphs found by one search each"
 
 # ---- what is declared
 
 
 def primaries(names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The contrasts of C0 to C3, the same for every source, as weights over patterns (`names`).
-
-    "alone" is the target of the graph with the same start.
-    """
+    """The contrasts of C0 to C3, the same for every source, as weights over patterns (`names`);
+    "alone" is the target of the graph with the same start."""
     scratch, trained = _by_target(names)
-    one = dict.fromkeys(trained, 1 / len(trained)) | dict.fromkeys(scratch, -1 / len(scratch))
     everything = names[-1]
     return {
         "C0": {everything: 1.0, "alone": -1.0},
-        "C1": one,
+        "C1": dict.fromkeys(trained, 1 / len(trained)) | dict.fromkeys(scratch, -1 / len(scratch)),
         "C2": _slope(scratch),
         "C3": {everything: 1.0, "none": -1.0},
     }
@@ -65,59 +60,52 @@ def _slope(names: Sequence[str]) -> dict[str, float]:
     return dict(zip(names, (off / (off @ off)).tolist(), strict=True))
 
 
-def _secondary(sources: Sequence[str], names: Sequence[str]) -> Iterator[tuple]:
-    """S1 to S3, and C0 and C3 by the mean over nodes: (claim, kind, source, contrast, weights).
-
-    The kind of value is "node 1", "nodes" or "epochs", see `exploratory`.
-    """
+def _explored(sources: Sequence[str], names: Sequence[str]) -> Iterator[tuple]:
+    """All that `exploratory` shows: (claim, kind of value, source, contrast, weights)."""
     scratch, trained = _by_target(names)
     everything = names[-1]
+    weight = 2 / len(names)
+    main = {
+        node: {name: weight if node in name.split("+") else -weight for name in names}
+        for node in everything.split("+")
+    }
+    pairs = zip(scratch, trained, strict=True)  # in the same order of auxiliaries
+    shared = {f"node 1, when {name}": {flipped: 1.0, name: -1.0} for name, flipped in pairs}
+    shared |= {f"only {name}": {name: 1.0, "none": -1.0} for name in scratch[1:]}
+    shared |= {f"main effect of node {node}": weights for node, weights in main.items()}
+    if len(main) == 3:
+        same = {name: main["2"][name] - main["3"][name] for name in names}
+        shared["node 2 - node 3 (0 by design)"] = same
+    for source in sources:
+        for what, weights in shared.items():
+            yield "", "node 1", title(source), what, _of(source, weights)
+        for name in names:
+            own = source if name in trained else "scratch"
+            weights = {(source, name): 1.0, (own, "alone"): -1.0}
+            yield "", "node 1", title(source), f"{name} minus its target alone", weights
+    # S1 to S3, and C0 and C3 by the mean over nodes
     interaction = _slope(trained) | {name: -weight for name, weight in _slope(scratch).items()}
-    less_none = {everything: 1.0, "none": -1.0}
     alone = "minus its target alone, mean over nodes"
-    none_less_alone = _of("scratch", {"none": 1.0, "alone": -1.0})
-    yield "", "nodes", title("scratch"), f"none {alone}", none_less_alone
+    weights = _of("scratch", {"none": 1.0, "alone": -1.0})
+    yield "", "nodes", title("scratch"), f"none {alone}", weights
     for source in sources:
         of = title(source)
-        less_alone = _of(source, {everything: 1.0, "alone": -1.0})
-        yield "", "nodes", of, f"{everything} {alone}", less_alone
-        yield "", "nodes", of, f"{everything} minus none, mean over nodes", _of(source, less_none)
+        less_none = _of(source, {everything: 1.0, "none": -1.0})
+        weights = _of(source, {everything: 1.0, "alone": -1.0})
+        yield "", "nodes", of, f"{everything} {alone}", weights
+        yield "", "nodes", of, f"{everything} minus none, mean over nodes", less_none
         what = "gain per pre-trained auxiliary, node 1 pre-trained minus from scratch"
         yield "S1", "node 1", of, what, _of(source, interaction)
-        one_network = {(source, "alone"): 1.0, ("scratch", "alone"): -1.0}
-        yield "S3", "epochs", of, "one network, pre-trained minus from scratch", one_network
-        yield "S3", "epochs", of, f"graph, {everything} minus none", _of(source, less_none)
-    rival = next(
-        (source for source in sources if ablation.paper_source(source) == "imagenet1k"), None
-    )
-    for source in [source for source in sources if rival not in (None, source)]:
-        of = f"{title(source)} minus {title(rival)}"
+        weights = {(source, "alone"): 1.0, ("scratch", "alone"): -1.0}
+        yield "S3", "epochs", of, "one network, pre-trained minus from scratch", weights
+        yield "S3", "epochs", of, f"graph, {everything} minus none", less_none
+    rivals = [source for source in sources if ablation.paper_source(source) == "imagenet1k"][:1]
+    for rival, source in product(rivals, sources):
         for what, pattern in (("start of node 1", "1"), ("auxiliaries", scratch[-1])):
-            weights = {(source, pattern): 1.0, (rival, pattern): -1.0}
-            yield "S2", "node 1", of, f"as {what}: row {pattern}", weights
-
-
-def _explored(source: str, names: Sequence[str]) -> dict[str, dict]:
-    """The exploratory contrasts of a source."""
-    scratch, trained = _by_target(names)
-    with_node_1 = dict(zip(scratch, trained, strict=True))  # in the same order of auxiliaries
-    found = {f"node 1, when {name}": {with_node_1[name]: 1.0, name: -1.0} for name in scratch}
-    found |= {f"only {name}": {name: 1.0, "none": -1.0} for name in scratch[1:]}
-    nodes = names[-1].split("+")
-    half = len(names) / 2
-    main = {
-        node: {name: (1.0 if node in name.split("+") else -1.0) / half for name in names}
-        for node in nodes
-    }
-    found |= {f"main effect of node {node}": weights for node, weights in main.items()}
-    if len(nodes) == 3:
-        same = {name: main["2"][name] - main["3"][name] for name in names}
-        found["node 2 - node 3 (0 by design)"] = same
-    found = {what: _of(source, weights) for what, weights in found.items()}
-    for name in names:
-        own = source if name in trained else "scratch"
-        found[f"{name} minus its target alone"] = {(source, name): 1.0, (own, "alone"): -1.0}
-    return found
+            if source != rival:
+                weights = {(source, pattern): 1.0, (rival, pattern): -1.0}
+                of = f"{title(source)} minus {title(rival)}"
+                yield "S2", "node 1", of, f"as {what}: row {pattern}", weights
 
 
 def _of(source: str, weights: Mapping[str, float]) -> dict[tuple[str, str], float]:
@@ -143,10 +131,10 @@ def claims_table(
         scale: the profile of the numbers: a verdict holds at that scale only.
 
     Returns:
-        Columns `claim`, `says`, `source`, `effect`, `low`, `high`, `p`, `df`, `n`,
-        `pretrainings`, `low_pretrainings` and `high_pretrainings` (the interval with a
-        pre-training as the unit, where several took turns), `family`, `p_holm`, `verdict`,
-        `paper effect`, `paper low`, `paper high`, `paper verdict`, `scale`.
+        Columns `claim`, `says`, `source`, those of `stats.contrast`, `low_pretrainings` and
+        `high_pretrainings` (the interval with a pre-training as the unit, where several took
+        turns), `family`, `p_holm`, `verdict`, `paper effect`, `paper low`, `paper high`,
+        `paper verdict`, `scale`.
     """
     n = ablation.count_nodes(records)
     sources = list(sources or ablation.sources_of(records))
@@ -155,11 +143,9 @@ def claims_table(
     ours = _judge(_table1_rows(arms, family, n) + _search_rows(summaries or {}, arms))
     hidden = [title(source) for source in family if source not in sources]
     ours = ours[~ours.source.isin(hidden)].reset_index(drop=True)
-    theirs = _judge(_table1_rows(ablation.paper_arms(family, n), family, n)).set_index(
-        ["claim", "source"]
-    )
-    theirs = theirs[["effect", "low", "high", "verdict"]].add_prefix("paper ")
-    ours = ours.join(theirs, on=["claim", "source"])
+    theirs = _judge(_table1_rows(ablation.paper_arms(family, n), family, n))
+    theirs = theirs.set_index(["claim", "source"])[["effect", "low", "high", "verdict"]]
+    ours = ours.join(theirs.add_prefix("paper "), on=["claim", "source"])
     # of a search the paper gives one run each, and no spread
     ours["paper effect"] = ours["paper effect"].fillna(ours["published"])
     ours["paper verdict"] = ours["paper verdict"].fillna("not measured")
@@ -168,20 +154,18 @@ def claims_table(
 
 def _table1_rows(arms: stats.Arms, sources: Sequence[str], n: int) -> list[dict]:
     """C0 to C3 from the arms of a Table 1, one row per claim and source; C0 also from scratch."""
-    declared = [("C0", "scratch", {"none": 1.0, "alone": -1.0})]
-    for source in sources:
-        declared += [
-            (claim, source, weights) for claim, weights in primaries(ablation.patterns(n)).items()
-        ]
-    rows = []
-    for claim, source, weights in declared:
+    declared = primaries(ablation.patterns(n)).items()
+    rows = [("C0", "scratch", {"none": 1.0, "alone": -1.0})]
+    rows += [(claim, source, weights) for source in sources for claim, weights in declared]
+    found = []
+    for claim, source, weights in rows:
         weights = _of(source, weights)
         row = {"claim": claim, "says": CLAIMS[claim], "source": title(source)}
         row |= stats.contrast(arms, weights)
         over = stats.over_pretrainings(arms, weights)
         row |= {f"{end}_pretrainings": over[end] for end in ("low", "high")}
-        rows.append(row | {"family": FAMILIES[claim], "published": np.nan})
-    return rows
+        found.append(row | {"family": FAMILIES[claim], "published": np.nan})
+    return found
 
 
 def _judge(rows: list[dict]) -> pd.DataFrame:
@@ -191,8 +175,7 @@ def _judge(rows: list[dict]) -> pd.DataFrame:
     for family in set(FAMILIES.values()):
         own = table.index[table.family == family]
         table.loc[own, "p_holm"] = stats.holm(table.loc[own, "p"])
-        judged = table.loc[own, ["effect", "p_holm"]].itertuples(index=False)
-        table.loc[own, "verdict"] = [stats.verdict(*row) for row in judged]
+        table.loc[own, "verdict"] = list(map(stats.verdict, table.effect[own], table.p_holm[own]))
     return table
 
 
@@ -200,17 +183,25 @@ def forest(sets: Mapping[str, tuple[ablation.Records, ablation.Summaries]]) -> p
     """Primaries of several sets of records for one forest plot, the paper's beside them.
 
     `sets`: {"quick": (records of Table 1, summaries), ..}. Columns `set`, `claim`, `source`,
-    `effect`, `low`, `high`, `n`, `verdict`; `source` keeps apart a stand-in and what it stands for.
-    The paper's searches, shown beside searches of our own, are one run each: without interval.
+    `effect`, `low`, `high`, `n`, `verdict`. The paper's searches, shown beside searches of our own,
+    are one run each: without interval.
     """
-    columns = ["claim", "source", "effect", "low", "high", "n", "verdict"]
+    columns = ["set", "claim", "source", "effect", "low", "high", "n", "verdict"]
     sources = ["imagenet1k", "fractaldb1k"]
     published = _judge(_table1_rows(ablation.paper_arms(sources), sources, 3))
     if any(summaries for _, summaries in sets.values()):
-        published = pd.concat([published, pd.DataFrame(_published_searches())])
+        gains = ablation.paper()["search_gain"]
+        names = {name: f"searched: {condition_title(name, {})}" for name in gains}
+        found = [("C4", names[name], gain) for name, gain in gains.items()]
+        for rival in sources:
+            against = f"{names['mixed']}, against {condition_title(rival, {})}"
+            found.append(("C5", against, gains["mixed"] - gains[rival]))
+        once = pd.DataFrame(found, columns=["claim", "source", "effect"])
+        once = once.assign(low=np.nan, high=np.nan, n=1, verdict="descriptive")
+        published = pd.concat([published, once])
     tables = {name: claims_table(*given) for name, given in sets.items()} | {"paper": published}
-    parts = [table[columns].assign(set=name) for name, table in tables.items()]
-    return pd.concat(parts, ignore_index=True)[["set", *columns]]
+    parts = [table.assign(set=name)[columns] for name, table in tables.items()]
+    return pd.concat(parts, ignore_index=True)
 
 
 def exploratory(records: ablation.Records, sources: ablation.Sources = None) -> pd.DataFrame:
@@ -218,8 +209,8 @@ def exploratory(records: ablation.Records, sources: ablation.Sources = None) -> 
 
     Per source: each flip of node 1, each pattern of auxiliaries against none, main effects of the
     nodes, node 2 minus node 3, which stand in the same place of the graph, so that it must be 0 by
-    design, and each graph minus its target alone. The paper has no network alone. Then, declared
-    before the runs, the secondary claims (`claim`):
+    design, and each graph minus its target alone. Then, declared before the runs, the secondary
+    claims (`claim`):
 
     - S1: the interaction of node 1's start and the auxiliaries.
     - S2: FractalDB-1k against ImageNet-1k or its stand-in, as a start and as a teacher.
@@ -232,38 +223,29 @@ def exploratory(records: ablation.Records, sources: ablation.Sources = None) -> 
     """
     sources = list(sources or ablation.sources_of(records))
     n = ablation.count_nodes(records)
-    declared = [
-        ("", "node 1", title(source), what, weights)
-        for source in sources
-        for what, weights in _explored(source, ablation.patterns(n)).items()
-    ]
-    declared += _secondary(sources, ablation.patterns(n))
+    declared = list(_explored(sources, ablation.patterns(n)))
     ours = {
         "node 1": ablation.run_arms(records, sources),
         "nodes": ablation.run_arms(records, sources, ablation.nodes_accuracy),
         "epochs": ablation.run_arms(records, sources, _epochs_to_level(records)),
     }
+    found = {"this run": ours, "paper": {"node 1": ablation.paper_arms(sources, n)}}
     rows = []
-    for origin, arms in {
-        "this run": ours,
-        "paper": {"node 1": ablation.paper_arms(sources, n)},
-    }.items():
-        for claim, kind, source, what, weights in declared:
-            if kind in arms:
-                row = {"from": origin, "claim": claim, "source": source, "contrast": what}
-                row["unit"] = "epochs" if kind == "epochs" else "points"
-                rows.append(row | _brief(stats.contrast(arms[kind], weights)))
+    for (origin, arms), (claim, kind, source, what, weights) in product(found.items(), declared):
+        if kind in arms:
+            row = {"from": origin, "claim": claim, "source": source, "contrast": what}
+            row["unit"] = "epochs" if kind == "epochs" else "points"
+            rows.append(row | _brief(stats.contrast(arms[kind], weights)))
     return pd.DataFrame(rows)
 
 
 def _epochs_to_level(records: ablation.Records) -> Callable[[Mapping], float]:
     """A function of a record: epochs until node 1 has the accuracy that S3 asks for."""
     ends = [r["epochs"][-1]["val_accuracy"][0] for r in records if r["label"] == "alone"]
-    level = np.median(ends) if ends else np.nan
 
     def count(record: Mapping) -> float:
         curve = np.array([epoch["val_accuracy"][0] for epoch in record["epochs"]])
-        reached = np.flatnonzero(curve >= level)
+        reached = np.flatnonzero(curve >= np.median(ends)) if ends else ()
         return float(reached[0] + 1 if len(reached) else len(curve)) if ends else np.nan
 
     return count
@@ -281,22 +263,21 @@ def convergence_table(records: ablation.Records) -> pd.DataFrame:
     `images` (to train) and `epochs`: `train_accuracy` of the target alone (%, last epoch, mean),
     `effect`, `low`, `high`, `n`: graph minus alone on the test images (points, node 1).
     """
-
-    def fitted(record: Mapping) -> float:
-        return record["epochs"][-1]["train_accuracy"][0]
-
     rows = []
     sources = ["scratch", *ablation.sources_of(records)]
-    sizes = [(record["data"]["train"], record["config"]["epochs"]) for record in records]
-    for images, epochs in sorted(set(sizes)):
-        own = [r for r, size in zip(records, sizes, strict=True) if size == (images, epochs)]
+    sizes = defaultdict(list)
+    for record in records:
+        sizes[record["data"]["train"], record["config"]["epochs"]].append(record)
+    for images, epochs in sorted(sizes):
+        own = sizes[images, epochs]
         everything = ablation.patterns(ablation.count_nodes(own))[-1]
-        target, fit = ablation.run_arms(own, sources), ablation.run_arms(own, sources, fitted)
+        target = ablation.run_arms(own, sources)
+        fit = ablation.run_arms(own, sources, lambda r: r["epochs"][-1]["train_accuracy"][0])
         for source in sources:
             pattern = "none" if source == "scratch" else everything
             found = stats.contrast(target, _of(source, {pattern: 1.0, "alone": -1.0}))
+            row = {"start": title(source), "images": images, "epochs": epochs}
             if found["n"]:
-                row = {"start": title(source), "images": images, "epochs": epochs}
                 row["train_accuracy"] = fit[source, "alone"].mean
                 rows.append(row | _brief(found))
     return pd.DataFrame(rows)
@@ -305,16 +286,13 @@ def convergence_table(records: ablation.Records) -> pd.DataFrame:
 def write_tables(
     records: ablation.Records, folder: str | Path, sources: ablation.Sources = None, scale: str = ""
 ) -> list[Path]:
-    """All tables of a Table 1 as files: `write_table`'s three, `claims.csv`, `exploratory.csv`.
-
-    The same records give the same bytes. Arguments are those of `claims_table`.
-    """
+    """All tables of a Table 1 as files: `write_table`'s three, `claims.csv`, `exploratory.csv`;
+    the same records give the same bytes. Arguments are those of `claims_table`."""
     paths = ablation.write_table(ablation.ablation_table(records, sources), folder)
-    for name, table in {
-        "claims.csv": claims_table(records, sources=sources, scale=scale),
-        "exploratory.csv": exploratory(records, sources),
-    }.items():
-        paths.append(Path(folder, name))
+    tables = {"claims": claims_table(records, sources=sources, scale=scale)}
+    tables["exploratory"] = exploratory(records, sources)
+    for name, table in tables.items():
+        paths.append(Path(folder, f"{name}.csv"))
         with atomic_write(paths[-1]) as file:
             file.write(table.to_csv(index=False, float_format="%.6g").encode())
     return paths
@@ -331,10 +309,8 @@ def is_single(graph: Mapping) -> bool:
 def search_arms(
     summaries: ablation.Summaries, table1: stats.Arms | None = None
 ) -> dict[tuple[str, str], stats.Arm]:
-    """Graphs that were trained again with new seeds as arms by (condition, label), such as "top 1".
-
-    The target alone, "independent", is that of `table1` where it was not trained again.
-    """
+    """Graphs that were trained again with new seeds as arms by (condition, label), such as "top 1";
+    "independent", the target alone, is that of `table1` where it was not trained again."""
     arms = {}
     for name, summary in summaries.items():
         if summary["best"] is not None:
@@ -358,8 +334,9 @@ def _search_rows(summaries: ablation.Summaries, table1: stats.Arms) -> list[dict
     rows = []
     for claim, name, label, rival in declared:
         best = summaries[name]["best"]
-        single = best is not None and is_single(best["graph"])
-        caveat = f"{CAVEAT_SINGLE_SEARCH}{'; the winner is a single network' if single else ''}"
+        caveat = "about the graphs found by one search each"
+        if best is not None and is_single(best["graph"]):
+            caveat += "; the winner is a single network"
         source = f"searched: {condition_title(name, summaries)}"
         source += f", against {condition_title(rival, summaries)}" if claim == "C5" else ""
         row = {"claim": claim, "says": f"{CLAIMS[claim]} ({caveat})", "source": source}
@@ -369,60 +346,47 @@ def _search_rows(summaries: ablation.Summaries, table1: stats.Arms) -> list[dict
     return rows
 
 
-def _published_searches() -> list[dict]:
-    """C4 and C5 as the paper has them: gains over its search without pre-training, differences."""
-    gains = ablation.paper()["search_gain"]
-    mixed = f"searched: {condition_title('mixed', {})}"
-    found = [("C4", f"searched: {condition_title(name, {})}", gains[name]) for name in gains]
-    for rival in ("imagenet1k", "fractaldb1k"):
-        source = f"{mixed}, against {condition_title(rival, {})}"
-        found.append(("C5", source, gains["mixed"] - gains[rival]))
-    once = {"low": np.nan, "high": np.nan, "n": 1, "verdict": "descriptive"}
-    return [{"claim": c, "source": source, "effect": effect, **once} for c, source, effect in found]
-
-
 def gate_effects(summary: Mapping) -> pd.DataFrame:
     """What starts and gates are worth to node 1: least squares on all graphs of a search that were
-    trained to the end.
+    trained to the end. Exploratory. Raises ValueError where there are too few.
 
     value = constant + start of node 1 + starts of the auxiliaries + gate on its label edge + gates
     on its other edges; auxiliaries stand in equal places, so that each counts alike. Points of the
     split that the search selects on, against scratch and against Cutoff, by `term`, with 95 % t
-    intervals and the number `n` of graphs. Exploratory. Raises ValueError where there are too few
-    graphs.
+    intervals and the number `n` of graphs.
     """
     done = [trial for trial in summary["trials"] if trial["state"] == "COMPLETE"]
     starts = [[node["init"] for node in trial["graph"]["nodes"]] for trial in done]
     gates = [trial["graph"]["gates"][0] for trial in done]
     columns = {"constant": np.ones(len(done))}
-    for start in [choice for choice in summary["choices"] if choice != "scratch"]:
-        columns[f"node 1 from {title(start)}"] = [own[0] == start for own in starts]
-        columns[f"an auxiliary from {title(start)}"] = [own[1:].count(start) for own in starts]
     for gate in [gate for gate in summary["search"]["gates"] if gate != "cutoff"]:
         columns[f"label edge: {gate.title()}"] = [row[0] == gate for row in gates]
+    for gate in [gate for gate in summary["search"]["gates"] if gate != "cutoff"]:
         columns[f"edge from an auxiliary: {gate.title()}"] = [row[1:].count(gate) for row in gates]
+    pretrained = [choice for choice in summary["choices"] if choice != "scratch"]
+    for start in pretrained:
+        columns[f"node 1 from {title(start)}"] = [own[0] == start for own in starts]
+    for start in pretrained:
+        columns[f"an auxiliary from {title(start)}"] = [own[1:].count(start) for own in starts]
     table = pd.DataFrame(columns, dtype=float)
     table = table.loc[:, table.any()]  # of canonical graphs no label edge is Correct
-    values = np.array([trial["value"] for trial in done])
     free = len(table) - len(table.columns)
     if free < 1 or np.linalg.matrix_rank(table) < len(table.columns):
         needed = f"too few for {len(table.columns)} effects"
         raise ValueError(f"{len(done)} graphs were trained to the end: {needed}")
-    effect, (squares,), *_ = np.linalg.lstsq(table, values)
+    effect, (squares,), *_ = np.linalg.lstsq(table, [trial["value"] for trial in done])
     error = np.sqrt(np.diag(np.linalg.inv(table.T @ table)) * squares / free)
     half = stats.quantile(free) * error
-    ends = {"low": effect - half, "high": effect + half}
-    found = pd.DataFrame({"term": table.columns, "effect": effect, **ends, "n": len(done)})
-    kinds = "label edge", "edge from an auxiliary", "node 1 from", "an auxiliary from"
-    return pd.concat([found[found.term.str.startswith(kind)] for kind in kinds], ignore_index=True)
+    found = pd.DataFrame({"term": table.columns, "effect": effect, "low": effect - half})
+    found = found.assign(high=effect + half, n=len(done))
+    return found[found.term != "constant"].reset_index(drop=True)
 
 
 def condition_title(condition: str, summaries: ablation.Summaries) -> str:
     """A condition for readers, with its stand-in named: "ImageNet-1k stand-in + FractalDB-1k"."""
     searched = summaries.get(condition, {"choices": CONDITIONS.get(condition, ())})
-    choices = searched["choices"]
-    names = " + ".join(title(choice) for choice in choices if choice != "scratch")
-    return names or "no pre-training"
+    pretrained = [title(choice) for choice in searched["choices"] if choice != "scratch"]
+    return " + ".join(pretrained) or title("scratch")
 
 
 # ---- in a sentence

@@ -21,11 +21,9 @@ __all__ = ["classify", "load_network", "read_card", "save_network"]
 
 
 def save_network(net: nn.Module, path: str | Path, card: Mapping) -> Path:
-    """Write a trained network as safetensors, with `card` in its header; `load_network` reads it.
-
-    The names of its tensors are torchvision's, and `Node(arch, path)` starts from the file. The
-    card needs `arch`, `classes`, `size` (px) and `fit` ("squash" or "crop"): how images are fed.
-    """
+    """Write a trained network as safetensors with torchvision's names, which `load_network` reads
+    and `Node(arch, path)` starts from; in its header a `card` with `arch`, `classes`, `size` (px)
+    and `fit` ("squash" or "crop"): how images are fed."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     header = json.dumps({**card, "mean": MEAN, "std": STD})
     with atomic_write(path) as file:
@@ -34,10 +32,8 @@ def save_network(net: nn.Module, path: str | Path, card: Mapping) -> Path:
 
 
 def read_header(path: str | Path) -> dict:
-    """What ktglite wrote into the header of a safetensors file; empty for files of others.
-
-    Raises ValueError for a file that is damaged.
-    """
+    """What ktglite wrote into the header of a safetensors file; empty for files of others. Raises
+    ValueError for a file that is damaged."""
     try:
         with safe_open(path, "pt") as file:
             return json.loads((file.metadata() or {}).get("ktglite", "{}"))
@@ -65,16 +61,13 @@ def load_network(path: str | Path) -> nn.Module:
     """
     card = read_card(path)
     classes = tuple(card["classes"])
-    nodes = card.get("graph", {}).get("nodes", [{}])  # of a file written before version 0.3
-    arch = card.get("arch") or nodes[card.get("node", 1) - 1].get("arch")
-    size = card.get("size") or card.get("data", {}).get("size")
-    if arch is None or size is None:
+    if not {"arch", "size"} <= card.keys():
         raise ValueError(f"{path} does not say its architecture and image size: train it again")
-    path = str(Path(path).expanduser())
-    net = initialise(arch, path, len(classes), 0, classes=classes).eval()
+    where = str(Path(path).expanduser())
+    net = initialise(card["arch"], where, len(classes), 0, classes=classes).eval()
     net.classes = classes
-    net.size = size
-    net.fit = card.get("fit", "squash")
+    net.size = card["size"]
+    net.fit = card["fit"]
     net.card = card
     return net
 
@@ -97,14 +90,10 @@ def classify(net: nn.Module, files: Iterable[str | Path]) -> pd.DataFrame:
 def card_of(record: Mapping, data: Data, node: int) -> dict:
     """The card of node `node` (1-based) of a run: its record, and how images are fed to it."""
     card = {name: value for name, value in record.items() if name != "epochs"}
-    return card | {
-        "node": node,
-        "arch": record["graph"]["nodes"][node - 1]["arch"],
-        "classes": list(data.classes),
-        "size": data.size,
-        "fit": (data.spec or {}).get("fit", "squash"),
-        "dataset": {k: v for k, v in (data.spec or {}).items() if k not in ("cache", "raw")},
-    }
+    spec = {k: v for k, v in (data.spec or {}).items() if k not in ("cache", "raw")}
+    card |= {"node": node, "arch": record["graph"]["nodes"][node - 1]["arch"]}
+    card |= {"classes": list(data.classes), "size": data.size}
+    return card | {"fit": spec.get("fit", "squash"), "dataset": spec}
 
 
 def kept_files(record: Path, nodes: Sequence[int], keep: str) -> dict[int, Path]:

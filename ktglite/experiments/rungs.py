@@ -18,21 +18,19 @@ def rung_epochs(
     Raises ValueError when the first comes after the last epoch, or `trials` are too few to promote
     one graph to it.
     """
-    if pruner != "none" and min_resource > epochs:
-        way_out = "choose an earlier first rung, or pruner 'none'"
-        raise ValueError(
-            f"min_resource is {min_resource}, but a graph has {epochs} epochs: {way_out}"
-        )
-    rungs = []
-    rung = min_resource
-    while rung < epochs and pruner != "none":
-        rungs.append(rung)
-        rung *= reduction_factor
-    needed = reduction_factor ** len(rungs)
+    if pruner == "none":
+        return [epochs]
+    if min_resource > epochs:
+        found = f"min_resource is {min_resource}, but a graph has {epochs} epochs"
+        raise ValueError(f"{found}: choose an earlier first rung, or pruner 'none'")
+    rungs = [min_resource]
+    while rungs[-1] < epochs:
+        rungs.append(rungs[-1] * reduction_factor)
+    needed = reduction_factor ** (len(rungs) - 1)
     if pruner == "promote" and trials < needed:
         way_out = f"promotion to epoch {epochs} needs {needed}, or a later first rung"
         raise ValueError(f"trials is {trials}: {way_out}")
-    return [*rungs, epochs]
+    return [*rungs[:-1], epochs]
 
 
 class Rungs:
@@ -62,12 +60,9 @@ class Rungs:
         return self.ready.popleft() if self.ready else None
 
     def arrive(self, trial: int, value: float) -> None:
-        """A trial has trained as far as it may, with this value: under "asha" it advances or is
-        over, under "promote" it pauses.
-
-        ASHA is as Optuna has it: a trial advances among the best floor(n / eta) that came so far,
-        or as the best of few.
-        """
+        """A trial has trained as far as it may, with this value: under "asha", which is as Optuna
+        has it, it advances among the best floor(n / eta) that came so far, or as the best of few,
+        or is over; under "promote" it pauses."""
         reached = self.reached[self.goal[trial]]
         bisect.insort(reached, (-value, trial))
         if self.pruner == "asha":
@@ -77,16 +72,13 @@ class Rungs:
                 self.over.add(trial)
 
     def _advance(self, trial: int) -> None:
-        """A trial may train up to the next rung."""
         self.goal[trial] += 1
         self.ready.append(trial)
 
     def _promote_best_paused(self) -> None:
-        """ASHA as published (Li et al., MLSys 2020, algorithm 2).
-
-        From the highest rung that has one, advance the best trial that is paused there and belongs
-        to its best floor(n / eta), those that went on counted.
-        """
+        """ASHA as published (Li et al., MLSys 2020, algorithm 2): from the highest rung that has
+        one, advance the best trial that is paused there and belongs to its best floor(n / eta),
+        those that went on counted."""
         for rung in reversed(range(len(self.epochs) - 1)):
             for _, trial in self.reached[rung][: len(self.reached[rung]) // self.eta]:
                 if self.goal[trial] == rung and trial not in self.over:
@@ -108,14 +100,9 @@ class Rungs:
         return found
 
     def restore(self, trial: int, until: int, values: Mapping[int, float], over: bool) -> None:
-        """Take up a trial as it was left, in any order of trials.
-
-        Args:
-            until: the epoch up to which it may train.
-            values: by epoch, as far as it has trained.
-            over: whether it has ended. One that has reached `until` and has not is paused under
-                "promote"; under "asha" it is still to be judged, and arrives once more.
-        """
+        """Take up a trial that may train `until` an epoch, and its `values` by epoch, in any order
+        of trials. One that has reached `until` and is not `over` is paused under "promote"; under
+        "asha" it is still to be judged, and arrives once more."""
         for goal, epoch in enumerate(self.epochs[: self.epochs.index(until) + 1]):
             self.goal[trial] = goal
             if epoch in values and (over or epoch < until or self.pruner == "promote"):
@@ -133,13 +120,11 @@ class Rungs:
 def simulate(
     rungs: Rungs, begin: Callable[[int], tuple[np.ndarray, np.ndarray]], workers: int = 1
 ) -> Iterator[tuple[float, int, int]]:
-    """A search whose trainings are known, in simulated time: (clock, trial, epoch) whenever a trial
-    has trained as far as it may.
+    """A search whose trainings are known, by `workers` at the same time: (clock, trial, epoch)
+    whenever a trial has trained as far as it may.
 
-    Args:
-        begin: the values after, and the seconds of, each epoch of a trial, when it is first picked.
-            It has diverged in the epoch where its values become NaN.
-        workers: how many train at the same time.
+    `begin`: the values after, and the seconds of, each epoch of a trial, when it is first picked.
+    It has diverged in the epoch where its values become NaN.
     """
     curves = {}
     trained = Counter()
@@ -169,14 +154,10 @@ def simulate(
 def replay(
     curves: np.ndarray, pruner: str = "asha", eta: int = 2, first_rung: int = 1, workers: int = 1
 ) -> np.ndarray:
-    """How many epochs of each of these curves a search would train that takes them in this order.
+    """How many epochs of each trial, int (trials,), a search would train that takes them in this
+    order, by `workers` at the same time; every epoch takes equally long.
 
-    Args:
-        curves: the values after epochs 1, 2, .. of every trial, (trials, epochs).
-        workers: how many train at the same time; every epoch takes equally long.
-
-    Returns:
-        int (trials,).
+    `curves`: the values after epochs 1, 2, .. of every trial, (trials, epochs).
     """
     count, epochs = curves.shape
     rungs = Rungs(pruner, rung_epochs(pruner, first_rung, eta, epochs, count), eta, count)

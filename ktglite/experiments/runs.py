@@ -3,6 +3,7 @@
 import logging
 import pickle
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager, nullcontext
@@ -68,34 +69,32 @@ class Run:
                 raise TypeError(f"{name} must be a {wanted}: {value!r:.40} is not")
 
     def key(self) -> str:
-        """32 hex digits over all that decides the result.
+        """32 hex digits over all that decides the result: the core's code, torch's version, graph,
+        images, settings, seed, and the contents of weights files.
 
-        That is the core's code, torch's version, graph, images, settings, seed, and the contents
-        of weights files. The device does not count; the precision that "auto" stands for on it
-        does. Raises ValueError for a gate from outside the package.
+        The device does not count; the precision that "auto" stands for on it does. Raises
+        ValueError for a gate from outside the package.
         """
         check_gates(gate for row in self.graph.gates for gate in row)
         settings = asdict(self.config)
         device = resolve_device(settings.pop("device"))
         settings["precision"] = resolve_precision(self.config.precision, device)
         code = [code_hash(*CORE), ".".join(torch.__version__.split(".")[:2])]
-        images = self.data.fingerprint
-        graph = self.graph.to_dict()
-        return make_key(SCHEMA, code, graph, images, settings, self.seed, self.weight_hashes())
+        inputs = self.graph.to_dict(), self.data.fingerprint, settings, self.seed
+        return make_key(SCHEMA, code, *inputs, self.weight_hashes())
 
     def weight_hashes(self) -> dict[str, str]:
         """SHA-256 of every weights file that a node which matters starts from, by "init arch"."""
-        nodes = {self.graph.nodes[i] for i in self.graph.reaching_target()}
-        files = {
-            f"{node.init} {node.arch}": find_weights(node.arch, node.init, self.weights)
-            for node in sorted(nodes)
-        }
-        return {name: file_hash(path) for name, path in files.items() if path is not None}
+        hashes = {}
+        for node in sorted({self.graph.nodes[i] for i in self.graph.reaching_target()}):
+            if path := find_weights(node.arch, node.init, self.weights):
+                hashes[f"{node.init} {node.arch}"] = file_hash(path)
+        return hashes
 
     def epochs(self, checkpoint: Checkpoint | None = None, models: list | None = None):
         """The training itself, see `ktglite.trainer.epochs`."""
-        what = self.graph, self.data, self.config, self.seed, self.weights
-        return epochs(*what, models, checkpoint)
+        where = self.seed, self.weights
+        return epochs(self.graph, self.data, self.config, *where, models, checkpoint)
 
     def initial_models(self) -> list:
         """The networks it begins with, see `ktglite.trainer.initial_models`."""
@@ -104,11 +103,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of records, and what else is to be found or left there.
+    """A folder of records.
 
     - `keep`: writes the network of the "target", or of "all" nodes that count, to
-      `<folder>/<key>.node1.safetensors` and so on. A run whose record is there and whose networks
-      are not is trained again, to the same result.
+      `<folder>/<key>.node1.safetensors` and so on; a run whose networks are not there is trained
+      again, to the same result.
     - `ready`: records from elsewhere, such as those that come with the kit. A run of the same
       graph, images, settings and seed is taken from there instead of being trained.
     """
@@ -118,17 +117,17 @@ class Store:
     ready: Sequence[dict] = ()
 
     def find_ready(self, task: Run) -> dict | None:
-        """The ready record of a run; its code, weights files and machine may be others.
+        """The ready record of a run, whose code, weights files and machine may be others.
 
         None where networks are to be kept, which no record has.
         """
-        graph = task.graph.to_dict()
-        wanted = asdict(task.config) | {"device": None}
+        config = asdict(task.config) | {"device": None}
+        wanted = task.seed, task.graph.to_dict(), task.data.fingerprint, config
+        defaults = asdict(TrainConfig())  # of settings that are younger than a record
         for record in self.ready if self.keep == "none" else ():
-            defaults = asdict(TrainConfig())  # of settings that are younger than the record
-            same = record["seed"] == task.seed and record["graph"] == graph
-            same = same and record["data"]["fingerprint"] == task.data.fingerprint
-            if same and defaults | record["config"] | {"device": None} == wanted:
+            config = defaults | record["config"] | {"device": None}
+            images = record["data"]["fingerprint"]
+            if (record["seed"], record["graph"], images, config) == wanted:
                 return record | {"label": task.label}
         return None
 
@@ -152,10 +151,8 @@ def run(task: Run, store: str | Path | Store) -> dict:
     The record is `<folder>/<key>.json`. A killed run resumes from its last checkpoint: an epoch
     ago, unless writing one after each would take more than a tenth of the time.
 
-    Raises:
-        FloatingPointError: when a loss is no longer finite. The record then says so (`status`
-            "failed", `error`), and the same call raises it again without training; deleting the
-            record is how to try again.
+    Raises FloatingPointError when a loss is no longer finite. The record then says so (`status`
+    "failed", `error`), and the same call raises it again without training until it is deleted.
     """
     store = store if isinstance(store, Store) else Store(store)
     if ready := store.find_ready(task):
@@ -170,8 +167,8 @@ def _run(task: Run, store: Store) -> dict:
     path = Path(store.folder) / f"{key}.json"
     checkpoint = Checkpoint(path.with_suffix(".ckpt"), key, CHECKPOINT_TIME_SHARE)
     failed = path.exists() and read_record(path, SCHEMA).get("status") == "failed"
-    nodes = [] if failed else sorted(task.graph.reaching_target())
-    kept = networks.kept_files(path, nodes, store.keep if nodes else "none")
+    nodes = sorted(task.graph.reaching_target())
+    kept = networks.kept_files(path, nodes, "none" if failed else store.keep)
     make_once(path, lambda path: _train(task, path, checkpoint, kept), kept.values())
     record = read_record(path, SCHEMA)
     if record.get("key") != key or record.get("status") not in ("complete", "failed"):
@@ -192,7 +189,7 @@ def _train(task: Run, path: Path, checkpoint: Checkpoint, kept: Mapping) -> None
         history += task.epochs(checkpoint, nets)
     except FloatingPointError as failure:
         error = str(failure)
-    last = history[-1] if history and error is None else {}
+    last = history[-1] if error is None else {}
     reported = last.get("reported_epoch")
     record = {
         "key": path.stem,
@@ -223,16 +220,15 @@ def train_teacher(arch: str, data: Data, config: TrainConfig, weights: str | Pat
     """
     path = Path(weights) / f"teacher-{arch}.safetensors"
     teacher = Run(independent(Node(arch)), data, config, TEACHER_SEED, weights)
-    key = teacher.key()
+    record = {"key": teacher.key(), "graph": teacher.graph.to_dict(), "data": describe(data)}
 
     def make(file: Path) -> None:
         nets = teacher.initial_models()
         *_, last = teacher.epochs(models=nets)
-        record = {"key": key, "graph": teacher.graph.to_dict(), "data": describe(data)}
         record["test_accuracy"] = last["test_accuracy"][0]
         networks.save_network(nets[0], file, networks.card_of(record, data, node=1))
 
-    if networks.read_card(make_once(path, make)).get("key") != key:
+    if networks.read_card(make_once(path, make)).get("key") != record["key"]:
         found = f"{path} was trained on other images or with other settings"
         raise ValueError(f"{found}: remove it, and it is made again")
     return path
@@ -261,13 +257,12 @@ def run_all(
     weights: str | Path | Sequence[str | Path] = "data/weights",
     pool=None,
 ) -> list[dict]:
-    """`run` for every graph and seed in a pool; the records in (graph, seed) order.
+    """`run` for every graph, by label, and seed in a pool; the records in (graph, seed) order.
 
-    What is in the store already is not run again. A run that diverges, or whose process keeps
-    being killed, is left out with a warning, and the others go on.
+    A run that diverges, or whose process keeps being killed, is left out with a warning, and the
+    others go on.
 
     Args:
-        graphs: by label.
         weights: a folder, or several that stand for repeated pre-trainings: a run with seed s
             takes number s modulo their count.
         pool: see `ktglite.pool.open_pool`; by default one process per GPU or core.
@@ -287,12 +282,10 @@ def run_all(
     records = {name: found for name, task in tasks.items() if (found := store.find_ready(task))}
     tasks = {name: task for name, task in tasks.items() if name not in records}
     check_starts(tasks.values())
+    store = replace(store, ready=())
     failure = None
     with open_pool() if pool is None else nullcontext(pool) as pool:
-        futures = {
-            pool.submit(run, portable(task), replace(store, ready=())): name
-            for name, task in tasks.items()
-        }
+        futures = {pool.submit(run, portable(task), store): name for name, task in tasks.items()}
         for future in tqdm(as_completed(futures), "runs", len(tasks), unit="run", mininterval=1):
             label, seed = futures[future]
             try:
@@ -314,16 +307,12 @@ def run_all(
 
 def check_starts(tasks: Iterable[Run]) -> None:
     """Load every start once: what is missing or does not fit is told now, and not in hours."""
-    starts = {}
-    fixed = set()  # starts of nodes that never learn
+    starts = defaultdict(list)  # whether the nodes learn that have it
     for task in tasks:
         for i in task.graph.reaching_target():
-            start = task.graph.nodes[i], task.weights
-            starts[start] = task
-            fixed |= set() if task.graph.learns(i) else {start}
-    for (node, folder), task in starts.items():
-        data = task.data
-        config = task.config
+            start = task.graph.nodes[i], task.weights, task.data, task.config
+            starts[start].append(task.graph.learns(i))
+    for (node, folder, data, config), learns in starts.items():
         how = {"scale": config.scale, "stages": config.stages}
         try:
             initialise(node.arch, node.init, len(data.classes), 0, folder, **how)
@@ -338,7 +327,7 @@ def check_starts(tasks: Iterable[Run]) -> None:
             risk = "one may be among its training images, and accuracies too high"
             log.warning("%s %s; train it on the same split", trained, risk)
         whole = config.head == "fit" and config.stages == 5
-        if (node, folder) in fixed and not (whole and card.get("classes") == [*data.classes]):
+        if not all(learns) and not (whole and card.get("classes") == [*data.classes]):
             noise = "never learns, and its head is random: it teaches noise"
             way_out = "start it from a network trained on these images, as keep= leaves them"
             log.warning("a node that starts from %s %s; %s", node.init, noise, way_out)
@@ -374,9 +363,7 @@ class Images:
 @lru_cache(maxsize=1)
 def _pickled(data: Data) -> bytes:
     """Images as bytes: tensors would go through shared memory, of which containers have little.
-
-    Cloned, so that they come without the rest of a tensor that they are a view of.
-    """
+    Cloned, so that they come without the rest of a tensor that they are a view of."""
     splits = {name: getattr(data, name) for name in ("train", "val", "test")}
     own = {n: Split(split.images.clone(), split.labels.clone()) for n, split in splits.items()}
     return pickle.dumps(replace(data, **own))
@@ -401,15 +388,8 @@ def _begin(task: Run) -> Iterator[Run]:
 
 def describe(data: Data) -> dict:
     """What a record says of its data."""
-    return {
-        "name": data.name,
-        "fingerprint": data.fingerprint,
-        "size": data.size,
-        "classes": len(data.classes),
-        "train": len(data.train),
-        "val": len(data.val),
-        "test": len(data.test),
-    }
+    facts = {name: getattr(data, name) for name in ("name", "fingerprint", "size")}
+    return facts | {part: len(getattr(data, part)) for part in ("classes", "train", "val", "test")}
 
 
 def load_records(store: str | Path, status: str = "complete") -> list[dict]:

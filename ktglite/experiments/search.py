@@ -1,8 +1,7 @@
 """Step 3: the search for a good graph.
 
-One coordinator owns the Optuna study, hands "train graph i up to epoch r" to a pool, and asks the
-rungs who goes on. A study is a journal file. Only the coordinator writes to it, and from it alone
-it goes on after a kill.
+One coordinator hands "train graph i up to epoch r" to a pool, and asks the rungs who goes on. Only
+it writes to the journal of the Optuna study, from which alone it goes on after a kill.
 """
 
 import json
@@ -13,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from itertools import product, starmap
 from pathlib import Path
 
 import optuna
@@ -25,17 +25,9 @@ from tqdm import tqdm
 
 from ktglite.data import Data
 from ktglite.devices import resolve_device, resolve_precision
+from ktglite.experiments import runs
 from ktglite.experiments.rungs import Rungs
-from ktglite.experiments.runs import (
-    Run,
-    Store,
-    describe,
-    portable,
-    run_all,
-    run_until,
-    train_teacher,
-    weights_folder,
-)
+from ktglite.experiments.runs import Run, Store, describe, portable, run_all, run_until
 from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, to_params
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, all_through, independent
@@ -67,8 +59,7 @@ def search(
     Args:
         out: folder of the run. The study is the journal `<out>/search/<condition>.log`, trainings
             leave their records in `<out>/runs`.
-        weights: a folder, or several that stand for repeated pre-trainings, as for `run_all`.
-        pool: where graphs are trained, see `open_pool`.
+        weights, pool: as for `run_all`.
 
     Raises:
         ValueError: when another process searches this study, or it was made with other settings,
@@ -77,12 +68,11 @@ def search(
     """
     out = Path(out)
     settings.rungs(config.epochs)  # what does not fit is told before there is a study
-    folder = str(weights_folder(weights, settings.seed))
+    folder = str(runs.weights_folder(weights, settings.seed))
     precision = resolve_precision(config.precision, resolve_device(config.device))
     config = replace(config, precision=precision)  # one for all workers
-    if settings.teachers == "trained":
-        for arch in settings.archs:
-            train_teacher(arch, data, config, folder)
+    for arch in settings.archs if settings.teachers == "trained" else ():
+        runs.train_teacher(arch, data, config, folder)
     coordinator = _Coordinator(settings, data, config, out, folder)
     journal = out / "search" / f"{settings.condition}.log"
     journal.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +82,7 @@ def search(
         way_out = "wait for it, end it, or give another --out"
         raise ValueError(f"{journal} is searched by another process: {way_out}") from None
     with claim as lock, open_pool() if pool is None else nullcontext(pool) as pool:
-        storage = _open_journal(journal, lock)
-        study = _open_study(storage, journal, settings, _facts(settings, data, config, folder))
+        study = _open_study(journal, lock, settings, _facts(settings, data, config, folder))
         coordinator.run(study, pool)
     return study
 
@@ -102,10 +91,8 @@ def search(
 
 
 def _open_journal(journal: Path, lock: FileLock | None = None) -> JournalStorage:
-    """The journal as Optuna's storage; who has its `lock` writes to it.
-
-    Raises ValueError that says what is wrong with it.
-    """
+    """The journal as Optuna's storage; who has its `lock` writes to it. Raises ValueError that says
+    what is wrong with it."""
     try:
         lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
         torn = bool(lines) and not lines[-1].endswith(b"\n")
@@ -136,10 +123,9 @@ def _facts(settings: SearchConfig, data: Data, config: TrainConfig, weights: str
     search = asdict(settings) | {"arch": list(settings.archs), "choices": list(settings.choices)}
     search["gates"] = list(GATES)
     training = asdict(config)
-    for name, part in {"sources": search, "trials": search, "device": training}.items():
-        del part[name]
+    del search["sources"], search["trials"], training["device"]
     starts = (*settings.choices, *["teacher"] * (settings.teachers == "trained"))
-    every_node = all_through(*(Node(arch, start) for arch in settings.archs for start in starts))
+    every_node = all_through(*starmap(Node, product(settings.archs, starts)))
     return {
         "search": search,
         "training": training,
@@ -149,13 +135,11 @@ def _facts(settings: SearchConfig, data: Data, config: TrainConfig, weights: str
     }
 
 
-def _open_study(
-    storage: JournalStorage, journal: Path, settings: SearchConfig, facts: dict
-) -> optuna.Study:
+def _open_study(journal: Path, lock: FileLock, settings: SearchConfig, facts: dict) -> optuna.Study:
     """Create the study, or load it if it was made with these facts."""
-    study = optuna.create_study(
-        study_name=settings.condition, storage=storage, direction="maximize", load_if_exists=True
-    )
+    name = settings.condition
+    how = {"storage": _open_journal(journal, lock), "direction": "maximize"}
+    study = optuna.create_study(study_name=name, load_if_exists=True, **how)
     known = study.user_attrs
     for part, new in facts.items():
         old = known.get(part, new)
@@ -171,7 +155,7 @@ def _open_study(
             study.set_user_attr(key, value)
     if settings.select_on == "test":
         what = "prunes and selects on the test split: its best value is not a test result"
-        log.warning("study %r %s", settings.condition, what)
+        log.warning("study %r %s", name, what)
     return study
 
 
@@ -185,9 +169,7 @@ class _Coordinator:
     follows from them; its checkpoint is deleted after its end is there.
     """
 
-    def __init__(
-        self, settings: SearchConfig, data: Data, config: TrainConfig, out: Path, weights: str
-    ):
+    def __init__(self, settings: SearchConfig, data: Data, config: TrainConfig, out, weights: str):
         if settings.select_on == "test":  # the test images stand in for the validation images
             spec = None if data.spec is None else data.spec | {"validate_on": "test"}
             data = replace(data, val=data.test, fingerprint="", spec=spec)
@@ -206,8 +188,12 @@ class _Coordinator:
     def run(self, study: optuna.Study, pool) -> None:
         """Go on with a study until every trial is over."""
         self.study = study
-        for trial in study.get_trials(deepcopy=False):
-            self._restore(trial)
+        for trial in study.get_trials(deepcopy=False):  # as the journal has them
+            values, over = trial.intermediate_values, trial.state != TrialState.RUNNING
+            self.rungs.restore(trial.number, trial.user_attrs["until"], values, over)
+            self.reported[trial.number] = len(values)
+            if not over:
+                self.active[trial.number] = optuna.trial.Trial(study, trial._trial_id)
         on_test = " (selected on test)" if self.settings.select_on == "test" else ""
         what = f"search {study.study_name}{on_test}"
         over = len(self.rungs.over)
@@ -229,44 +215,27 @@ class _Coordinator:
             for graph in self.plan:
                 self._drop_checkpoint(graph)
 
-    def _restore(self, trial: FrozenTrial) -> None:
-        """Take up a trial as the journal has it."""
-        over = trial.state != TrialState.RUNNING
-        until = trial.user_attrs["until"]
-        self.rungs.restore(trial.number, until, trial.intermediate_values, over)
-        self.reported[trial.number] = len(trial.intermediate_values)
-        if not over:
-            self.active[trial.number] = optuna.trial.Trial(self.study, trial._trial_id)
-
-    def _draw_graph(self, number: int) -> None:
-        """Begin the next trial with its graph of the plan: one line of the journal."""
-        trial = create_trial(
-            state=TrialState.RUNNING,
-            params=to_params(self.plan[number]),
-            distributions=self.space,
-            user_attrs={"until": self.rungs.until(number)},
-        )
-        self.study.add_trial(trial)
-        begun = self.study.get_trials(deepcopy=False)[number]
-        self.active[number] = optuna.trial.Trial(self.study, begun._trial_id)
-
     def _submit(self, pool, running: dict[Future, int]) -> bool:
         """Give every free worker something to do. False if none has anything."""
         while len(running) < pool.size and (number := self.rungs.pick()) is not None:
-            if number in self.active:
-                self._save_goal(number)
-            else:
-                self._draw_graph(number)
+            until = self._save_goal(number)
             task = portable(self._task(self.plan[number], f"{self.study.study_name} {number}"))
-            until = self.rungs.until(number)
             running[pool.submit(run_until, task, str(self.store), until)] = number
         return bool(running)
 
-    def _save_goal(self, number: int) -> None:
-        """Write down up to which epoch a trial may train."""
+    def _save_goal(self, number: int) -> int:
+        """Up to which epoch a trial may train, written down; of a new one with its graph: in either
+        case one line of the journal."""
         until = self.rungs.until(number)
-        if self.active[number].user_attrs["until"] != until:
+        if number not in self.active:
+            attrs = {"user_attrs": {"until": until}, "params": to_params(self.plan[number])}
+            trial = create_trial(state=TrialState.RUNNING, distributions=self.space, **attrs)
+            self.study.add_trial(trial)
+            begun = self.study.get_trials(deepcopy=False)[number]
+            self.active[number] = optuna.trial.Trial(self.study, begun._trial_id)
+        elif self.active[number].user_attrs["until"] != until:
             self.active[number].set_user_attr("until", until)
+        return until
 
     def _receive(self, number: int, future: Future) -> None:
         """Report the new epochs of a trial, and do as the rungs say."""
@@ -314,26 +283,21 @@ class _Coordinator:
 
 
 def best_trials(study: optuna.Study, k: int) -> list[FrozenTrial]:
-    """The k complete trials of the highest value, best first.
-
-    Values of pruned trials come from shorter trainings and do not compete; fewer than k may be
-    left.
-    """
+    """The k complete trials of the highest value, best first; fewer if fewer are complete. Values
+    of pruned trials come from shorter trainings and do not compete."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return sorted(complete, key=lambda trial: (-trial.value, trial.number))[:k]
 
 
 def best_graphs(study: optuna.Study, k: int = 1) -> list[Graph]:
-    """The graphs of the k complete trials of the highest value, best first, no two of them equal in
-    effect; fewer if fewer are complete."""
+    """The graphs of the `best_trials`, no two of them equal in effect."""
     return [Graph.from_dict(from_params(trial.params)) for trial in best_trials(study, k)]
 
 
 def rivals(
     study: optuna.Study, seeds: Sequence[int], k: int = 3, random_graphs: int | None = None
 ) -> dict[str, Graph]:
-    """What to train again with new `seeds`, by label: the value of a search's best graph is too
-    good, since it is the luckiest of many.
+    """What to train again with new `seeds`, by label, since a search's best is the luckiest.
 
     "top 1" to "top k"; baselines "all through" and "independent", with the starts of the best
     graph; and "random 1" .., `random_graphs` (k unless given) drawn from the same space. Raises
@@ -369,18 +333,16 @@ def reevaluate(
 ) -> list[dict]:
     """Train `rivals` with every seed, each tested once at its end; arguments as for `run_all`.
 
-    Returns:
-        A dictionary per graph: `label`, `graph`, `epochs`, and per seed, without those that
-        diverged, `seeds`, `records` (keys in `store`), `val_accuracy` and `test_accuracy` of node 1
-        in percent.
+    Returns a dictionary per graph: `label`, `graph`, `epochs`, and per seed, without those that
+    diverged, `seeds`, `records` (keys in `store`), `val_accuracy` and `test_accuracy` of node 1 in
+    percent.
     """
     records = run_all(graphs, data, config, seeds, store, weights, pool)
     entries = []
     for label, graph in graphs.items():
         own = [record for record in records if record["label"] == label]
         entry = {"label": label, "graph": graph.to_dict(), "epochs": config.epochs}
-        entry["seeds"] = [record["seed"] for record in own]
-        entry["records"] = [record["key"] for record in own]
+        entry |= {"seeds": [r["seed"] for r in own], "records": [r["key"] for r in own]}
         for accuracy in ("val_accuracy", "test_accuracy"):
             entry[accuracy] = [record[accuracy][0] for record in own]
         entries.append(entry)
@@ -391,21 +353,17 @@ def study_summary(study: optuna.Study, reevaluated: Sequence[dict] = ()) -> dict
     """All that tables and figures need of a study, fit for JSON; accuracies in percent.
 
     - What it was made with: `search`, `training`, `data`, `weights`, `code`.
-    - `trials`, and how many have which of Optuna's `states`.
+    - `trials`, and how many have which of Optuna's `states`; `epochs_run`, of `epochs_full`.
     - `best`: the trial of the highest value, with its graph in words as `text`; `selection_value`
-      is that value as the search saw it, on the split `select_on`.
-    - `epochs_run`, of `epochs_full` without pruning.
-    - `reevaluated`: from `reevaluate`.
+      is that value as the search saw it, on the split `select_on`. `reevaluated`: see there.
     """
     facts = study.user_attrs
     search = facts["search"]
     trials = study.get_trials(deepcopy=False)
     states = Counter(trial.state for trial in trials)
-    best = best_trials(study, 1)
-    top = None
+    best = next((_describe(trial, search["seed"]) for trial in best_trials(study, 1)), None)
     if best:
-        text = str(best_graphs(study)[0])
-        top = _describe(best[0], search["seed"]) | {"text": text}
+        best["text"] = str(Graph.from_dict(best["graph"]))
     return {
         "study": study.study_name,
         **{part: search[part] for part in ("condition", "choices", "select_on")},
@@ -414,8 +372,8 @@ def study_summary(study: optuna.Study, reevaluated: Sequence[dict] = ()) -> dict
         "trials": [_describe(trial, search["seed"]) for trial in trials],
         "epochs_run": sum(len(trial.intermediate_values) for trial in trials),
         "epochs_full": facts["training"]["epochs"] * len(trials),
-        "best": top,
-        "selection_value": best[0].value if best else None,
+        "best": best,
+        "selection_value": best and best["value"],
         "reevaluated": list(reevaluated),
     }
 

@@ -31,9 +31,8 @@ class SearchConfig:
     ResNet18, ASHA as in the released code.
 
     - `sources`: the pre-trained initialisations at hand; "imagenet1k_standin" takes the place of
-      "imagenet1k".
-    - `arch`: of every node, or several to choose from.  `nodes`: N, the target included.
-    - `trials`: how many graphs, no two of them equal in effect.
+      "imagenet1k".  `arch`: of every node, or several to choose from.
+    - `trials`: how many graphs of `nodes` nodes, no two of them equal in effect.
     - `seed`: of the plan, and of *every* training, so that graphs differ by what they are.
     - `pruner`: what happens at the rungs, the epochs `min_resource` x `reduction_factor`^i. "asha"
       stops a graph there for good unless it is among the best 1/`reduction_factor` so far (the
@@ -44,8 +43,7 @@ class SearchConfig:
     - `select_on`: prune and select on "val", or on "test" as the released code does: no estimate of
       anything then.
 
-    Raises ValueError naming the setting that is out of range, and for more `trials` than there are
-    graphs.
+    Raises ValueError for a setting that is out of range, or more `trials` than there are graphs.
     """
 
     condition: Literal["none", "imagenet1k", "fractaldb1k", "mixed"] = "mixed"
@@ -112,8 +110,7 @@ def count_graphs(starts: int, fixed: int, gates: int, nodes: int) -> int:
     Correct is Through. Auxiliary nodes that reach the target may be swapped: with two of them, half
     of all graphs and of those that are their own image count.
     """
-    labels = gates - 1
-    open_gates = gates - 1
+    labels = open_gates = gates - 1
     target = starts * labels * open_gates  # with one edge from an auxiliary
     alone = starts * (labels - 1)
     if nodes == 1:
@@ -143,10 +140,7 @@ def to_params(graph: Graph) -> dict[str, str]:
 
 
 def from_params(params: dict[str, str]) -> dict:
-    """The inverse of `to_params`, in the form of `Graph.to_dict`.
-
-    It is not checked: a target may learn from nothing.
-    """
+    """The inverse of `to_params`, as `Graph.to_dict`; a target may learn from nothing."""
     nodes = range(1, 1 + sum(name.startswith("init ") for name in params))
     gates = [[params[_edge(s, t)] for s in nodes] for t in nodes]
     named = [{"arch": params[f"arch {i}"], "init": params[f"init {i}"]} for i in nodes]
@@ -187,8 +181,7 @@ def expected_share_run(n_nodes: int) -> float:
     Only open or cut matters: 2^(n^2) patterns, each standing for (gates - 1)^(its open edges).
     """
     n = n_nodes
-    total = 0
-    reaching = 0
+    total = reaching = 0
     for gates in product(("cutoff", "through"), repeat=n * n):
         if "through" in gates[:n]:
             graph = Graph((Node("resnet18"),) * n, [gates[i : i + n] for i in range(0, n * n, n)])

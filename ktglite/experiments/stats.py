@@ -1,8 +1,5 @@
-"""What a few runs can show: means with intervals, and contrasts of arms by one rule.
-
-Accuracies are in percent, differences in points. docs/statistics.md says why the rule is what it
-is, and how often it errs and finds.
-"""
+"""What a few runs can show: means (%) with intervals, and contrasts (points) of arms by one rule;
+docs/statistics.md says why it is what it is, and how often it errs and finds."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -48,10 +45,8 @@ def arm(by_seed: Mapping, weights: Mapping[int, tuple[str, ...]] | None = None) 
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """`mean`, sample `std`, `n`, and the 95 % t interval of the mean, `low` to `high`.
-
-    NaN where n is too small.
-    """
+    """`mean`, sample `std`, `n`, and the 95 % t interval of the mean, `low` to `high`; NaN where n
+    is too small."""
     n = len(values)
     mean = float(np.mean(values)) if n else np.nan
     std = float(np.std(values, ddof=1)) if n > 1 else np.nan
@@ -60,10 +55,8 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def prediction(values: Sequence[float], runs: int = 1) -> tuple[float, float]:
-    """The 95 % prediction interval, from recorded `values`, of the mean of further `runs`.
-
-    mean +- t s sqrt(1 / runs + 1 / n) as (low, high); NaN from fewer than two values.
-    """
+    """The 95 % prediction interval, from recorded `values`, of the mean of further `runs`:
+    mean +- t s sqrt(1 / runs + 1 / n) as (low, high); NaN from fewer than two values."""
     found = summary(values)
     n = found["n"]
     half = quantile(n - 1) * found["std"] * np.sqrt(1 / runs + 1 / n) if n > 1 else np.nan
@@ -80,28 +73,22 @@ def contrast(arms: Arms, weights: Weights) -> dict[str, float]:
     test; where no two arms share a seed it is Welch's, and published arms are taken like that. A
     seed without a second one in its stratum shows no spread and is left out.
 
-    Args:
-        arms: by name.
-        weights: by name of the arm; they sum to 0 for a difference.
-
-    Returns:
-        `effect`, `low`, `high`, two-sided `p`, `df`, `error` (standard error), `n` (fewest runs of
-        an arm) and `pretrainings` (fewest of an arm that has any). NaN is what cannot be known:
-        all of it where an arm is absent, all but the effect where one has a single run.
+    Returns `effect`, `low`, `high`, two-sided `p`, `df`, `error` (standard error), `n` (fewest runs
+    of an arm) and `pretrainings` (fewest of an arm that has any). NaN is what cannot be known: all
+    of it where an arm is absent, all but the effect where one has a single run.
     """
-    used = {name: weight for name, weight in weights.items() if weight}
-    if not used or any(name not in arms or not arms[name].n for name in used):
+    own = {name: arms.get(name, arm({})) for name, weight in weights.items() if weight}
+    if not own or not all(arm.n for arm in own.values()):
         return {**UNKNOWN, "n": 0, "pretrainings": 0}
-    own = {name: arms[name] for name in used}
-    strata, counts = _strata({name: arm for name, arm in own.items() if arm.by_seed}, used)
+    strata, counts = _strata({name: arm for name, arm in own.items() if arm.by_seed}, weights)
     effect = sum(map(sum, strata))
     terms = [
         (len(v) * np.var(v, ddof=1), len(v) - 1) if len(v) > 1 else (np.nan, 1) for v in strata
     ]
     for name, published in own.items():
         if not published.by_seed:
-            effect += used[name] * published.mean
-            variance = used[name] ** 2 * published.std**2 / published.n
+            effect += weights[name] * published.mean
+            variance = weights[name] ** 2 * published.std**2 / published.n
             terms.append((variance, published.n - 1))
             counts[name] = published.n
     pretrainings = min(filter(None, (arm.pretrainings for arm in own.values())), default=0)
@@ -154,7 +141,7 @@ def over_pretrainings(arms: Arms, weights: Weights) -> dict[str, float]:
     """
     own = {name: arms[name] for name, weight in weights.items() if weight and name in arms}
     starts = defaultdict(list)
-    common = set.intersection(*[set(arm.by_seed) for arm in own.values()]) if own else set()
+    common = set.intersection(*(set(arm.by_seed) for arm in own.values())) if own else ()
     for seed in sorted(common):
         starts[tuple(arm.weights.get(seed, ()) for arm in own.values())].append(seed)
     means = {

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ktglite.experiments import ablation, bench, claims
+from ktglite.experiments.search import read_summaries
 from ktglite.figures import graphs, pictures, results, searches, style
 from ktglite.figures.graphs import *  # noqa: F403
 from ktglite.figures.japanese import translate
@@ -26,25 +27,17 @@ for _module in (graphs, pictures, results, searches, style):
 def draw_all(
     records: str | Path, out: str | Path, formats: Sequence[str] = ("pdf", "png"), lang: str = "en"
 ) -> list[Path]:
-    """Every figure that the records of a run give. Trains nothing.
+    """Every figure that the records of a run give, into the folder `out`. Trains nothing.
 
-    Args:
-        records: folder of a run, with `table1.json` or searches in `search/`.
-        out: where the figures go.
-        formats: of pdf, png, svg.
-        lang: of all words, "en" or "ja".
-
-    Raises:
-        FileNotFoundError: when `records` has neither `table1.json` nor a search.
-        ValueError: for another format or language.
+    `records`: folder of a run, with `table1.json` or searches in `search/`; raises
+    FileNotFoundError where it has neither. `formats`: of pdf, png, svg. `lang`: "en" or "ja".
     """
     records = Path(records)
     runs = ablation.read_runs(records) if (records / "table1.json").exists() else []
     summaries = _summaries(records / "search")
     if not runs and not summaries:
-        raise FileNotFoundError(
-            f"{records} has no table1.json and no search/*.json: give the folder of a run"
-        )
+        found = f"{records} has no table1.json and no search/*.json"
+        raise FileNotFoundError(f"{found}: give the folder of a run")
     drawn = {"figure1_method": graphs.draw_method, "gates": graphs.plot_gate_curves}
     if runs:
         first = (ablation.sources_of(runs) or ["imagenet1k"])[0]
@@ -81,9 +74,7 @@ def _tables(runs: list[dict], summaries: dict, folder: Path) -> dict[str, pd.Dat
 
 
 def _summaries(folder: Path) -> dict:
-    """The summaries of searches in a folder, by condition."""
-    paths = sorted(folder.glob("*.json"))
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return read_summaries(folder) if any(folder.glob("*.json")) else {}
 
 
 def _whole(summaries: dict) -> dict:

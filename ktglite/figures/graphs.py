@@ -52,13 +52,7 @@ def draw_graph(
     """A graph with its target circled in red, and an arrow with its gate's letter per open edge.
 
     The colour of a node is its start; one that cannot influence the target is dimmed. Readable up
-    to six nodes.
-
-    Args:
-        graph: what is drawn.
-        ax: where (default: a figure of its own).
-        title: above it.
-        accuracy: in percent, written at node 1.
+    to six nodes. `ax`: where, by default a figure of its own. `accuracy`: in percent, at node 1.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(style.COLUMN, style.COLUMN), layout="constrained")
@@ -88,8 +82,7 @@ def _lay_out(ax: Axes, n: int) -> Layout:
     ax.set(xlim=(low[0], low[0] + room[0]), ylim=(low[1], low[1] + room[1]), aspect="equal")
     ax.set_anchor("N")  # titles stay on one line
     size = ax.get_figure(root=True).get_size_inches()
-    spec = ax.get_subplotspec()
-    if spec:
+    if spec := ax.get_subplotspec():
         size = size / spec.get_gridspec().get_geometry()[::-1]
     inches = min(size * [1, 0.85]) * 2 * radius / room.max()  # there may be a title
     return Layout(centres, outward, radius, min(9, 72 * inches / 4.8))
@@ -102,7 +95,6 @@ def _circle(n: int) -> np.ndarray:
 
 
 def _draw_node(ax: Axes, graph: Graph, layout: Layout, i: int, accuracy: float | None) -> Circle:
-    """A circle with a node's name, and its number beside it."""
     centre = layout.centres[i]
     rim = RIM if i else TARGET_RIM | {"lw": 0.32 * layout.font}
     circle = Circle(centre, layout.radius, fc=source_fill(graph.nodes[i].init), zorder=3, **rim)
@@ -191,37 +183,34 @@ def draw_method() -> Figure:
     figure, axes = style.panels(steps, 2.9, width_ratios=[1, 1, 1.1])
     data = {"imagenet1k": "ImageNet\n-1k", "fractaldb1k": "FractalDB\n-1k"}
     data["scratch"] = "random\nnumbers"
-    gates = [
-        ["through", "correct", "linear"],
-        ["cutoff", "linear", "through"],
-        ["through", "cutoff", "through"],
-    ]
-    draw_graph(Graph([Node("resnet18", init) for init in data], gates), ax=axes[2])
+    gates = "through correct linear", "cutoff linear through", "through cutoff through"
+    nodes = [Node("resnet18", init) for init in data]
+    draw_graph(Graph(nodes, [row.split() for row in gates]), ax=axes[2])
     for axis, (heading, below) in zip(axes, steps.items(), strict=True):
         axis.axis("off")
         axis.set_title(heading, fontsize=9, fontweight="bold")
         under = {"transform": axis.transAxes, "ha": "center", "va": "top", "color": "#555555"}
         axis.text(0.5, -0.02, below, fontsize=7.5, **under)
-    for axis in axes[:2]:
+    left, middle, _ = axes
+    for axis in (left, middle):
         axis.set(xlim=(-1.85, 1.8), ylim=(-1.4, 1.4))
     heights = 1.0, 0.0, -1.0
-    for i, (y, init) in enumerate(zip(heights, data, strict=True)):
+    for y, init in zip(heights, data, strict=True):
         name = node_name(Node("resnet18", init))
         fill = source_fill(init)
-        _box(axes[0], (-1.2, y), data[init], "#EEEEEE")
-        _arrow(axes[0], (-0.59, y), (0.54, y), "no\ntraining" if init == "scratch" else "train")
-        _box(axes[0], (1.15, y), name, fill)
-        _box(axes[1], (-1.2, y), name, fill)
+        _box(left, (-1.2, y), data[init], "#EEEEEE")
+        _arrow(left, (-0.59, y), (0.54, y), "no\ntraining" if init == "scratch" else "train")
+        _box(left, (1.15, y), name, fill)
+        _box(middle, (-1.2, y), name, fill)
         for other in heights:  # what could have been chosen, paler and below what was
-            _arrow(axes[1], (-0.59, y), (0.53, other), colour=BLACK if y == other else "#A8A8A8")
-        rim = RIM if i else TARGET_RIM
-        _box(axes[1], (1.15, y), f"node {i + 1}" + ("" if i else "\n(target)"), fill, rim)
+            _arrow(middle, (-0.59, y), (0.53, other), colour=BLACK if y == other else "#A8A8A8")
+        label = f"node {2 - y:.0f}" + ("\n(target)" if y == 1 else "")
+        _box(middle, (1.15, y), label, fill, TARGET_RIM if y == 1 else RIM)
     style.legend_below(figure, gate_legend())
     return figure
 
 
 def _box(ax: Axes, centre: tuple[float, float], text: str, face: str, rim: Mapping = RIM) -> None:
-    """A rounded box with a text in it."""
     x, y = centre
     corner = x - 0.55, y - 0.2
     shape = {"boxstyle": "round,pad=0.06", "fc": face, "zorder": 3}
@@ -230,7 +219,6 @@ def _box(ax: Axes, centre: tuple[float, float], text: str, face: str, rim: Mappi
 
 
 def _arrow(ax: Axes, start: tuple, end: tuple, text: str = "", colour: str = BLACK) -> None:
-    """An arrow with a word over it."""
     shape = {"arrowstyle": "-|>", "color": colour, "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
     ax.annotate("", end, start, arrowprops=shape, zorder=2 if colour == BLACK else 1)
     ax.text((start[0] + end[0]) / 2, start[1] + 0.1, text, ha="center", fontsize=8)
@@ -255,16 +243,14 @@ def plot_best_graphs(summaries: Summaries) -> Figure:
     graphs = []
     for axis, name in zip(axes, order, strict=True):
         axis.axis("off")
-        title = plain(condition_label(name, summaries))
-        best = summaries[name]["best"]
-        if best is None:
-            axis.set_title(f"{title}\nno trial was completed\n\n")
-            continue
-        graphs.append(Graph.from_dict(best["graph"]))
-        top = arms.get((name, "top 1"))
-        draw_graph(graphs[-1], axis, accuracy=top and top.mean)
-        title += " (a single network)" if claims.is_single(best["graph"]) else ""
-        axis.set_title("\n".join([title, *_numbers(name, arms)]))
+        lines = [plain(condition_label(name, summaries)), "no trial was completed", "", ""]
+        if best := summaries[name]["best"]:
+            graphs.append(Graph.from_dict(best["graph"]))
+            top = arms.get((name, "top 1"))
+            draw_graph(graphs[-1], axis, accuracy=top and top.mean)
+            lines[0] += " (a single network)" if claims.is_single(best["graph"]) else ""
+            lines[1:] = _numbers(name, arms)
+        axis.set_title("\n".join(lines))
     says = "node 1, test, new seeds: mean ± standard deviation"
     if any("over (a)" in axis.get_title() for axis in axes):
         says += "; gain with 95 % interval"
@@ -281,8 +267,8 @@ def _numbers(name: str, arms: stats.Arms) -> list[str]:
         lines[1] = f"target alone: {alone.mean:.2f} %"
     gain = stats.contrast(arms, {(name, "top 1"): 1.0, ("none", "top 1"): -1.0})
     if name != "none" and gain["n"]:
-        text = f"over (a): {gain['effect']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]"
-        lines[2] = text.replace("-", "−")
+        numbers = "{effect:+.2f} [{low:+.2f}, {high:+.2f}]".format_map(gain).replace("-", "−")
+        lines[2] = f"over (a): {numbers}"
     return lines
 
 
@@ -290,12 +276,9 @@ def _numbers(name: str, arms: stats.Arms) -> list[str]:
 
 
 def plot_claim_card(source: str, n: int = 3) -> Figure:
-    """The claims C0 to C3 as differences: the mean of these graphs minus the mean of those.
-
-    `source`: what pre-trained nodes start from. `n`: nodes of a graph of Table 1.
-    """
-    contrasts = [("C0", {"none": 1.0, "alone": -1.0})]  # C0 from scratch, then all from `source`
-    contrasts += claims.primaries(ablation.patterns(n)).items()
+    """The claims C0 to C3 as differences: the mean of these graphs minus the mean of those, of `n`
+    nodes each; pre-trained ones start from `source`."""
+    contrasts = claims.primaries(ablation.patterns(n))
     shown = "C1", "C2", "C3", "C0"
     figure, axes = style.panels([""] * len(shown), 0.85, columns=1)
     for axis, claim in zip(axes, shown, strict=True):
@@ -303,13 +286,14 @@ def plot_claim_card(source: str, n: int = 3) -> Figure:
         axis.axis("off")
         axis.set(xlim=(-0.1, 13), ylim=(-0.55, 0.55), aspect="equal", anchor="W")
         x = 0.0
-        for weights in [weights for name, weights in contrasts if name == claim]:
-            if any(weights.values()):
-                x = _draw_difference(axis, x, weights, source, n) + 1.5
-    fills = {start: source_fill(start) for start in ("scratch", source)}
-    handles = [Patch(fc=fills[s], ec="#444444", label=style.source_title(s)) for s in fills]
-    rim = Patch(fc="none", ec=TARGET_RED, lw=1.8, label="node 1, the target")
-    style.legend_below(figure, [rim, *handles])
+        if claim == "C0":  # from scratch, too
+            x = _draw_difference(axis, x, {"none": 1.0, "alone": -1.0}, source, n) + 1.5
+        _draw_difference(axis, x, contrasts[claim], source, n)
+    handles = [Patch(fc="none", ec=TARGET_RED, lw=1.8, label="node 1, the target")]
+    for start in ("scratch", source):
+        look = {"fc": source_fill(start), "ec": "#444444"}
+        handles.append(Patch(label=style.source_title(start), **look))
+    style.legend_below(figure, handles)
     return figure
 
 
@@ -317,9 +301,7 @@ def _draw_difference(
     ax: Axes, x: float, weights: Mapping[str, float], source: str, n: int
 ) -> float:
     """A contrast of patterns from `x` on: "mean of (these) − mean of (those)"; where it ends.
-
-    "alone" is the target of the graph before it, with the same start.
-    """
+    "alone" is the target of the graph before it, with the same start."""
 
     def write(x: float, text: str) -> float:
         ax.text(x, 0, text, va="center", fontsize=8)

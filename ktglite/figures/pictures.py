@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import torch
 from ipywidgets import Image, VBox, interactive
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torchvision.utils import make_grid
 
 from ktglite.figures import style
 from ktglite.figures.style import GREY, TARGET_RED, plain, source_colour, source_title
@@ -62,31 +65,24 @@ def with_sliders(draw: Callable, **ranges) -> VBox:
 
 def plot_filters(weight, ax: Axes | None = None) -> Axes:
     """The filters of a first layer, (O, 3, k, k), as colour pictures, each in its own range."""
-    weight = np.asarray(weight, float)
-    columns = math.ceil(len(weight) ** 0.5)
-    low = weight.min((1, 2, 3), keepdims=True)
-    high = weight.max((1, 2, 3), keepdims=True)
-    tiles = np.moveaxis((weight - low) / np.maximum(high - low, 1e-12), 1, 3)
-    tiles = np.pad(tiles, ((0, -len(tiles) % columns), (0, 1), (0, 1), (0, 0)), constant_values=1)
-    rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
     if ax is None:
         _, ax = plt.subplots(figsize=(style.COLUMN, style.COLUMN), layout="constrained")
-    ax.imshow(np.concatenate(rows, 0))
+    columns = math.ceil(len(weight) ** 0.5)
+    look = {"padding": 1, "pad_value": 1, "normalize": True, "scale_each": True}
+    ax.imshow(make_grid(torch.as_tensor(weight), columns, **look).permute(1, 2, 0).numpy())
     ax.axis("off")
     return ax
 
 
-def plot_pretraining(cards: Mapping | Iterable[Mapping], ax: Axes | None = None) -> Axes:
+def plot_pretraining(cards: Iterable[Mapping]) -> Axes:
     """Training accuracy over the images seen: a line per model card, chance beside its name."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(style.PAGE / 1.6, 2.8), layout="constrained")
-    for card in [cards] if "curve" in cards else cards:
-        seen = np.cumsum([epoch["images"] for epoch in card["curve"]])
-        colour = source_colour(card["source"])
-        values = [epoch["accuracy"] for epoch in card["curve"]]
+    _, ax = plt.subplots(figsize=(style.PAGE / 1.6, 2.8), layout="constrained")
+    for card in cards:
+        curve = pd.DataFrame(card["curve"])
         label = f"{source_title(card['source'])}, {card['classes']:,} classes"
         label += f", chance: {100 / card['classes']:.2g} %"
-        ax.plot(seen, values, marker="o", ms=3, color=colour, label=label)
+        look = {"marker": "o", "ms": 3, "color": source_colour(card["source"]), "label": label}
+        ax.plot(curve.images.cumsum(), curve.accuracy, **look)
     ax.set(xlabel="images seen", ylabel="training accuracy (%)", xscale="log", ylim=(0, None))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.minorticks_off()
@@ -95,15 +91,11 @@ def plot_pretraining(cards: Mapping | Iterable[Mapping], ax: Axes | None = None)
 
 
 def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None = None) -> Figure:
-    """One training, epoch by epoch: validation accuracy of every node, and the mean gated loss on
-    every open edge, in the colour and line of its gate.
+    """One training, epoch by epoch: validation accuracy of every node that influences the target,
+    and the mean gated loss on every open edge, in the colour and line of its gate.
 
-    Args:
-        graph: what is trained; only nodes that influence the target are shown.
-        records: from `epochs(graph, ..)`, at least one.
-        epochs: how many there will be, for the axis.
+    `records`: from `epochs(graph, ..)`, at least one of the `epochs` that there will be.
     """
-    # no pyplot: may be drawn in a kernel's thread
     figure = plt.figure(figsize=(style.PAGE * 1.3, 3.4), layout="constrained")
     plt.close(figure)  # a cell shows it where and as often as it wants
     accuracy, labels, between = figure.subplots(1, 3)
@@ -112,9 +104,8 @@ def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None =
     shape = {"ms": 4, "lw": 1.3}
     for t in sorted(graph.reaching_target()):
         values = [record["val_accuracy"][t] for record in records]
-        name = "node 1, the target" if t == 0 else f"node {t + 1}"
-        colour = TARGET_RED if t == 0 else GREY
-        accuracy.plot(done, values, color=colour, marker=marks[t % 6], label=name, **shape)
+        look = shape | {"color": GREY if t else TARGET_RED, "marker": marks[t % 6]}
+        accuracy.plot(done, values, label=f"node {t + 1}" + (", the target" * (t == 0)), **look)
         for s in graph.sources(t):
             colour, line, _ = style.gate_style(graph.gates[t][s])
             values = [record["edge_loss"][t][s] for record in records]

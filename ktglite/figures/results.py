@@ -1,12 +1,9 @@
-"""Figures of claims, Table 1, and graphs beside their target alone.
-
-Nothing is computed here that a table would need: means, intervals and contrasts come from
-`experiments`, in points and percent.
-"""
+"""Figures of claims, Table 1, and graphs beside their target alone; means, intervals and contrasts
+come from `experiments`, in points and percent."""
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, product
 
 import numpy as np
 import pandas as pd
@@ -36,14 +33,12 @@ def plot_effects(
     columns: int = 4,
     missing: str = "",
 ) -> Figure:
-    """Effects with 95 % intervals and n: a panel per table, a row per name.
+    """Effects with 95 % intervals and n: a panel per table, `columns` of them in a row.
 
     Args:
         tables: by the panel's title: `effect`, `low`, `high`, `n` and, where tested, `verdict`.
         at: the column that names the rows.
-        xlabel: what the effects are.
         shared: whether all panels have one scale, or all in a "row".
-        columns: panels in a row.
         missing: what is written into a row that a panel lacks.
     """
     whole = pd.concat(tables.values())
@@ -75,14 +70,10 @@ def plot_forest(frame: pd.DataFrame) -> Figure:
     """
     frame = frame[frame.effect.notna()]
     frame = frame.assign(row=list(map(claim_row, frame.claim, frame.source)))
-
-    def position(rows: pd.Series) -> pd.Series:  # C1 to C3, C0, then what is about searches
-        return rows.map(lambda row: f"{'search' in row}{row[:2] == 'C0'}{row[:2]}")
-
-    frame = frame.sort_values("row", kind="stable", key=position)
+    place = frame.row.map(lambda row: f"{'search' in row}{row[:2] == 'C0'}{row[:2]}")
+    frame = frame.iloc[place.argsort(kind="stable")]
     parts = {}
-    for name in frame["set"].unique():
-        part = frame[frame["set"] == name]
+    for name, part in frame.groupby("set", sort=False):
         kinds = ("stand-in", "quantised weights")
         other = [kind for kind in kinds if part.source.str.contains(kind).any()]
         parts[name + (f"\n(ImageNet:\n{', '.join(other)})" if other else "")] = part
@@ -114,23 +105,15 @@ def plot_main_effects(records: Records, sources: Sources = None) -> Figure:
     A row of panels for these records, and one for the paper. Nodes 2 and 3 must be equal by design.
     The panel of a run that lacks rows of Table 1 is empty: a main effect is a mean over all.
     """
-    parts = dict(list(main_effects(records, sources).groupby("panel", sort=False)))
-    columns = sum(not name.startswith("paper") for name in parts)
-    return plot_effects(parts, "node", "effect on node 1 (points)", "row", columns)
-
-
-def main_effects(records: Records, sources: Sources = None) -> pd.DataFrame:
-    """Of `plot_main_effects`: `panel`, `node`, `effect`, `low`, `high`, `n`."""
     table = claims.exploratory(records, sources)
     table = table[table.contrast.str.startswith("main effect")]
     table = table[table.effect.notna() | (table["from"] == "this run")]
-    names = [
-        ablation.stands_for(source) if origin == "paper" else source
-        for origin, source in zip(table["from"], table.source, strict=True)
-    ]
+    names = table.source.mask(table["from"] == "paper", table.source.map(ablation.stands_for))
     whose = table["from"].replace("this run", "these runs")
     table = table.assign(panel=whose + ": " + names, node="node " + table.contrast.str[-1])
-    return table[["panel", "node", "effect", "low", "high", "n"]]
+    parts = dict(list(table.groupby("panel", sort=False)))
+    columns = sum(not name.startswith("paper") for name in parts)
+    return plot_effects(parts, "node", "effect on node 1 (points)", "row", columns)
 
 
 # ---- Table 1
@@ -142,34 +125,30 @@ def plot_table1(records: Records, sources: Sources = None) -> Figure:
     The panels of these records share a scale, those of the paper another.
     """
     sources = list(sources or ablation.sources_of(records))
-    order = ablation.patterns(ablation.count_nodes(records))
-    paper = ablation.paper_arms(sources, ablation.count_nodes(records))
-    published = [source for source in sources if (source, "none") in paper]
-    table = ablation.tidy(records, sources)
-    counts = table.groupby(["source", "pattern"]).size().groupby("source").agg(["min", "max"])
-    ends = [" to ".join(dict.fromkeys(map(str, counts.loc[source]))) for source in sources]
+    runs = ablation.tidy(records, sources)
+    table = ablation.ablation_table(records, sources)
+    order = list(table.index)
+    parts = {source: table[title(source)].reset_index() for source in sources}
+    published = {source: part for source, part in parts.items() if "paper mean" in part}
     titles = [
-        f"{style.source_title(source)}\nthese runs, n = {n}"
-        for source, n in zip(sources, ends, strict=True)
+        f"{style.source_title(source)}\nthese runs, n = {style.span(part.n[part.n > 0])}"
+        for source, part in parts.items()
     ]
     titles += [f"{title(ablation.paper_source(source))}\npaper, n = 3" for source in published]
     ratios = [3] * len(sources) + [2] * len(published)
     size = 1.3 + 0.28 * len(order), len(titles)
     figure, axes = panels(titles, *size, sharey=True, width_ratios=ratios)
-    for axis, source in zip(axes, sources, strict=False):
-        part = table[table.source == source]
-        found = [stats.summary(part.accuracy[part.pattern == pattern]) for pattern in order]
-        means = pd.DataFrame(found).rename(columns={"mean": "effect"}).assign(pattern=order)
+    look = {"order": order, "color": GREY, "size": 3.5, "alpha": 0.7, "jitter": False}
+    for axis, (source, part) in zip(axes, parts.items(), strict=False):
+        means = part.rename(columns={"mean": "effect"})
         dots(axis, means, "pattern", order, shift=0.25, mark=MEAN)
-        look = {"color": GREY, "size": 3.5, "alpha": 0.7, "jitter": False}
-        sns.stripplot(part, x="accuracy", y="pattern", order=order, ax=axis, **look)
+        sns.stripplot(runs[runs.source == source], x="accuracy", y="pattern", ax=axis, **look)
         axis.sharex(axes[0])
         axis.set(xlabel="accuracy of node 1 (%)", ylabel="pre-trained nodes")
-    for axis, source in zip(axes[len(sources) :], published, strict=True):
-        arms = [paper[source, pattern] for pattern in order]
-        means = pd.DataFrame({"pattern": order, "effect": [arm.mean for arm in arms]})
-        spread = np.array([arm.std for arm in arms])
-        means = means.assign(low=means.effect - spread, high=means.effect + spread)
+    for axis, part in zip(axes[len(sources) :], published.values(), strict=True):
+        means = part.assign(effect=part["paper mean"])
+        means["low"] = means.effect - part["paper std"]
+        means["high"] = means.effect + part["paper std"]
         dots(axis, means, "pattern", order, mark=PAPER)
         axis.sharex(axes[len(sources)])
         axis.set_xlabel("accuracy (%)")
@@ -190,21 +169,18 @@ def plot_learning_curves(records: Records, sources: Sources = None) -> Figure:
     """
     sources = list(sources or ablation.sources_of(records))
     figure, axes = panels([""] * 2 * len(sources), 2.1, columns=2, sharey="row")
-    cells = [(source, start) for source in sources for start in ("scratch", "pre-trained")]
+    cells = product(sources, ("scratch", "pre-trained"))
     for axis, (source, start) in zip(axes, cells, strict=True):
         table = curve_table(records, source)
         order = list(dict.fromkeys(table.neighbours))
+        table = table[table.start == start]
         palette = dict.fromkeys(order, style.source_colour(source)) | {"none": BLACK}
         markers = dict(zip(order, "os^DvPX*", strict=False))
         look = {"hue": "neighbours", "style": "neighbours", "palette": palette, "markers": markers}
-        look |= {
-            "errorbar": ("pi", 100),
-            "err_kws": {"alpha": 0.1},
-            "ms": 4,
-            "legend": axis is axes[0],
-        }
-        sns.lineplot(table[table.start == start], x="epoch", y="accuracy", ax=axis, **look)
-        gain = f"{curve_gains(records, source)[start]:+.1f}".replace("-", "−")
+        look |= {"errorbar": ("pi", 100), "err_kws": {"alpha": 0.1}, "legend": axis is axes[0]}
+        sns.lineplot(table, x="epoch", y="accuracy", ax=axis, ms=4, **look)
+        last = table[table.epoch == table.epoch.max()].groupby("neighbours").accuracy.mean()
+        gain = f"{last.get(order[-1], np.nan) - last.get('none', np.nan):+.1f}".replace("-", "−")
         words = f"{style.source_title(source)}: node 1 {start.replace('scratch', 'from scratch')}"
         words += f"\n{order[-1]} minus none, last epoch: {gain} points"
         axis.set(title=words, xlabel="epoch", ylabel="validation (%)")
@@ -232,41 +208,24 @@ def curve_table(records: Records, source: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["start", "neighbours", "epoch", "accuracy"])
 
 
-def curve_gains(records: Records, source: str) -> dict[str, float]:
-    """All neighbours pre-trained minus none, in points, in the last epoch, by node 1's start."""
-    names = ablation.patterns(ablation.count_nodes(records))
-    curves = curve_table(records, source)
-    last = curves[curves.epoch == curves.epoch.max()].groupby(["start", "neighbours"])
-    means = last.accuracy.mean()
-    whole = names[len(names) // 2 - 1]
-    starts = "scratch", "pre-trained"
-    return {s: means.get((s, whole), np.nan) - means.get((s, "none"), np.nan) for s in starts}
-
-
 # ---- a graph beside its target alone
 
 
-def plot_seed_pairs(records: Records, chance: float | None = None) -> Figure:
-    """Test accuracy of node 1 in graphs and alone: a line per seed, the gains beside.
-
-    Args:
-        records: runs with `label`, `seed`, `test_accuracy`: "alone", and any graphs.
-        chance: accuracy (%) of guessing, for the axis.
-    """
+def plot_seed_pairs(records: Records, chance: float) -> Figure:
+    """Test accuracy of node 1 in graphs and alone: a line per seed, the gains beside. `records`:
+    runs labelled "alone", and any graphs. `chance`: accuracy (%) of guessing."""
     rows = [(r["seed"], ablation.row_title(r), r["test_accuracy"][0]) for r in records]
     runs = pd.DataFrame(rows, columns=["seed", "graph", "accuracy"])
     by_seed = {name: dict(own[["seed", "accuracy"]].values) for name, own in runs.groupby("graph")}
-    alone = by_seed.pop("alone")
-    order = ["alone", *(name for name in dict.fromkeys(runs.graph) if name != "alone")]
-    gains = [{"graph": name, **stats.difference(by_seed[name], alone)} for name in order[1:]]
-    gains = pd.DataFrame(gains)
+    order = list(dict.fromkeys(["alone", *runs.graph]))
+    gains = {name: stats.difference(by_seed[name], by_seed["alone"]) for name in order[1:]}
+    gains = pd.DataFrame.from_dict(gains, orient="index").reset_index(names="graph")
     figure, (left, right) = panels(["", ""], 1.3 + 0.3 * len(order), sharey=True)
     runs = runs.assign(row=runs.graph.map(order.index)).sort_values("row")
     look = {"estimator": None, "units": "seed", "marker": "o", "color": GREY, "lw": 1, "ms": 5}
     sns.lineplot(runs, x="accuracy", y="row", orient="y", ax=left, **look)
     handles = [Line2D([], [], color=GREY, lw=1, marker="o", ms=4, label="one seed")]
-    guessing = "" if chance is None else f", chance is {chance:g}"
-    left.set(xlabel=f"test accuracy (%){guessing}", ylabel="")
+    left.set(xlabel=f"test accuracy (%), chance is {chance:g}", ylabel="")
     dots(right, gains, "graph", order)
     right.set_xlabel("graph − alone, by seed (points)")
     style.count_rows(right, gains, "graph", order)
@@ -277,34 +236,29 @@ def plot_seed_pairs(records: Records, chance: float | None = None) -> Figure:
 def knowledge_table(records: Records, data: str) -> pd.DataFrame:
     """What `plot_gain_against_knowledge` draws, of a Table 1 whose starts were also trained alone.
 
-    `data`: the name of the data set.
+    Columns `data` (the name given), `source` (title, of the pre-trained nodes), `pattern`,
+    `knowledge` (mean accuracy alone of the neighbours' starts minus that of node 1's, points),
+    `effect`, `low`, `high` (graph minus its target alone, points, 95 % interval), `n`.
     """
     arms = ablation.run_arms(records)
-    alone = {title(source): arm.mean for (source, what), arm in arms.items() if what == "alone"}
-    scratch = title("scratch")
-    found = claims.exploratory(records)
-    found["pattern"] = found.contrast.str.extract(r"^(\S+) (?:less|minus) its target alone$")[0]
-    found = found[(found["from"] == "this run") & found.pattern.notna() & found.effect.notna()]
+    alone = {source: arm.mean for (source, what), arm in arms.items() if what == "alone"}
+    n = ablation.count_nodes(records)
+    cells = product(ablation.sources_of(records), ablation.patterns(n)[1:])
     rows = []
-    for row in found.itertuples():
-        on = [str(i + 1) in row.pattern.split("+") for i in range(ablation.count_nodes(records))]
-        known = [alone.get(row.source if one else scratch, np.nan) for one in on]
-        source = row.source if any(on) else scratch
-        rows.append({"data": data, "source": source, "knowledge": np.mean(known[1:]) - known[0]})
-    found = found[["pattern", "effect", "low", "high", "n"]].reset_index(drop=True)
-    table = pd.concat([pd.DataFrame(rows), found], axis=1)
-    return table.drop_duplicates(["source", "pattern"]) if rows else table
+    for source, pattern in [("scratch", "none"), *cells]:
+        trained = pattern.split("+")
+        starts = [source if str(node) in trained else "scratch" for node in range(1, n + 1)]
+        gain = stats.contrast(arms, {(source, pattern): 1.0, (starts[0], "alone"): -1.0})
+        known = [alone.get(start, np.nan) for start in starts]
+        row = {"data": data, "source": title(source), "knowledge": np.mean(known[1:]) - known[0]}
+        row |= {"pattern": pattern} | {name: gain[name] for name in ("effect", "low", "high", "n")}
+        rows += [row] if gain["n"] else []
+    return pd.DataFrame(rows)
 
 
 def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
-    """Whether a graph pays where the neighbours know more than node 1: a dot per row of Table 1.
-
-    Args:
-        table: `data` (a panel each), `source` (name or title, of the pre-trained nodes), `pattern`
-            ("none", "2+3", ..), `knowledge` (mean accuracy alone of the neighbours' starts minus
-            that of node 1's, points), `effect`, `low`, `high` (graph minus its target alone,
-            points, 95 % interval), as from `knowledge_table`.
-    """
+    """Whether a graph pays where the neighbours know more than node 1: a dot per row of Table 1, a
+    panel per data set of `table`, from `knowledge_table`."""
     parts = dict(list(table.groupby("data", sort=False)))
     figure, axes = panels(parts, 3.4, max(2, len(parts)))
     for axis, part in zip(axes, parts.values(), strict=True):
@@ -324,13 +278,8 @@ def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
 
 
 def plot_convergence(table: pd.DataFrame) -> Figure:
-    """When a graph pays: graph minus its target alone, against how far training has gone.
-
-    Args:
-        table: `claims.convergence_table`: `start` (name or title), `images` (to train), `epochs`,
-            `train_accuracy` (of the target alone, %), `effect`, `low`, `high` (points, 95 %
-            interval). A line joins what has as many images.
-    """
+    """When a graph pays: graph minus its target alone, against how far training has gone, from
+    `claims.convergence_table`. A line joins what has as many images."""
     figure, (axis,) = panels([""], 3.2)
     several = table.images.nunique() > 1
     sides = cycle([style.BESIDE, style.BELOW, style.BESIDE])  # lines lie close to each other
@@ -343,9 +292,8 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
         for row in part.itertuples():
             text = f"{row.epochs}" + (f" × {row.images}" if several else "")
             axis.annotate(text, (row.train_accuracy, row.effect), **beside)
-    axis.set(title=f"n = {style.span(table.n)} seeds")
+    axis.set(title=f"n = {style.span(table.n)} seeds", ylabel="graph − its target alone (points)")
     axis.set(xlabel="training accuracy of the target alone (%)")
-    axis.set(ylabel="graph − its target alone (points)")
     handles = style.source_legend(dict.fromkeys(table.start), "all nodes: {}")
     note = "numbers: epochs" + (" × images" if several else "")
     style.legend_below(figure, [*handles, *style.mark_legend(table)], note)
@@ -357,42 +305,27 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
 
 def plot_sources(records: Records) -> Figure:
     """What each start adds to a network alone, over random numbers: a panel per data set.
-
     `records`: {"source", "data", "accuracy there", "scratch": {seed: %}, "start": {seed: %}}, as in
-    data/reference_runs/sources.json.
-    """
-    parts = dict(list(start_gains(records).groupby("data", sort=False)))
+    data/reference_runs/sources.json."""
+    rows = []
+    for record in records:
+        there = f" ({record['accuracy there']:.0f} % there)" if "accuracy there" in record else ""
+        row = {"data": record["data"], "start": title(record["source"]) + there}
+        rows.append(row | stats.difference(record["start"], record["scratch"]))
+    parts = dict(list(pd.DataFrame(rows).groupby("data", sort=False)))
     return plot_effects(parts, "start", "gain over scratch (points)", shared=False)
 
 
-def start_gains(records: Records) -> pd.DataFrame:
-    """Of `plot_sources`: `data`, `source` (title), `start` (with accuracy there), `effect`, .."""
-    rows = []
-    for record in records:
-        source = title(record["source"])
-        there = f" ({record['accuracy there']:.0f} % there)" if "accuracy there" in record else ""
-        gain = stats.difference(record["start"], record["scratch"])
-        rows.append({"data": record["data"], "source": source, "start": source + there, **gain})
-    return pd.DataFrame(rows)
-
-
 def plot_reproduction(check: pd.DataFrame) -> Figure:
-    """This machine's runs beside the recorded ones: does each lie in their prediction interval?
-
-    Args:
-        check: `ablation.reproduction_check`: a row per graph: `row` (its name), `live` (node 1 in
-            this machine's runs, %), `mean`, `low`, `high` (recorded, and the interval in
-            which more of them should lie), `n` (recorded runs), `inside` (missing if unknown).
-    """
+    """This machine's runs beside the recorded ones, from `ablation.reproduction_check`: does each
+    lie in their prediction interval?"""
     rows = check.inside.count()
     inside = check.inside.fillna(True).to_numpy(bool)
     words = f"{(~inside).sum()} of {rows} outside; {0.05 * rows:.1f} expected by chance"
     figure, (axis,) = panels([words], 1.1 + 0.2 * len(check))
     place = np.arange(len(check))
-    scratch = {"none": "graph from scratch", "alone": "alone from scratch"}
-    names = check.row.replace(scratch)
-    band = axis.hlines(place, check.low, check.high, color=style.PALE, lw=5)
-    band.set_label("recorded: 95 % prediction interval")
+    band = {"color": style.PALE, "lw": 5, "label": "recorded: 95 % prediction interval"}
+    axis.hlines(place, check.low, check.high, **band)
     look = {"ls": "none", "color": BLACK}
     mean = f"recorded: mean, n = {style.span(check.n)}"
     axis.plot(check["mean"], place, marker="|", ms=7, label=mean, **look)
@@ -401,20 +334,19 @@ def plot_reproduction(check: pd.DataFrame) -> Figure:
     if not inside.all():
         look |= {"marker": "X", "ms": 7, "label": "this machine, outside"}
         axis.plot(live[~inside], place[~inside], **look)
-    axis.set_yticks(place, [plain(name) for name in names])
+    scratch = {"none": "graph from scratch", "alone": "alone from scratch"}
+    axis.set_yticks(place, list(map(plain, check.row.replace(scratch))))
     axis.set(ylim=(len(check) - 0.5, -0.5), xlabel="accuracy of node 1 (%)")
     style.legend_below(figure, axis.get_legend_handles_labels()[0])
     return figure
 
 
-def plot_confusion(answers, classes: Sequence[str], groups: Sequence[str] | None = None) -> Figure:
+def plot_confusion(answers, classes: Sequence[str], groups: Sequence[str]) -> Figure:
     """What a network takes for what: `answers` (C, C), how often class i was answered with j.
-
-    `groups`: what belongs together, a name for each of the C classes, which are sorted by it.
-    """
+    `groups`: what belongs together, a name for each of the C classes, which are sorted by it."""
     shares = np.asarray(answers, float)
     shares = 100 * shares / np.maximum(shares.sum(1, keepdims=True), 1)
-    groups = np.array(["" for _ in classes] if groups is None else groups)
+    groups = np.array(groups)
     order = np.argsort(groups, kind="stable")
     names = [plain(classes[i]) for i in order]
     figure, (axis,) = panels([""], 5.6)

@@ -37,7 +37,6 @@ DOT = {"color": BLACK, "ls": "none", "ms": 4.5, "markerfacecoloralt": "white"}
 BESIDE = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6.5}  # of a dot
 LEFT = BESIDE | {"xytext": (-4, 3), "ha": "right"}
 BELOW = BESIDE | {"xytext": (4, -9)}
-JAPANESE_FONT = "IPAexGothic"
 HOOK = "ktglite.figures.japanese:translate_when_drawn"
 
 
@@ -80,18 +79,17 @@ def use_style(lang: str = "en") -> None:
     """
     if lang not in ("en", "ja"):
         raise ValueError(f"lang is {lang!r}: allowed are en, ja")
-    try:
-        if lang == "ja":
+    if lang == "ja":
+        try:
             import matplotlib_fontja  # noqa: F401  registers the font
-    except ImportError:
-        hint = "it needs a Japanese font, `pip install 'ktglite[ja]'`"
-        raise ValueError(f"lang is 'ja': {hint}") from None
+        except ImportError:
+            hint = "it needs a Japanese font, `pip install 'ktglite[ja]'`"
+            raise ValueError(f"lang is 'ja': {hint}") from None
     plt.style.use("default")
     sns.set_theme(context="paper", style="ticks", palette="gray")
     plt.style.use(Path(__file__).with_name("ktglite.mplstyle"))
     if lang == "ja":
-        plt.rcParams["font.family"] = ["DejaVu Sans", JAPANESE_FONT]
-        plt.rcParams["figure.hooks"] = [HOOK]
+        plt.rcParams.update({"font.family": ["DejaVu Sans", "IPAexGothic"], "figure.hooks": [HOOK]})
         # bold is asked for, and there is one weight
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
@@ -106,15 +104,12 @@ def say(thing: str | pd.DataFrame | Styler, index: bool = True) -> None:
     if isinstance(thing, str):
         print(hint(thing))
         return
-    if isinstance(thing, pd.DataFrame):
-        style, html = "", thing.to_html(index=index, border=0)
-        text = thing.to_string(index=index)
-    else:
-        style, _, html = thing.to_html().rpartition("</style>")
-        text = thing.data.to_string(index=index)
+    plain_table = isinstance(thing, pd.DataFrame)
+    html = thing.to_html(index=index, border=0) if plain_table else thing.to_html()
+    style, end, html = html.rpartition("</style>")
     html = re.sub(r"(?<=>)[^<>]+(?=<)", lambda found: hint(found[0]), html)
-    whole = f"{style}</style>{html}" if style else html
-    display({"text/html": whole, "text/plain": hint(text)}, raw=True)
+    text = (thing if plain_table else thing.data).to_string(index=index)
+    display({"text/html": style + end + html, "text/plain": hint(text)}, raw=True)
 
 
 # ---- panels, dots, legends
@@ -123,10 +118,8 @@ def say(thing: str | pd.DataFrame | Styler, index: bool = True) -> None:
 def panels(
     titles: Iterable[str], height: float, columns: int = 4, **shared
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of the page's width, a panel per title, each row of them `height` inches high.
-
-    `shared`: what `plt.subplots` takes besides, such as `sharex`.
-    """
+    """A figure of the page's width, a panel per title, each row of them `height` inches high;
+    `shared` is what `plt.subplots` takes besides, such as `sharex`."""
     titles = list(titles)
     columns = min(columns, len(titles))
     rows = math.ceil(len(titles) / columns)
@@ -152,7 +145,6 @@ def dots(
     """Effects with their 95 % intervals: a dot per row of `table`, whose mark says what it shows.
 
     Args:
-        axis: the panel.
         table: `effect`, `low`, `high` and, where they were tested, `verdict`; NaN is not drawn.
         at: a column of numbers, which are places on the x axis; or of names, which are rows.
         order: the names of all rows, from above.
@@ -211,10 +203,10 @@ def mark_legend(table: pd.DataFrame) -> list[Line2D]:
     return [Line2D([], [], label=mark, **DOT, **MARKS[mark]) for mark in MARKS if mark in used]
 
 
-def source_legend(sources: Iterable[str], words: str = "{}") -> list[Line2D]:
+def source_legend(sources: Iterable[str], words: str) -> list[Line2D]:
     """Legend entries of sources in their colours; `words`: what is said of them, with {}."""
-    text = {source: words.format(source_title(source)) for source in sources}
-    return [Line2D([], [], color=source_colour(source), label=text[source]) for source in text]
+    looks = {words.format(source_title(source)): source_colour(source) for source in sources}
+    return [Line2D([], [], color=colour, label=label) for label, colour in looks.items()]
 
 
 def legend_below(figure: Figure, handles: Sequence, note: str = "") -> None:
@@ -241,13 +233,12 @@ def save_figure(
         "svg": {"Date": None, "Description": note},
         "png": {"Description": note},
     }
-    for kind in formats:
-        if kind not in metadata:
-            raise ValueError(f"format is {kind!r}: allowed are {', '.join(metadata)}")
+    if unknown := sorted({*formats} - {*metadata}):
+        raise ValueError(f"format is {unknown[0]!r}: allowed are {', '.join(metadata)}")
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths = [Path(folder) / f"{name}.{kind}" for kind in formats]
-    for path in paths:
-        figure.savefig(path, metadata=metadata[path.suffix[1:]], dpi=300)
+    for path, kind in zip(paths, formats, strict=True):
+        figure.savefig(path, metadata=metadata[kind], dpi=300)
     return paths
 
 
