@@ -1,10 +1,10 @@
 """Record a benchmark of graphs: whole curves of many graphs of each condition, in one file.
 
-Graphs that differ in effect are drawn uniformly from the space of a search and taken in turn from
-strata: which starts the graph has, what node 1 starts from, the gate of its label edge, and how
-many edges are open. A graph counts for every condition that has its starts, so that each training
-serves up to four. First come the targets alone, and the graphs that a live search of the profile
-draws; last, further seeds. What is finished is kept, and the same command goes on; the file has
+Graphs that differ in effect are drawn uniformly from the space of a search and taken from strata:
+which starts the graph has, what node 1 starts from, the gate of its label edge, and how many edges
+are open. A graph counts for every condition that has its starts, so that each training serves up to
+four. First come the targets alone, and the graphs that a live search of the profile draws; last,
+further seeds. What is finished is kept, and the same command goes on; the file has
 all that is finished so far.
 
     python benchmarks/record_graphs.py --count 500 --weights data/runs/quick/weights
@@ -13,9 +13,10 @@ all that is finished so far.
 
 import argparse
 import dataclasses
+import heapq
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
 
@@ -46,10 +47,11 @@ LICENCE = (
     "MIT, as the kit: images are drawn by formula, weights come with the kit or are made by it"
 )
 ORIGIN = (
-    "gates and starts drawn uniformly, target learns, no two graphs equal in effect; taken in turn "
-    "from strata of starts, start and label gate of node 1, and open edges; a graph counts for "
-    "every condition that has its starts; weight: share of the condition's space that its stratum "
-    "has, shared equally"
+    "gates and starts drawn uniformly, target learns, no two graphs equal in effect; taken from "
+    "strata of starts, start and label gate of node 1, and open edges, by Sainte-Laguë's rule; a graph "
+    "counts for every condition that has its starts; weight: share of the condition's space that "
+    "its stratum has, shared equally; that of strata without a graph goes to those with the same "
+    "start and label gate of node 1"
 )
 
 
@@ -77,28 +79,27 @@ def draw_strata(settings: SearchConfig) -> tuple[dict[tuple, list[Graph]], Count
     return {name: list(graphs) for name, graphs in found.items()}, shares
 
 
-def in_turn(strata: Mapping[tuple, Sequence[Graph]], turns: Mapping[tuple, int]) -> Iterable[Graph]:
-    """The targets alone, then the graphs of all strata by rounds; in a round each stratum has as
-    many `turns` as there are conditions that it counts for."""
-    rng = random.Random("rounds")
+def in_turn(
+    strata: Mapping[tuple, Sequence[Graph]], shares: Mapping[str, Mapping[tuple, float]]
+) -> Iterator[Graph]:
+    """The targets alone, then always a graph of the stratum whose graphs stand for the largest
+    share of any condition's space (Sainte-Laguë's rule)."""
     for name in sorted(strata):
         if name[-1] == 0:
             yield from strata[name]
-    queues = {name: iter(strata[name]) for name in sorted(strata) if name[-1] > 0}
-    while queues:
-        order = [name for name in queues for _ in range(turns[name])]
-        rng.shuffle(order)
-        for name in order:
-            graph = next(queues.get(name, iter(())), None)
-            if graph is None:
-                queues.pop(name, None)
-            else:
-                yield graph
+    largest = {name: max(own.get(name, 0) for own in shares.values()) for name in strata}
+    queues = {name: iter(strata[name]) for name in strata if name[-1] > 0}
+    heap = sorted((-largest[name], name, 1) for name in queues)
+    while heap:
+        _, name, count = heapq.heappop(heap)
+        if (graph := next(queues[name], None)) is not None:
+            heapq.heappush(heap, (-largest[name] / (2 * count + 1), name, count + 1))
+            yield graph
 
 
 def plan(conditions: Sequence[SearchConfig], live: str, count: int, seeds: int) -> pd.DataFrame:
     """What to train, in order: `graph`, `seed`, and by condition the `share` of its stratum in the
-    space, 0 where it does not belong."""
+    space, 0 where it does not belong, and that of its kind (start and label gate of node 1)."""
     strata: dict[tuple, list[Graph]] = {}
     shares = {}
     for (
@@ -107,14 +108,13 @@ def plan(conditions: Sequence[SearchConfig], live: str, count: int, seeds: int) 
         found, drawn = draw_strata(settings)
         strata = found | strata
         shares[settings.condition] = {name: drawn[name] / DRAWS for name in drawn}
-    turns = {name: sum(name in own for own in shares.values()) for name in strata}
     first = [
         graph.canonical()
         for settings in conditions
         if settings.condition == live
         for graph in sample_graphs(settings, LIVE)
     ]
-    order = list(in_turn(strata, turns))
+    order = list(in_turn(strata, shares))
     alone = sum(graph.size == 1 for graph in order)
     order = list(dict.fromkeys(order[:alone] + first + order[alone:]))[:count]
     seed = conditions[0].seed
@@ -123,9 +123,16 @@ def plan(conditions: Sequence[SearchConfig], live: str, count: int, seeds: int) 
     chosen = order[alone : alone + WITH_SEEDS]
     runs += [(graph, seed + i) for i in range(1, seeds) for graph in chosen]
     rows = []
+    kinds = {}
+    for name, has in shares.items():
+        kinds[name] = Counter()
+        for each, share in has.items():
+            kinds[name][each[1:3]] += share
     for graph, own in runs:
-        share = {name: has.get(stratum(graph), 0) for name, has in shares.items()}
-        rows.append({"graph": graph, "seed": own, "share": share})
+        place = stratum(graph)
+        share = {name: has.get(place, 0) for name, has in shares.items()}
+        of_kind = {name: has[place[1:3]] for name, has in kinds.items()}
+        rows.append({"graph": graph, "seed": own, "share": share, "share_of_kind": of_kind})
     return pd.DataFrame(rows)
 
 
@@ -167,17 +174,26 @@ def pack(
         missing = [np.nan] * (epochs - len(record["epochs"]))
         for condition, share in row.share.items():
             if share:
-                rows.append({"condition": condition, "share": share, **run})
+                shares = {"share": share, "share_of_kind": row.share_of_kind[condition]}
+                rows.append({"condition": condition, **shares, **run})
                 val.append([epoch["val_accuracy"][0] for epoch in record["epochs"]] + missing)
                 seconds.append([epoch["seconds"] for epoch in record["epochs"]] + missing)
     runs = pd.DataFrame(rows)
     graphs = list(runs.pop("graph"))
     runs["stratum"] = list(map(stratum, graphs))
-    searched = runs[runs.seed == conditions[0].seed].groupby(["condition", "stratum"]).size()
-    counts = [searched.get((row.condition, row.stratum), 1) for row in runs.itertuples()]
-    runs["weight"] = runs.pop("share") / counts
+    runs["kind"] = [name[1:3] for name in runs.stratum]
+    first = runs[runs.seed == conditions[0].seed]
+    counts = first.groupby(["condition", "stratum"]).size().rename("count")
+    strata = first.drop_duplicates(["condition", "stratum"])
+    covered = strata.groupby(["condition", "kind"]).share.sum().rename("covered")
+    runs = runs.join(counts, on=["condition", "stratum"]).join(covered, on=["condition", "kind"])
+    runs["weight"] = runs.share / runs["count"] * runs.share_of_kind / runs.covered
     about = about_runs(tasks[0], conditions)
-    return Benchmark(graphs, runs.drop(columns="stratum"), np.array(val), np.array(seconds), about)
+    about["share_of_the_space_covered"] = strata.groupby("condition").share.sum().to_dict()
+    runs = runs[["condition", "seed", "test", "diverged", "processor", "weight"]].fillna(
+        {"weight": 0}
+    )
+    return Benchmark(graphs, runs, np.array(val), np.array(seconds), about)
 
 
 def about_runs(task: Run, conditions: Sequence[SearchConfig]) -> dict:

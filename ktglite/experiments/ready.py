@@ -10,6 +10,7 @@ import numpy as np
 
 from ktglite.data import Data
 from ktglite.experiments.ablation import read_runs
+from ktglite.experiments.bench import load
 from ktglite.experiments.rungs import replay
 from ktglite.experiments.runs import SCHEMA, Run, Store, load_records
 from ktglite.experiments.space import CONDITIONS
@@ -81,7 +82,6 @@ def recorded_searches(settings) -> dict[str, dict]:
     """
     if settings.ready_runs is None:
         return {}
-    from ktglite.experiments.bench import load
     from ktglite.experiments.search import read_summaries  # and Optuna with it
 
     folder = from_checkout(settings.ready_runs) / "search"
