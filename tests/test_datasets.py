@@ -1,6 +1,5 @@
 """Folders and names become splits; what was understood is said; bad input is named."""
 
-import json
 import logging
 import os
 import sys
@@ -66,17 +65,6 @@ def test_one_folder_is_split_by_seed_and_stratified(folder, load, caplog):
     assert data.train.images.dtype == torch.uint8
     again, other = (load(folder, split_seed=seed) for seed in (0, 1))
     assert again.fingerprint == data.fingerprint != other.fingerprint
-
-
-def test_splits_are_disjoint_and_seeded():
-    labels = np.repeat(np.arange(4), 25)
-    given = np.full(100, -1, np.int8)
-    first, again, other = (
-        assign_splits(labels, given, list("abcd"), (0.6, 0.2, 0.2), s) for s in (0, 0, 1)
-    )
-    assert (first == again).all()
-    assert (first != other).any()
-    assert np.bincount(first).tolist() == [60, 20, 20]
 
 
 def test_given_splits_are_kept(tmp_path, load):
@@ -376,21 +364,13 @@ def test_a_cached_folder_is_not_decoded_again(folder, load, monkeypatch):
     assert load(folder).fingerprint == first.fingerprint
 
 
-@pytest.mark.parametrize("options", [{}, {"split_seed": 1}])
-def test_a_damaged_cache_is_named(folder, tmp_path, load, options):
+@pytest.mark.parametrize("kind", ["bin", "json"])
+def test_a_damaged_cache_is_named(folder, tmp_path, load, kind):
     load(folder)
-    (images,) = (tmp_path / "c").glob("*.bin")
-    content = bytearray(images.read_bytes())
-    content[-1] ^= 1
-    images.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged .* delete it"):
-        load(folder, **options)
-
-
-def test_changed_labels_in_the_cache_are_named(folder, tmp_path, load):
-    load(folder)
-    (facts,) = (tmp_path / "c").glob("*.json")
-    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"labels": [0, 1, 2] * 10}))
+    (path,) = (tmp_path / "c").glob(f"*.{kind}")
+    content = path.read_bytes()
+    changed = content.replace(b'"bmw"', b'"mbw"') if kind == "json" else content[:-1] + b"\1"
+    path.write_bytes(changed)
     with pytest.raises(ValueError, match="is damaged .* delete it"):
         load(folder, split_seed=1)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -278,10 +277,8 @@ def _share_out(limit: int | None, sizes: np.ndarray, least: np.ndarray) -> np.nd
 
 
 def size_and_time(path: Path) -> tuple[int, ...]:
-    """What tells that a file has changed: size, times, inode; zeros for a link to nothing.
-
-    The system alone sets the last of the times: files whose other times are all equal differ in it.
-    """
+    """What tells that a file has changed: size, times (the system alone sets one), inode;
+    zeros for a link to nothing."""
     with suppress(OSError):
         found = path.stat()
         return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
@@ -334,10 +331,7 @@ def _hub_name(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _hugging_face(text: str, size: int, fit: str) -> tuple[list[str], Rows]:
-    """A data set of the hub, or in a folder where `save_to_disk` wrote it, by the library datasets.
-
-    Columns, configuration and splits can be chosen, see `_hub_name`.
-    """
+    """A data set of the hub, or in a folder where `save_to_disk` wrote it; see `_hub_name`, too."""
     try:
         import datasets as hub
     except ImportError as error:
@@ -396,8 +390,7 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
     """
     images, folders = _walk(root)
     deep = {path[:-1] for path in images} - {()}
-    levels = zip(*deep, strict=False)
-    common = [names[0] for names in takewhile(lambda names: len({*names}) == 1, levels)]
+    common = os.path.commonprefix([*deep])  # noqa: RUF071 (of tuples, name by name)
     depth = min([len(common), *(len(parts) - 1 for parts in deep)])
     roles = _folder_roles(root, deep, common, depth)
 
@@ -419,9 +412,8 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
         way = "choose one, or put it on top; no class may be called like a split"
         raise ValueError(f"{root}: {several} hold train/ each: {way}")
     classes = {tuple(at) for _, *at in found}
-    for folder in sorted(folders):
-        at = place(folder)
-        if at and at[0] in above and at not in classes:
+    for folder in folders:
+        if (at := place(folder)) and at[0] in above and at not in classes:
             empty = root.joinpath(*folder)
             raise ValueError(f"class folder {empty} holds no images: fill it or remove it")
     outside = {*images} - {path for path, *_ in found}
@@ -438,7 +430,7 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
     ]
 
 
-def _folder_roles(root: Path, deep: set, common: list[str], depth: int) -> dict[str, int]:
+def _folder_roles(root: Path, deep: set, common: tuple[str, ...], depth: int) -> dict[str, int]:
     """Which folder names stand for which split; none where the folders are classes."""
     tops = {parts[depth] for parts in deep}
     roles = split_roles({name for parts in deep for name in parts[depth : depth + 2]} | {*common})
@@ -457,10 +449,8 @@ def _folder_roles(root: Path, deep: set, common: list[str], depth: int) -> dict[
 
 
 def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """The images and the folders below `root`, as tuples of names; sorted.
-
-    Links are followed, unless they lead round. What is left out is said, hidden files aside.
-    """
+    """The images and the folders below `root`, as tuples of names; sorted. Links are followed,
+    unless they lead round. What is left out is said, hidden files aside."""
     images, inner, others, left_out = [], [], [], set()
     for where, folders, files in os.walk(root, onerror=log.warning, followlinks=True):
         where = Path(where)
@@ -484,7 +474,7 @@ def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
                 others.append((suffix or path.name,))
     _tell_ignored(root, others, "file")
     _tell_ignored(root, left_out, "folder")
-    return sorted(images), inner
+    return sorted(images), sorted(inner)
 
 
 def _folder(found: list, size: int, fit: str, skip_unreadable: bool) -> tuple[list[str], Rows]:
