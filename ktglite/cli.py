@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -24,17 +25,16 @@ from ktglite.profiles import parse_overrides, raw_settings, run_folder
 
 __all__ = ["main"]
 
-Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
-Names = Annotated[tuple[str, ...], arg(metavar="NAME", help_behavior_hint="")]
-Pairs = Annotated[
-    UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE", help_behavior_hint="")
-]
-Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
-Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
-File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+optional = partial(arg, help_behavior_hint="")
+Number = Annotated[int | None, optional(metavar="N")]
+Names = Annotated[tuple[str, ...], optional(metavar="NAME")]
+Pairs = Annotated[UseAppendAction[tuple[str, ...]], optional(metavar="NAME=VALUE")]
+Text = Annotated[str | None, optional(metavar="TEXT")]
+Folder = Annotated[Path | None, optional(metavar="DIR")]
+File = Annotated[Path | None, optional(metavar="FILE")]
 Argument = Positional[Annotated[str, arg(metavar="WHICH")]]
 Network = Positional[Annotated[Path, arg(metavar="TARGET")]]
-Images = Positional[Annotated[tuple[Path, ...], arg(metavar="IMAGE", help_behavior_hint="")]]
+Images = Positional[Annotated[tuple[Path, ...], optional(metavar="IMAGE")]]
 Run = Positional[Annotated[str, arg(metavar="RUN")]]
 
 
@@ -235,26 +235,17 @@ def figures(
 ) -> None:
     """Draw the figures of a run again from its records; trains nothing.
 
-    Of a folder that has single runs, their training is drawn.
-
     Args:
         run: folder of a run, or the profile whose run it is.
         out: where they go; RUN/figures if not given.
         format: pdf, png, svg, with commas between.
         lang: en or ja.
     """
-    from ktglite.experiments.ready import read_folder
-    from ktglite.single_run import draw_training
-
     records = find_run(run)
     out = out or (records if records == Path(run) else run_folder(run)) / "figures"
     formats = format.replace(" ", "").split(",")
     print(f"from {records}")
-    if (records / "table1.json").exists() or list(records.glob("search/*.json")):
-        print(*ktglite.plots.draw_all(records, out, formats, lang), sep="\n")
-        return
-    for record in read_folder(records):
-        print(*draw_training(record, out, f"training-{record['key'][:8]}", formats), sep="\n")
+    print(*ktglite.plots.draw_all(records, out, formats, lang), sep="\n")
 
 
 def claims(run: Run = "quick") -> None:

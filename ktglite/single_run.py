@@ -18,7 +18,7 @@ from ktglite.sources.datasets import load_data
 from ktglite.store import atomic_write, write_record
 from ktglite.trainer import predict
 
-__all__ = ["answers", "class_table", "draw_training", "node_table", "read_graph", "train_graph"]
+__all__ = ["answers", "class_table", "node_table", "read_graph", "train_graph"]
 
 PRESETS = {  # the graph, its usual number of nodes, and the numbers it may have
     "alone": (independent, 1, "1"),
@@ -81,8 +81,9 @@ class _ShownRun(Run):
 def train_graph(graph: Graph, settings: Settings, label: str) -> dict:
     """Train one graph with the first of the settings' seeds, or find that it was trained.
 
-    Writes `target.safetensors` (the network of node 1), `training.png` and `record.json` to the
-    settings' `out`, and returns the record. A killed training resumes with the same call.
+    Writes `target.safetensors` (the network of node 1), `training.png`, `training.pdf` and
+    `record.json` to the settings' `out`, and returns the record. A killed training resumes with the
+    same call.
     """
     store = settings.store()
     store = replace(store, keep="all" if store.keep == "all" else "target", ready=())
@@ -97,15 +98,9 @@ def train_graph(graph: Graph, settings: Settings, label: str) -> dict:
     with atomic_write(out / "target.safetensors") as file:
         file.write(kept[0].read_bytes())
     write_record(out / "record.json", record, SCHEMA)
-    draw_training(record, out, "training", ("png",))
-    return record
-
-
-def draw_training(record: dict, out: Path, name: str, formats: Sequence[str]) -> list[Path]:
-    """Draw losses and accuracies of a run by epoch into the folder `out`; returns the files."""
     use_style()
-    figure = plot_training(Graph.from_dict(record["graph"]), record["epochs"])
-    return save_figure(figure, out, name, formats)
+    save_figure(plot_training(graph, record["epochs"]), out, "training")
+    return record
 
 
 def node_table(record: dict) -> pd.DataFrame:
