@@ -33,16 +33,6 @@ class NotebookError(Exception):
     """A cell failed; the message has its error and how to go on."""
 
 
-def find_notebooks(folder: str | Path | None = None) -> Path:
-    """The notebooks' folder: as given, ./notebooks, or the checkout's. Raises FileNotFoundError."""
-    places = [Path(folder)] if folder else [Path("notebooks"), PACKAGE.parent / "notebooks"]
-    for place in places:
-        if (place / f"{NOTEBOOKS[0]}.ipynb").is_file():
-            return place
-    found = f"no notebooks in {' or '.join(map(str, places))}"
-    raise FileNotFoundError(f"{found}; run this in a checkout of ktglite, or give --notebooks")
-
-
 def reproduce(
     profile: str | Path = "quick",
     only: Iterable[str] | None = None,
@@ -59,7 +49,7 @@ def reproduce(
         only: numbers such as "02"; all by default.
         out: folder of the run, `data/runs/<profile>` by default.
         overrides: settings to change, see `load_settings`.
-        notebooks: their folder, if it is not ./notebooks.
+        notebooks: their folder; by default ./notebooks, or the checkout's.
 
     Returns:
         The executed notebooks, by their stems.
@@ -68,13 +58,18 @@ def reproduce(
         NotebookError: when a cell fails.
         ValueError: for a wrong setting, before anything runs; and while another `reproduce` works
             in `out`.
+        FileNotFoundError: without notebooks.
     """
     numbers = [stem[:2] for stem in NOTEBOOKS]
     if unknown := sorted({*(only or ())} - {*numbers}):
         raise ValueError(f"--only {unknown[0]!r}: allowed are {', '.join(numbers)}")
     out = run_folder(profile, out)
     given = {"profile": str(profile), "out": str(out), "overrides": dict(overrides or {})}
-    folder = find_notebooks(notebooks)
+    places = [Path(notebooks)] if notebooks else [Path("notebooks"), PACKAGE.parent / "notebooks"]
+    folder = next((place for place in places if (place / f"{NOTEBOOKS[0]}.ipynb").is_file()), None)
+    if folder is None:
+        found = f"no notebooks in {' or '.join(map(str, places))}"
+        raise FileNotFoundError(f"{found}; run this in a checkout of ktglite, or give --notebooks")
     stems = [stem for stem in NOTEBOOKS if not only or stem[:2] in only]
     made_from = {stem: _fingerprint(folder / f"{stem}.ipynb", given) for stem in stems}
     marks = _read_marks(out)

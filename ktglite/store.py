@@ -98,6 +98,7 @@ def _acquire(lock: FileLock) -> AbstractContextManager[FileLock]:
 
 
 def write_json(path: str | Path, value: object, indent: int | None = 1) -> None:
+    """Write JSON by `atomic_write`. Raises ValueError for NaN."""
     text = json.dumps(value, indent=indent, allow_nan=False)
     with atomic_write(path) as file:
         file.write(text.encode())

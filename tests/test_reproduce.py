@@ -231,4 +231,4 @@ def test_wrong_settings_are_named_before_anything_runs(tmp_path, notebooks):
         work.reproduce("smoke", ["9"], tmp_path / "out", {}, notebooks)
     assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError, match="run this in a checkout"):
-        work.find_notebooks(tmp_path)
+        work.reproduce("smoke", None, tmp_path / "out", {}, tmp_path)
