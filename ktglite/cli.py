@@ -1,4 +1,7 @@
-"""The command line: each step of the paper by itself, and what to do with a trained network."""
+"""The command line: each step of the paper by itself, and what to do with a trained network.
+
+Names of `ktglite` are imported when they are used, so that help and errors of usage need no torch.
+"""
 
 import difflib
 import inspect
@@ -9,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -21,17 +25,16 @@ from ktglite.profiles import parse_overrides, raw_settings, run_folder
 
 __all__ = ["main"]
 
-Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
-Names = Annotated[tuple[str, ...], arg(metavar="NAME", help_behavior_hint="")]
-Pairs = Annotated[
-    UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE", help_behavior_hint="")
-]
-Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
-Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
-File = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")]
+optional = partial(arg, help_behavior_hint="")
+Number = Annotated[int | None, optional(metavar="N")]
+Names = Annotated[tuple[str, ...], optional(metavar="NAME")]
+Pairs = Annotated[UseAppendAction[tuple[str, ...]], optional(metavar="NAME=VALUE")]
+Text = Annotated[str | None, optional(metavar="TEXT")]
+Folder = Annotated[Path | None, optional(metavar="DIR")]
+File = Annotated[Path | None, optional(metavar="FILE")]
 Argument = Positional[Annotated[str, arg(metavar="WHICH")]]
 Network = Positional[Annotated[Path, arg(metavar="TARGET")]]
-Images = Positional[Annotated[tuple[Path, ...], arg(metavar="IMAGE", help_behavior_hint="")]]
+Images = Positional[Annotated[tuple[Path, ...], optional(metavar="IMAGE")]]
 Run = Positional[Annotated[str, arg(metavar="RUN")]]
 
 
@@ -51,7 +54,6 @@ class Choice:
     """tcp://HOST:PORT of a Dask scheduler; start its workers in this folder"""
 
     def overrides(self, **given: object) -> dict[str, object]:
-        """What was given, by --set and by options."""
         given |= {"jobs": self.jobs, "dask": self.dask}
         return parse_overrides(self.set) | {n: v for n, v in given.items() if v not in (None, ())}
 
@@ -59,9 +61,7 @@ class Choice:
         """The settings of a notebook, from `--set` and from a command's own options."""
         overrides = self.overrides(**given)
         raw_settings(notebook, self.profile, overrides)  # names are told before seconds of imports
-        from ktglite.settings import load_settings
-
-        return load_settings(notebook, self.profile, self.out, **overrides)
+        return ktglite.load_settings(notebook, self.profile, self.out, **overrides)
 
 
 # ---- the paper's steps
@@ -102,25 +102,18 @@ def ablation(
     """
     archs = arch[0] if len(arch) == 1 else arch
     settings = run.settings("02", seeds=seeds, sources=sources, arch=archs, nodes=nodes)
-    from ktglite.experiments import ablation as table1
-    from ktglite.experiments import claims
-    from ktglite.experiments.runs import run_all
-    from ktglite.pool import open_pool
-    from ktglite.store import write_json
-
     out = Path(settings.out)
-    graphs = table1.ablation_grid(settings.arch, settings.sources, settings.nodes)
-    data = settings.load_data()
+    graphs = ktglite.ablation_grid(settings.arch, settings.sources, settings.nodes)
+    what = graphs, settings.load_data(), settings.train_config(), settings.seed_numbers
     store = settings.store()
-    with _kept_in(out), open_pool(settings.jobs, settings.dask) as pool:
-        config = settings.train_config()
-        seeds = settings.seed_numbers
-        records = run_all(graphs, data, config, seeds, store, settings.weights, pool)
-    write_json(out / "table1.json", records)
-    frame = table1.ablation_table(records, settings.sources)
-    paths = claims.write_tables(records, out / "tables", settings.sources, settings.profile)
+    with _kept_in(out), ktglite.open_pool(settings.jobs, settings.dask) as pool:
+        records = ktglite.run_all(*what, store, settings.weights, pool)
+    ktglite.store.write_json(out / "table1.json", records)
+    frame = ktglite.ablation_table(records, settings.sources)
+    tables = out / "tables"
+    paths = ktglite.claims.write_tables(records, tables, settings.sources, settings.profile)
     print("Accuracy of node 1 (%), test: mean ± std (n)")
-    _print_table(table1.format_table(frame))
+    _print_table(ktglite.ablation.format_table(frame))
     print(*paths, sep="\n")
     print(f"next: ktglite figures {quote(str(out))}")
 
@@ -133,20 +126,13 @@ def search(condition: Argument, run: Choice, trials: Number = None) -> None:
         trials: how many graphs.
     """
     settings = run.settings("03", trials=trials)
-    from ktglite.experiments import search as step3
-    from ktglite.experiments.runs import weights_folder
-    from ktglite.graph import Graph
-    from ktglite.pool import open_pool
-
-    chosen = settings.search_config(condition)
     out = Path(settings.out)
-    data = settings.load_data()
+    what = settings.search_config(condition), settings.load_data(), settings.train_config()
     settings.store()
-    weights = weights_folder(settings.weights, settings.seed)
-    config = settings.train_config()
-    with _kept_in(out), open_pool(settings.jobs, settings.dask) as pool:
-        study = step3.search(chosen, data, config, out, weights=weights, pool=pool)
-    summary = step3.write_summary(study, out)
+    weights = ktglite.runs.weights_folder(settings.weights, settings.seed)
+    with _kept_in(out), ktglite.open_pool(settings.jobs, settings.dask) as pool:
+        study = ktglite.search.search(*what, out, weights=weights, pool=pool)
+    summary = ktglite.search.write_summary(study, out)
     counts = [f"{n} {state.lower()}" for state, n in summary["states"].items() if n]
     print(f"{condition}: {', '.join(counts)}")
     path = out / "search" / f"{study.study_name}.json"
@@ -155,7 +141,7 @@ def search(condition: Argument, run: Choice, trials: Number = None) -> None:
         print("no graph was trained to the end: give more --trials")
         return
     value = f"{summary['select_on']} accuracy {summary['selection_value']:.2f} %"
-    print(f"best graph, {value}: {Graph.from_dict(summary['best']['graph'])}")
+    print(f"best graph, {value}: {summary['best']['text']}")
     again = f"ktglite train {quote(str(path))} --profile {quote(run.profile)} --seed 1000"
     sets = "".join(f" --set {quote(pair)}" for pair in (*run.set, f"weights={weights}"))
     print(f"next: {again}{sets} --out {quote(str(out / f'best_{condition}'))}")
@@ -191,9 +177,8 @@ def train(
         seed: of all random numbers; 0 if not given.
     """
     if run.out is None:
-        raise ValueError(
-            "train writes a network: give it a folder with --out, such as --out my_run"
-        )
+        way = "give it a folder with --out, such as --out my_run"
+        raise ValueError(f"train writes a network: {way}")
     settings = run.settings("02", dataset=dataset, epochs=epochs, first_seed=seed)
     from ktglite.single_run import node_table, read_graph, train_graph
 
@@ -250,27 +235,17 @@ def figures(
 ) -> None:
     """Draw the figures of a run again from its records; trains nothing.
 
-    Of a folder that has single runs, their training is drawn.
-
     Args:
         run: folder of a run, or the profile whose run it is.
         out: where they go; RUN/figures if not given.
         format: pdf, png, svg, with commas between.
         lang: en or ja.
     """
-    from ktglite.experiments.ready import read_folder
-    from ktglite.figures import draw_all
-    from ktglite.single_run import draw_training
-
     records = find_run(run)
     out = out or (records if records == Path(run) else run_folder(run)) / "figures"
     formats = format.replace(" ", "").split(",")
     print(f"from {records}")
-    if (records / "table1.json").exists() or list(records.glob("search/*.json")):
-        print(*draw_all(records, out, formats, lang), sep="\n")
-        return
-    for record in read_folder(records):
-        print(*draw_training(record, out, f"training-{record['key'][:8]}", formats), sep="\n")
+    print(*ktglite.plots.draw_all(records, out, formats, lang), sep="\n")
 
 
 def claims(run: Run = "quick") -> None:
@@ -279,13 +254,10 @@ def claims(run: Run = "quick") -> None:
     Args:
         run: folder of a run, or the profile whose run it is.
     """
-    from ktglite.experiments import ablation as table1
-    from ktglite.experiments import search as step3
-    from ktglite.experiments.claims import claims_table
-
     folder = find_run(run)
-    summaries = list(folder.glob("search/*.json")) and step3.read_summaries(folder / "search")
-    table = claims_table(table1.read_runs(folder), summaries or {})
+    searched = list(folder.glob("search/*.json"))
+    summaries = ktglite.search.read_summaries(folder / "search") if searched else {}
+    table = ktglite.claims.claims_table(ktglite.ablation.read_runs(folder), summaries)
     print(f"{folder}: effects in points, with 95 % intervals")
     columns = ["claim", "source", "effect", "low", "high", "n", "verdict", "paper effect"]
     _print_table(table[columns].round(2))
@@ -331,10 +303,8 @@ def doctor(out: Path = Path("data/runs")) -> None:
 
 def find_run(run: str) -> Path:
     """The folder `run`; or of a profile, that in data/runs, else what comes with the kit."""
-    from ktglite.store import from_checkout
-
     own = run_folder(run)
-    shipped = from_checkout(f"data/reference_runs/{run}")
+    shipped = ktglite.store.from_checkout(f"data/reference_runs/{run}")
     if Path(run).is_dir() or not (own.is_dir() or shipped.is_dir()):
         return Path(run)
     return shipped if shipped.is_dir() and not (own / "table1.json").exists() else own
@@ -355,8 +325,6 @@ def _kept_in(out: Path) -> Iterator[None]:
 def _print_table(frame) -> None:
     print(frame.to_string(index=False, na_rep=""))
 
-
-# ---- the program
 
 STEPS = (reproduce, pretrain, ablation, search)
 AFTER = (train, predict, evaluate, figures, claims, export, doctor)

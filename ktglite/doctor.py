@@ -4,11 +4,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ktglite.devices import cpu_name
-from ktglite.experiments.runs import SCHEMA
-from ktglite.pool import cores
-from ktglite.store import read_record
-
 __all__ = ["examine"]
 
 MIN_FREE_BYTES = 5e9  # a run of the paper profile writes about as much
@@ -27,6 +22,9 @@ def examine(out: Path) -> Iterator[tuple[bool, str]]:
         way_out = "pip install both from one place, in one command"
         yield False, f"torch and torchvision are no pair ({error}): {way_out}"
         return
+    from ktglite.devices import cpu_name
+    from ktglite.pool import cores
+
     yield True, f"{cores()} cores, {cpu_name()}"
     for i in range(torch.cuda.device_count()):
         free, total = (f"{size / 1e9:.0f}" for size in torch.cuda.mem_get_info(i))
@@ -42,6 +40,9 @@ def examine(out: Path) -> Iterator[tuple[bool, str]]:
 
 def _unfinished(out: Path) -> Iterator[tuple[bool, str]]:
     """Runs below `out` that were begun and not ended, that failed, or whose record is damaged."""
+    from ktglite.experiments.runs import SCHEMA
+    from ktglite.store import read_record
+
     for path in sorted([*out.rglob("*.ckpt"), *out.rglob("*.partial.ipynb")]):
         yield True, f"unfinished: {path}; the command that began it resumes it"
     for path in sorted(out.rglob("runs/*.json")):

@@ -11,7 +11,7 @@ from ktglite.experiments.search import read_summaries
 from ktglite.experiments.space import to_params
 from ktglite.graph import Graph
 
-__all__ = ["export", "tidy_epochs", "tidy_runs"]
+__all__ = ["export"]
 
 BY_NODE = ["train_loss", "train_accuracy", "val_accuracy"]
 
@@ -83,6 +83,7 @@ def _to_tensorboard(records: Sequence[dict], out: Path) -> list[Path]:
 def _to_optuna(folder: str | Path, path: Path) -> Path:
     """The recorded searches as studies of a journal file, with every epoch's value."""
     import optuna
+    from optuna.distributions import CategoricalDistribution
     from optuna.storages.journal import JournalFileBackend
 
     searches = Path(folder) / "search"
@@ -92,19 +93,15 @@ def _to_optuna(folder: str | Path, path: Path) -> Path:
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
     for name, summary in summaries.items():
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-        search = summary["search"]
-        starts = (*search["choices"], *["teacher"] * (search.get("teachers") == "trained"))
-        choices = {"arch": search["arch"], "init": starts, "gate": search["gates"]}
-        kinds = {
-            kind: optuna.distributions.CategoricalDistribution(choices[kind]) for kind in choices
-        }
-        for trial in summary["trials"]:
-            params = to_params(Graph.from_dict(trial["graph"]))
+        drawn = [to_params(Graph.from_dict(trial["graph"])) for trial in summary["trials"]]
+        frame = pd.DataFrame(drawn)
+        kinds = {param: CategoricalDistribution(sorted(frame[param].unique())) for param in frame}
+        for trial, params in zip(summary["trials"], drawn, strict=True):
             found = optuna.trial.create_trial(
                 state=optuna.trial.TrialState[trial["state"]],
                 value=trial["value"],
                 params=params,
-                distributions={param: kinds[param.split()[0]] for param in params},
+                distributions=kinds,
                 user_attrs={"test_accuracy": trial["test_accuracy"], "seconds": trial["seconds"]},
                 intermediate_values=dict(enumerate(trial["values"], 1)),
             )

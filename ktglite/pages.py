@@ -3,6 +3,8 @@
 import os
 import re
 from contextlib import suppress
+from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 
 from ktglite.profiles import NOTEBOOKS
@@ -73,7 +75,7 @@ def to_html(notebook, stem: str, home: Path, folder: Path) -> str:
     from nbconvert.preprocessors import TagRemovePreprocessor
 
     lang = "ja" if home.name == "ja" or stem.endswith(".ja") else "en"
-    page = nbformat.reads(nbformat.writes(notebook), as_version=4)
+    page = deepcopy(notebook)
     describe_pictures(page)
     headings = []
     for cell in page.cells:
@@ -84,10 +86,9 @@ def to_html(notebook, stem: str, home: Path, folder: Path) -> str:
     title = next((text for mark, text in headings if mark == "#"), stem)
     page.metadata |= {"solution": WORDS[lang][1], "title": re.sub(r"[*`$]", "", title)}
     chapters = [f"- [{text}](#{text.replace(' ', '-')})" for mark, text in headings if mark == "##"]
-    at = NOTEBOOKS.index(stem) if stem in NOTEBOOKS else len(NOTEBOOKS)
-    ways = [f"[← {name[:2]}]({name}.html)" for name in NOTEBOOKS[max(at - 1, 0) : at]]
-    ways += [f"[{name[:2]} →]({name}.html)" for name in NOTEBOOKS[at + 1 : at + 2]]
-    ways = " · ".join(ways) if stem in NOTEBOOKS else ""
+    ways = [f"[← {name[:2]}]({name}.html)" for name, here in pairwise(NOTEBOOKS) if here == stem]
+    ways += [f"[{name[:2]} →]({name}.html)" for here, name in pairwise(NOTEBOOKS) if here == stem]
+    ways = " · ".join(ways)
     contents = f"**{WORDS[lang][0]}**\n\n" + "\n".join(chapters) if chapters else ""
     new_cell = nbformat.v4.new_markdown_cell
     page.cells[1:1] = [new_cell(_with_mathml(text)) for text in (contents, ways) if text]

@@ -1,7 +1,6 @@
 """Where tasks run: processes of this machine, or a Dask cluster, behind one `submit`.
 
-A task whose process is killed, for want of memory for instance, is given again; it finds its
-checkpoint and goes on.
+A task whose process is killed is given again; it finds its checkpoint and goes on.
 """
 
 import itertools
@@ -23,7 +22,7 @@ import torch
 
 __all__ = ["open_pool"]
 
-RESTARTS = 2  # a task whose process was killed is given again this often
+RESTARTS = 2  # of a task whose process was killed
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 NO_GUARD = (
@@ -31,7 +30,6 @@ NO_GUARD = (
     'begin with `if __name__ == "__main__":` what it runs; if it does, memory may be short: try '
     "fewer jobs"
 )
-MAX_TEMP_PATH = 70  # bytes; the path of a socket below it must not be longer than 103 to 107
 
 
 def cores() -> int:
@@ -58,11 +56,6 @@ def _quotas() -> Iterator[float]:
                         yield quota / period
 
 
-def default_jobs() -> int:
-    """One process per GPU, or per core where there is none."""
-    return torch.cuda.device_count() or cores()
-
-
 @contextmanager
 def open_pool(
     jobs: int | None = None, dask: str | None = None
@@ -74,8 +67,8 @@ def open_pool(
     Ctrl-C, what runs is stopped, too. (A Dask worker cannot be: it ends its task.)
 
     Args:
-        jobs: processes of one thread each, by default `default_jobs()`; several GPUs are shared
-            out among them.
+        jobs: processes of one thread each, by default one per GPU, or per core where there is none;
+            several GPUs are shared out among them.
         dask: address of a Dask scheduler, "tcp://HOST:8786", whose workers run the tasks instead.
             They must be started in the same folder of a file system that they share.
 
@@ -86,7 +79,7 @@ def open_pool(
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs is {jobs}: it must be at least 1")
-    pool = _DaskPool(dask) if dask else _LocalPool(jobs or default_jobs())
+    pool = _DaskPool(dask) if dask else _LocalPool(jobs or torch.cuda.device_count() or cores())
     try:
         yield pool
     except BaseException:
@@ -157,8 +150,8 @@ class _DaskPool:
         try:
             from distributed import Client
         except ImportError as error:
-            way_out = "pip install 'ktglite[dask]', here and on the workers"
-            raise ValueError(f"--dask needs Dask: {way_out}") from error
+            way = "pip install 'ktglite[dask]', here and on the workers"
+            raise ValueError(f"--dask needs Dask: {way}") from error
         try:
             self._client = Client(address)
         except (OSError, ValueError) as error:
@@ -183,16 +176,15 @@ class _DaskPool:
 
         if not ours.set_running_or_notify_cancel():
             return
-        gone = "start it and its workers again, and the same command resumes"
-        killed = "its Dask workers keep being killed (memory?): give them a larger --memory-limit"
         try:
             ours.set_result(theirs.result())
         except CancelledError:
-            ours.set_exception(
-                ConnectionError(f"the Dask scheduler at {self._address} is gone: {gone}")
-            )
+            way = "start it and its workers again, and the same command resumes"
+            gone = f"the Dask scheduler at {self._address} is gone: {way}"
+            ours.set_exception(ConnectionError(gone))
         except KilledWorker:
-            ours.set_exception(ChildProcessError(killed))
+            way = "give them a larger --memory-limit"
+            ours.set_exception(ChildProcessError(f"its Dask workers keep being killed: {way}"))
         except BaseException as error:
             ours.set_exception(error)
 
@@ -202,12 +194,10 @@ class _DaskPool:
 
 def _context() -> multiprocessing.context.BaseContext:
     """Processes are forked, where the system can, from a server that has imported torch: it takes
-    seconds.
-
-    Not below a long TMPDIR, as batch systems set it: the server's socket has no name there.
+    seconds. Its socket lies in TMPDIR, which may be long, and has a path of 103 bytes at most.
     """
     server = "forkserver" in multiprocessing.get_all_start_methods()
-    if not server or len(os.fsencode(tempfile.gettempdir())) > MAX_TEMP_PATH:
+    if not server or len(os.fsencode(tempfile.gettempdir())) > 70:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ktglite.experiments.runs"])
@@ -215,7 +205,7 @@ def _context() -> multiprocessing.context.BaseContext:
 
 
 def _begin_worker(place: int) -> None:
-    """What a worker process does first: take its GPU, and watch for a parent that was killed."""
+    """Take a GPU, and watch for a parent that was killed."""
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(1)

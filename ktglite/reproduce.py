@@ -1,6 +1,6 @@
 """Run the numbered notebooks under papermill, in order; what is done and unchanged is skipped.
 
-What papermill and torch need seconds to import is imported when a notebook has to be run.
+What takes seconds to import is imported when a notebook has to be run.
 """
 
 import hashlib
@@ -9,22 +9,18 @@ import os
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from filelock import FileLock, Timeout
 
-from ktglite.pages import describe_pictures, sources_of, to_html, without_widgets
+from ktglite.pages import to_html, without_widgets
 from ktglite.profiles import NOTEBOOKS, raw_settings, run_folder
 
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
-
-__all__ = ["NotebookError", "describe_pictures", "reproduce", "sources_of", "without_widgets"]
+__all__ = ["NotebookError", "reproduce"]
 
 PACKAGE = Path(__file__).parent
 DATA = PACKAGE.parent / "data"  # of the checkout
@@ -35,16 +31,6 @@ KERNEL = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_NCOLS": "100", "PYTHONUTF
 
 class NotebookError(Exception):
     """A cell failed; the message has its error and how to go on."""
-
-
-def find_notebooks(folder: str | Path | None = None) -> Path:
-    """The notebooks' folder: as given, ./notebooks, or the checkout's. Raises FileNotFoundError."""
-    places = [Path(folder)] if folder else [Path("notebooks"), PACKAGE.parent / "notebooks"]
-    for place in places:
-        if (place / f"{NOTEBOOKS[0]}.ipynb").is_file():
-            return place
-    found = f"no notebooks in {' or '.join(map(str, places))}"
-    raise FileNotFoundError(f"{found}; run this in a checkout of ktglite, or give --notebooks")
 
 
 def reproduce(
@@ -63,7 +49,7 @@ def reproduce(
         only: numbers such as "02"; all by default.
         out: folder of the run, `data/runs/<profile>` by default.
         overrides: settings to change, see `load_settings`.
-        notebooks: their folder, if it is not ./notebooks.
+        notebooks: their folder; by default ./notebooks, or the checkout's.
 
     Returns:
         The executed notebooks, by their stems.
@@ -72,49 +58,43 @@ def reproduce(
         NotebookError: when a cell fails.
         ValueError: for a wrong setting, before anything runs; and while another `reproduce` works
             in `out`.
+        FileNotFoundError: without notebooks.
     """
     numbers = [stem[:2] for stem in NOTEBOOKS]
     if unknown := sorted({*(only or ())} - {*numbers}):
         raise ValueError(f"--only {unknown[0]!r}: allowed are {', '.join(numbers)}")
     out = run_folder(profile, out)
     given = {"profile": str(profile), "out": str(out), "overrides": dict(overrides or {})}
-    folder = find_notebooks(notebooks)
-    done = {stem: out / "notebooks" / f"{stem}.ipynb" for stem in NOTEBOOKS}
-    done = {stem: path for stem, path in done.items() if not only or stem[:2] in only}
-    made_from = {stem: _fingerprint(folder / f"{stem}.ipynb", given) for stem in done}
+    places = [Path(notebooks)] if notebooks else [Path("notebooks"), PACKAGE.parent / "notebooks"]
+    folder = next((place for place in places if (place / f"{NOTEBOOKS[0]}.ipynb").is_file()), None)
+    if folder is None:
+        found = f"no notebooks in {' or '.join(map(str, places))}"
+        raise FileNotFoundError(f"{found}; run this in a checkout of ktglite, or give --notebooks")
+    stems = [stem for stem in NOTEBOOKS if not only or stem[:2] in only]
+    made_from = {stem: _fingerprint(folder / f"{stem}.ipynb", given) for stem in stems}
     marks = _read_marks(out)
-    if any(marks.get(stem) != made_from[stem] for stem in done):
+    if any(marks.get(stem) != made_from[stem] for stem in stems):
         from ktglite.settings import load_settings
 
         for number in numbers:
             load_settings(number, profile, out, **given["overrides"])
-    with _alone(out):
-        for stem, executed in done.items():
+    (out / "notebooks").mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(out / "notebooks/.lock").acquire(timeout=0)
+    except Timeout:
+        way = "wait for it, or give another folder with --out"
+        raise ValueError(f"another ktglite reproduce is at work in {out}: {way}") from None
+    with lock:
+        for stem in stems:
             if marks.get(stem) == made_from[stem]:
                 print(f"{stem}: done and unchanged")
                 continue
-            notebook = folder / f"{stem}.ipynb"
-            finished = _execute(notebook, executed.with_suffix(".partial.ipynb"), given)
-            _write(finished, notebook, executed)
+            _execute(folder / f"{stem}.ipynb", out / f"notebooks/{stem}.ipynb", given)
             before = {name: mark for name, mark in marks.items() if name < stem}
             marks = before | {stem: made_from[stem]}  # later ones read what this one wrote
-            _write_marks(out, marks)
-    return done
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Raise ValueError where another process writes notebooks into `out`."""
-    (out / "notebooks").mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / "notebooks/.lock", timeout=0):
-            yield
-    except Timeout:
-        way_out = "wait for it, or give another folder with --out"
-        raise ValueError(f"another ktglite reproduce is at work in {out}: {way_out}") from None
-
-
-# ---- what is done already
+            text = json.dumps({"fingerprints": marks, "files": _list_run(out)})
+            (out / MARKS).write_text(text, encoding="utf-8")
+    return {stem: out / f"notebooks/{stem}.ipynb" for stem in stems}
 
 
 def _fingerprint(notebook: Path, given: dict) -> str:
@@ -127,24 +107,17 @@ def _fingerprint(notebook: Path, given: dict) -> str:
             texts = (text.strip(" '\"") for text in str(value).strip("[]()").split(","))
             places += [Path(text).expanduser() for text in texts if text]
     packages = sorted(Path(sysconfig.get_path("purelib")).glob("*.dist-info"))
-    facts = json.dumps([given, _list_files(places), packages], default=str)
+    facts = json.dumps([given, _list_files(places), packages], sort_keys=True, default=str)
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def _read_marks(out: Path) -> dict[str, str]:
     """The fingerprints of executed notebooks; none where a file of the run was changed since."""
-    try:
+    with suppress(OSError, ValueError, LookupError):
         found = json.loads((out / MARKS).read_text(encoding="utf-8"))
         if found["files"].items() <= _list_run(out).items():  # a killed run may have added some
             return found["fingerprints"]
-    except (OSError, ValueError, LookupError, AttributeError, TypeError):
-        pass
     return {}
-
-
-def _write_marks(out: Path, marks: dict[str, str]) -> None:
-    text = json.dumps({"fingerprints": marks, "files": _list_run(out)})
-    (out / MARKS).write_text(text, encoding="utf-8")
 
 
 def _list_run(out: Path) -> dict[str, list[int]]:
@@ -153,30 +126,29 @@ def _list_run(out: Path) -> dict[str, list[int]]:
     return _list_files([*places, *(out / "notebooks" / f"{stem}.ipynb" for stem in NOTEBOOKS)])
 
 
-def _list_files(places: Iterable[Path]) -> dict[str, list[int]]:
+def _list_files(places: Sequence[Path]) -> dict[str, list[int]]:
     """Size and time of change (ns) of files, and of those below folders, by path."""
-    found = {}
+    paths = [str(place) for place in places if place.is_file()]
     seen = set()  # links may lead in a circle
     for place in places:
-        alone = [(place.parent, [], [place.name])] if place.is_file() else []
-        for top, folders, names in alone or os.walk(place, followlinks=True):
-            if not alone and os.path.realpath(top) in seen:
-                folders.clear()
-                continue
+        for top, folders, names in os.walk(place, followlinks=True):
+            new = os.path.realpath(top) not in seen
             seen.add(os.path.realpath(top))
-            folders[:] = sorted(name for name in folders if name != "__pycache__")
-            for path in (os.path.join(top, name) for name in sorted(names)):
-                with suppress(OSError):  # a link to nowhere, a file that was deleted just now
-                    facts = os.stat(path)
-                    found[path] = [facts.st_size, facts.st_mtime_ns]
+            folders[:] = sorted(name for name in folders if new and name != "__pycache__")
+            paths += [os.path.join(top, name) for name in names if new]
+    found = {}
+    for path in paths:
+        with suppress(OSError):  # a link to nowhere, a file that was deleted just now
+            facts = os.stat(path)
+            found[path] = [facts.st_size, facts.st_mtime_ns]
     return found
 
 
-# ---- execution
+def _execute(notebook: Path, executed: Path, given: dict) -> None:
+    """Run every cell of a notebook, then write it to `executed`, with a page beside it.
 
-
-def _execute(notebook: Path, partial: Path, given: dict) -> "NotebookNode":
-    """Run every cell of a notebook, and write as one goes what was run to `partial`."""
+    Until then it grows in a file beside it, named as partial.
+    """
     import nbformat
     import papermill
     from ipykernel.kernelspec import write_kernel_spec
@@ -186,6 +158,7 @@ def _execute(notebook: Path, partial: Path, given: dict) -> "NotebookNode":
     from ktglite.store import provenance
 
     started = time.perf_counter()
+    partial = executed.with_suffix(".partial.ipynb")
     print(f"{notebook.stem}:", flush=True)
     try:
         with TemporaryDirectory() as folder, patch.dict(os.environ, KERNEL, JUPYTER_PATH=folder):
@@ -210,41 +183,21 @@ def _execute(notebook: Path, partial: Path, given: dict) -> "NotebookNode":
             f"give the same command again to go on."
         ) from error
     except KeyboardInterrupt as stop:
-        stop.add_note(f"in {notebook.stem}, {_position(partial)}")
+        stop.add_note(f"in {notebook.stem}")
         raise
     finished = nbformat.read(partial, as_version=4)
     finished, _ = CoalesceStreamsPreprocessor().preprocess(finished, {})  # bars: their last state
     without_widgets(finished)
     hardware = provenance()["hardware"]
-    machine = ", ".join([f"{hardware['cores']} cores, {hardware['cpu']}", *hardware["gpus"]])
+    seconds = round(time.perf_counter() - started, 1)
     finished.metadata["ktglite"] = {
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": seconds,
         "profile": Path(given["profile"]).stem,
-        "machine": machine,
+        "machine": ", ".join([f"{hardware['cores']} cores, {hardware['cpu']}", *hardware["gpus"]]),
     }
-    return finished
-
-
-def _write(finished: "NotebookNode", notebook: Path, executed: Path) -> None:
-    """The page, then the notebook: its final name says that every cell has run."""
-    import nbformat
-
     page = executed.with_suffix(".html")
     text = to_html(finished, notebook.stem, notebook.parent, executed.parent)
     page.write_text(text, encoding="utf-8")
-    partial = executed.with_suffix(".partial.ipynb")
     nbformat.write(finished, partial)
-    os.replace(partial, executed)
-    minutes = finished.metadata["ktglite"]["seconds"] / 60
-    print(f"{notebook.stem}: {minutes:.1f} min, {page}", flush=True)
-
-
-def _position(partial: Path) -> str:
-    """Where an interrupted notebook stands."""
-    try:
-        cells = json.loads(partial.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError):
-        return "before its first cell"
-    # papermill calls all of them completed
-    begun = [cell for cell in cells if cell["metadata"].get("papermill", {}).get("start_time")]
-    return f"cell {len(begun)} of {len(cells)}"
+    os.replace(partial, executed)  # last: its name says that every cell has run
+    print(f"{notebook.stem}: {seconds / 60:.1f} min, {page}", flush=True)

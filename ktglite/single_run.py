@@ -18,13 +18,13 @@ from ktglite.sources.datasets import load_data
 from ktglite.store import atomic_write, write_record
 from ktglite.trainer import predict
 
-__all__ = ["answers", "class_table", "draw_training", "node_table", "read_graph", "train_graph"]
+__all__ = ["answers", "class_table", "node_table", "read_graph", "train_graph"]
 
-PRESETS = {  # the graph, and how many nodes it may have; the first unless a number says so
-    "alone": (independent, "1"),
-    "all-through": (all_through, "3123456789"),
-    "mutual": (mutual, "223456789"),
-    "distillation": (distillation, "2"),
+PRESETS = {  # the graph, its usual number of nodes, and the numbers it may have
+    "alone": (independent, 1, "1"),
+    "all-through": (all_through, 3, "123456789"),
+    "mutual": (mutual, 2, "23456789"),
+    "distillation": (distillation, 2, "2"),
 }
 
 
@@ -42,10 +42,17 @@ def read_graph(text: str, archs: Sequence[str], inits: Sequence[str] = ()) -> Gr
     """
     name, _, count = text.partition(":")
     if text.endswith(".json"):
-        graph = _graph_of_file(Path(text).expanduser())
-    elif name in PRESETS and count in ("", *PRESETS[name][1]):
-        make, counts = PRESETS[name]
-        graph = make(*[Node("resnet18")] * int(count or counts[0]))
+        try:
+            content = json.loads(Path(text).expanduser().read_text(encoding="utf-8"))
+            if "best" in content and content["best"] is None:
+                raise ValueError("this search trained no graph to the end; give it more trials")
+            content = content.get("best", content)
+            graph = Graph.from_dict(content.get("graph", content))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{text} is not a graph: {error}") from error
+    elif name in PRESETS and count in ("", *PRESETS[name][2]):
+        make, usual, _ = PRESETS[name]
+        graph = make(*[Node("resnet18")] * int(count or usual))
     else:
         allowed = "a .json file, alone, all-through:3, mutual:2 (or another number), distillation"
         raise ValueError(f"graph is {text!r}: allowed are {allowed}")
@@ -58,18 +65,6 @@ def read_graph(text: str, archs: Sequence[str], inits: Sequence[str] = ()) -> Gr
         changed = [replace(n, **{field: v}) for n, v in zip(nodes, values, strict=False)]
         nodes = changed or nodes
     return replace(graph, nodes=nodes)
-
-
-def _graph_of_file(path: Path) -> Graph:
-    """That in a file of any of the three kinds."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if "best" in content and content["best"] is None:
-            raise ValueError("this search trained no graph to the end; give it more trials")
-        content = content.get("best", content)
-        return Graph.from_dict(content.get("graph", content))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a graph: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +81,9 @@ class _ShownRun(Run):
 def train_graph(graph: Graph, settings: Settings, label: str) -> dict:
     """Train one graph with the first of the settings' seeds, or find that it was trained.
 
-    Writes `target.safetensors` (the network of node 1), `training.png` and `record.json` to the
-    settings' `out`, and returns the record. A killed training resumes with the same call.
+    Writes `target.safetensors` (the network of node 1), `training.png`, `training.pdf` and
+    `record.json` to the settings' `out`, and returns the record. A killed training resumes with the
+    same call.
     """
     store = settings.store()
     store = replace(store, keep="all" if store.keep == "all" else "target", ready=())
@@ -98,19 +94,13 @@ def train_graph(graph: Graph, settings: Settings, label: str) -> dict:
     check_starts([task])
     record = run(task, store)
     out = Path(settings.out)
-    kept = networks.kept_files(Path(store.folder) / f"{record['key']}.json", [0], "target")
+    kept = networks.kept_files(store.folder / f"{record['key']}.json", [0], "target")
     with atomic_write(out / "target.safetensors") as file:
         file.write(kept[0].read_bytes())
     write_record(out / "record.json", record, SCHEMA)
-    draw_training(record, out, "training", ("png",))
-    return record
-
-
-def draw_training(record: dict, out: Path, name: str, formats: Sequence[str]) -> list[Path]:
-    """Draw losses and accuracies of a run by epoch into the folder `out`; returns the files."""
     use_style()
-    figure = plot_training(Graph.from_dict(record["graph"]), record["epochs"])
-    return save_figure(figure, out, name, formats)
+    save_figure(plot_training(graph, record["epochs"]), out, "training")
+    return record
 
 
 def node_table(record: dict) -> pd.DataFrame:
@@ -132,9 +122,8 @@ def answers(target: Path, images: Iterable[Path]) -> pd.DataFrame:
     for path in images:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        inside = sorted(path.rglob("[!.]*"))
-        images_inside = [file for file in inside if file.suffix.lower() in IMG_EXTENSIONS]
-        files += [path] if path.is_file() else images_inside
+        inside = [p for p in path.rglob("[!.]*") if p.suffix.lower() in IMG_EXTENSIONS]
+        files += [path] if path.is_file() else sorted(inside)
     if not files:
         raise FileNotFoundError(f"no images in {', '.join(map(str, images))}")
     net = networks.load_network(target)
@@ -143,9 +132,7 @@ def answers(target: Path, images: Iterable[Path]) -> pd.DataFrame:
     return table.assign(probability=table["probability"].astype(float).round(1))
 
 
-def class_table(
-    target: Path, dataset: str | None = None, cache: str = "data/cache"
-) -> pd.DataFrame:
+def class_table(target: Path, dataset: str | None = None) -> pd.DataFrame:
     """What the network in a file classifies correctly of a data set's test images.
 
     The images are split as for its training; by default they are those of its training. A frame
@@ -153,7 +140,7 @@ def class_table(
     classes that the network does not know.
     """
     net = networks.load_network(target)
-    spec = {**(net.card.get("dataset") or {}), "cache": cache}
+    spec = net.card.get("dataset") or {}
     name = dataset or spec.get("name_or_folder")
     if name is None:
         raise ValueError(f"{target} does not say on which images it was trained: give --dataset")
@@ -164,5 +151,4 @@ def class_table(
     given = predict(net, data.test).argmax(1)
     frame = pd.DataFrame({"class": [data.classes[i] for i in data.test.labels]})
     frame["correct"] = frame["class"] == [net.classes[i] for i in given]
-    table = frame.groupby("class")["correct"].agg(images="size", correct="sum")
-    return table.reset_index()
+    return frame.groupby("class", as_index=False)["correct"].agg(images="size", correct="sum")

@@ -39,15 +39,11 @@ CHECKOUT = Path(__file__).parents[1]  # where the package lies; in a clone, with
 WAIT_IN_SILENCE = 10  # seconds at a lock
 
 
-# ---- atomic writes
-
-
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well; else `path` stays what it was.
 
-    Raises OSError naming `path` and the way out where it cannot be written: a full disk, a
-    read-only folder.
+    Raises OSError naming `path` and the way out where it cannot be written, as on a full disk.
     """
     path = Path(path)
     mine = f"{path.name}.{socket.gethostname()}"
@@ -63,12 +59,10 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())  # a name must not reach the disk before its content does
         os.replace(partial, path)
     except OSError as error:
-        raise OSError(
-            error.errno or errno.EIO,  # numpy gives none
-            f"{path} could not be written ({error.strerror or error}); what was there before is "
-            "untouched: make room, or choose a folder that can be written, and run the same "
-            "command again",
-        ) from error
+        found = f"{path} could not be written ({error.strerror or error})"
+        way = "make room, or choose a folder that can be written, and run the same command again"
+        message = f"{found}; what was there before is untouched: {way}"
+        raise OSError(error.errno or errno.EIO, message) from error  # numpy gives no number
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -82,14 +76,15 @@ def make_once(path: str | Path, make: Callable[[Path], None], also: Iterable[Pat
     """
     path = Path(path)
     files = [path, *also]
-    if not all(file.exists() for file in files):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")  # the system releases it when its holder dies
-        with _acquire(lock):
-            if not all(file.exists() for file in files):
-                make(path)
-            with suppress(OSError):  # nobody needs it now: whoever comes later finds the file
-                os.unlink(lock.lock_file)
+    if all(file.exists() for file in files):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock")  # the system releases it when its holder dies
+    with _acquire(lock):
+        if not all(file.exists() for file in files):
+            make(path)
+        with suppress(OSError):  # nobody needs it now: whoever comes later finds the file
+            os.unlink(lock.lock_file)
     return path
 
 
@@ -103,13 +98,10 @@ def _acquire(lock: FileLock) -> AbstractContextManager[FileLock]:
 
 
 def write_json(path: str | Path, value: object, indent: int | None = 1) -> None:
-    """Write JSON so that the file is either the old one or the whole new one, never a part."""
+    """Write JSON by `atomic_write`. Raises ValueError for NaN."""
     text = json.dumps(value, indent=indent, allow_nan=False)
     with atomic_write(path) as file:
         file.write(text.encode())
-
-
-# ---- content hashes: every file of ours carries one, and what does not agree with it is refused
 
 
 def _content_hash(record: dict) -> str:
@@ -149,10 +141,8 @@ def read_record(path: str | Path, schema: int) -> dict:
 class Checkpoint:
     """A file that holds the state of the training `key`, the SHA-256 of its content in front.
 
-    One that is damaged, or of another training, is renamed to `<path>.unused` with a warning.
-
-    `share`: a save that would cost more than this share of the run time is skipped. Epochs of a GPU
-    can be shorter than it takes to write three networks.
+    A save that would cost more than `share` of the run time is skipped: epochs of a GPU can be
+    shorter than it takes to write three networks.
     """
 
     def __init__(self, path: str | Path, key: str, share: float = math.inf):
@@ -163,7 +153,10 @@ class Checkpoint:
         self._cost = 0.0
 
     def load(self, device: str | torch.device = "cpu") -> dict | None:
-        """The state that was saved last; None where there is none."""
+        """The state that was saved last, or None.
+
+        A file that is damaged, or of another training, is renamed to `<path>.unused` and told.
+        """
         if not self.path.exists():
             return None
         content = self.path.read_bytes()
@@ -183,7 +176,6 @@ class Checkpoint:
         return None
 
     def save(self, state: dict) -> None:
-        """Replace what was saved before, or leave it, see `share`."""
         started = time.perf_counter()
         if started - self._saved < self._cost / self.share:
             return
@@ -196,12 +188,8 @@ class Checkpoint:
         self._cost = self._saved - started
 
     def drop(self) -> None:
-        """Delete the file, where that is possible."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
-
-
-# ---- keys: a hash over all that decides a result
 
 
 def make_key(*parts: object) -> str:
@@ -239,9 +227,6 @@ def _dump_code(source: str) -> str:
     return "".join("".join(lines).split())
 
 
-# ---- where a result comes from
-
-
 def provenance(config=None) -> dict:
     """Code, package versions, hardware; with a training's config, its device and precision, too."""
     versions = {"python": platform.python_version()}
@@ -249,27 +234,24 @@ def provenance(config=None) -> dict:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    hardware = {"cpu": cpu_name(), "cores": os.cpu_count(), "gpus": gpus}
-    hardware["system"] = platform.platform(terse=True)
-    facts = {"versions": versions, "hardware": hardware, **_git_state()}
-    if config is not None:
-        device = resolve_device(config.device)
-        facts["device"] = str(device)
-        facts["precision"] = resolve_precision(config.precision, device)
-    return facts
+    system = {"cores": os.cpu_count(), "gpus": gpus, "system": platform.platform(terse=True)}
+    facts = {"versions": versions, "hardware": {"cpu": cpu_name(), **system}, **_git_state()}
+    if config is None:
+        return facts
+    device = resolve_device(config.device)
+    return facts | {"device": str(device), "precision": resolve_precision(config.precision, device)}
 
 
 def _git_state() -> dict:
     """Commit of this package's own checkout, and whether files were changed since; None without."""
-    facts = {"git": None, "dirty": None}
     if (CHECKOUT / ".git").exists():  # else it would be that of a project around the package
         command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
         with suppress(OSError, subprocess.SubprocessError):
             done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
-            lines = done.stdout.splitlines()
-            facts["git"] = lines[0].removeprefix("# branch.oid ")
-            facts["dirty"] = not all(line.startswith("#") for line in lines)
-    return facts
+            commit, *lines = done.stdout.splitlines()
+            changed = not all(line.startswith("#") for line in lines)
+            return {"git": commit.removeprefix("# branch.oid "), "dirty": changed}
+    return {"git": None, "dirty": None}
 
 
 def from_checkout(path: str | Path) -> Path:

@@ -27,7 +27,7 @@ from PIL import Image
 
 from ktglite.experiments import ablation, bench
 from ktglite.figures import japanese as words
-from ktglite.reproduce import describe_pictures, sources_of, without_widgets
+from ktglite.pages import describe_pictures, sources_of, without_widgets
 from ktglite.settings import NOTEBOOKS
 
 __all__ = ["refresh"]

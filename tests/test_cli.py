@@ -216,8 +216,6 @@ def test_a_run_is_taken_away_as_tables(trained, tmp_path, capsys):
     assert runs["test_accuracy"][0] == record["test_accuracy"][0]
     second = epochs[epochs["node"] == 2]["val_accuracy"]
     assert list(second) == [epoch["val_accuracy"][1] for epoch in record["epochs"]]
-    main(["figures", str(out), "--format", "png"])
-    assert len(list(out.glob("figures/training-*.png"))) == 1
 
 
 @pytest.mark.parametrize(

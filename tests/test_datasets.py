@@ -1,6 +1,5 @@
 """Folders and names become splits; what was understood is said; bad input is named."""
 
-import json
 import logging
 import os
 import sys
@@ -15,7 +14,6 @@ from PIL import Image
 
 from ktglite.sources import datasets
 from ktglite.sources.datasets import assign_splits, image_files, load_data
-from ktglite.sources.images import read_image
 
 
 def write_images(folder, count, colour, size=(20, 24), mode="RGB", suffix="png"):
@@ -67,17 +65,6 @@ def test_one_folder_is_split_by_seed_and_stratified(folder, load, caplog):
     assert data.train.images.dtype == torch.uint8
     again, other = (load(folder, split_seed=seed) for seed in (0, 1))
     assert again.fingerprint == data.fingerprint != other.fingerprint
-
-
-def test_splits_are_disjoint_and_seeded():
-    labels = np.repeat(np.arange(4), 25)
-    given = np.full(100, -1, np.int8)
-    first, again, other = (
-        assign_splits(labels, given, list("abcd"), (0.6, 0.2, 0.2), s) for s in (0, 0, 1)
-    )
-    assert (first == again).all()
-    assert (first != other).any()
-    assert np.bincount(first).tolist() == [60, 20, 20]
 
 
 def test_given_splits_are_kept(tmp_path, load):
@@ -252,20 +239,6 @@ def test_a_bad_file_is_named_or_skipped(folder, tmp_path, load, caplog, name, co
         assert "skipped 1 of 31 files" in caplog.text
 
 
-def test_formats_without_a_reader_are_named_before_others_are_decoded(folder, load, monkeypatch):
-    """Photographs of an iPhone are no empty folder."""
-    (folder / "citroën 2CV" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
-    with pytest.raises(ValueError, match=r"IMG_1\.HEIC cannot .* pip install pillow-heif"):
-        load(folder)
-    tried = []
-    read = datasets.read_image
-    monkeypatch.setattr(datasets, "read_image", lambda *a: (tried.append(a), read(*a))[1])
-    with pytest.raises(ValueError, match="HEIC"):
-        load(folder)
-    assert len(tried) == 1
-    assert sum(sizes(load(folder, skip_unreadable=True))) == 30
-
-
 def test_bad_folders_are_named(folder, tmp_path, load):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load(tmp_path / "nowhere")
@@ -391,21 +364,13 @@ def test_a_cached_folder_is_not_decoded_again(folder, load, monkeypatch):
     assert load(folder).fingerprint == first.fingerprint
 
 
-@pytest.mark.parametrize("options", [{}, {"split_seed": 1}])
-def test_a_damaged_cache_is_named(folder, tmp_path, load, options):
+@pytest.mark.parametrize("kind", ["bin", "json"])
+def test_a_damaged_cache_is_named(folder, tmp_path, load, kind):
     load(folder)
-    (images,) = (tmp_path / "c").glob("*.bin")
-    content = bytearray(images.read_bytes())
-    content[-1] ^= 1
-    images.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged .* delete it"):
-        load(folder, **options)
-
-
-def test_changed_labels_in_the_cache_are_named(folder, tmp_path, load):
-    load(folder)
-    (facts,) = (tmp_path / "c").glob("*.json")
-    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"labels": [0, 1, 2] * 10}))
+    (path,) = (tmp_path / "c").glob(f"*.{kind}")
+    content = path.read_bytes()
+    changed = content.replace(b'"bmw"', b'"mbw"') if kind == "json" else content[:-1] + b"\1"
+    path.write_bytes(changed)
     with pytest.raises(ValueError, match="is damaged .* delete it"):
         load(folder, split_seed=1)
 
@@ -417,27 +382,6 @@ def test_home_is_expanded(folder, tmp_path, monkeypatch):
     assert sum(sizes(data)) == 30
     assert (tmp_path / "c").is_dir()
     assert data.spec["name_or_folder"] == str(folder)
-
-
-# ---- images
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1", "I;16"])
-def test_images_of_every_mode(tmp_path, mode):
-    array = np.full((12, 10, 3), 200, np.uint8)
-    if mode == "I;16":
-        Image.fromarray(np.full((12, 10), 200 * 256, np.uint16)).save(tmp_path / "x.png")
-    else:
-        path = tmp_path / f"x.{'jpg' if mode == 'CMYK' else 'png'}"
-        Image.fromarray(array).convert(mode).save(path)
-    image = read_image(next(tmp_path.glob("x.*")), 8)
-    assert image.shape == (3, 8, 8)
-    assert abs(int(image.mean()) - 200) <= 56 if mode == "1" else abs(int(image.mean()) - 200) < 8
-
-
-def test_transparent_is_white(tmp_path):
-    Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(tmp_path / "x.png")
-    assert read_image(tmp_path / "x.png", 8).min() == 255
 
 
 # ---- names
@@ -452,7 +396,7 @@ def test_synthcars_by_name(tmp_path):
 
 
 def test_stanford_cars_says_what_to_place_where(tmp_path, load):
-    words = r"place under .*raw: stanford_cars/ with devkit/.* or take hf:tanganke/stanford_cars"
+    words = r"place its files under .*raw as torchvision .* such as hf:tanganke/stanford_cars"
     with pytest.raises(FileNotFoundError, match=words):
         load("stanford_cars", raw=tmp_path / "raw")
 

@@ -57,26 +57,20 @@ def link(target: str) -> Callable[[Path], None]:
     return lambda path: path.symlink_to(target)
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A part of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png(width: int, height: int, rows: bool) -> Callable[[Path], None]:
     """A white picture of 1 bit per pixel, row by row; without `rows`, its size is only claimed."""
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
     def write(path: Path) -> None:
         line, packer = b"\0" + b"\xff" * -(-width // 8), zlib.compressobj()
-        body = (
-            b"".join(packer.compress(line) for _ in range(height if rows else 1)) + packer.flush()
-        )
-        header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-        path.write_bytes(
-            b"\x89PNG\r\n\x1a\n"
-            + chunk(b"IHDR", header)
-            + chunk(b"IDAT", body)
-            + chunk(b"IEND", b"")
-        )
+        lines = [packer.compress(line) for _ in range(height if rows else 1)]
+        body = b"".join(lines) + packer.flush()
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", body) + chunk(b"IEND", b""))
 
     return write
 
@@ -107,96 +101,53 @@ def upside_down(path: Path) -> None:
 
 def text_bomb(path: Path) -> None:
     picture()(path)
-    body = b"Comment\0\0" + zlib.compress(bytes(100_000_000))
-    chunk = (
-        struct.pack(">I", len(body))
-        + b"zTXt"
-        + body
-        + struct.pack(">I", zlib.crc32(b"zTXt" + body))
-    )
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000)))
     whole = path.read_bytes()
-    path.write_bytes(whole[:33] + chunk + whole[33:])  # after the header
+    path.write_bytes(whole[:33] + text + whole[33:])  # after the header
 
 
-CASES = [
-    Case("cut.jpg", cut(picture(array=NOISE)), "truncated", "error: JPEG cut short"),
-    Case("cut.png", cut(picture()), "truncated", "error: PNG cut short"),
-    Case("cut.gif", cut(frames, 0.2), "cannot be read", "error: GIF cut short"),
-    Case("empty.jpg", content(b""), "0 bytes", "error: zero bytes"),
-    Case("notes.jpg", content(b"not an image\n"), "cannot identify", "error: a text file"),
-    Case(
-        "page.png",
-        content(b"<html>404</html>"),
-        "cannot identify",
-        "error: a web page saved as an image",
-    ),
-    Case(
-        "bomb.png",
-        png(60_000, 60_000, rows=False),
-        "decompression bomb",
-        "error: claims 60,000 x 60,000 px",
-    ),
-    Case(
-        "huge.png",
-        png(20_000, 20_000, rows=True),
-        "decompression bomb",
-        "error: 20,000 x 20,000 px, 60 kB",
-    ),
-    Case("text bomb.png", text_bomb, "too large", "error: 100 MB of text packed into a PNG"),
-    Case(
-        "float.tiff",
-        floats,
-        "no agreed white",
-        "error: 32 bits a pixel, of which nobody knows the range",
-    ),
-    Case("loop.png", link("loop.png"), "symbolic links", "error: a link to itself"),
-    Case("dangling.png", link("nowhere.png"), "No such file", "error: a link to nothing"),
-    Case("photo.heic", heic, "heic cannot.*pillow-heif", "error: HEIC, without pillow-heif"),
-    Case("photo.dng", picture(format="TIFF"), "raw file.*convert", "error: a camera's raw file"),
-    Case("logo.svg", content(b"<svg/>"), "convert it to JPEG", "error: SVG"),
-    Case(
-        "manual.pdf", content(b"%PDF-1.4"), "left out", "left out: PDF, a video, HDF5 and the like"
-    ),
-    Case("up", link(".."), "left out", "left out: a link to a folder that it lies in"),
-    Case(".hidden.png", picture(), "left out", "left out: a hidden file"),
-    Case("pipe.png", os.mkfifo, "left out", "left out: a pipe or a device"),
-    Case("one.png", picture(array=GREY[:1, :1]), 100, "used: 1 x 1 px, as one colour"),
-    Case(
-        "line.png",
-        picture(array=np.full((1, 60_000, 3), 100, np.uint8)),
-        100,
-        "used: 60,000 x 1 px",
-    ),
-    Case("grey.png", picture("L"), 100, "used: grey"),
-    Case(
-        "bits.png",
-        picture("1", array=np.full((24, 20, 3), 255, np.uint8)),
-        255,
-        "used: black and white, 1 bit",
-    ),
-    Case("deep.png", sixteen_bit, 100, "used: 16 bits, brought to 8"),
-    Case("print.jpg", picture("CMYK"), 100, "used: CMYK, as RGB"),
-    Case("palette.png", picture("P"), 100, "used: a palette"),
-    Case(
-        "clear.png",
-        picture(array=np.zeros((9, 9, 4), np.uint8), mode="RGBA"),
-        255,
-        "used: transparent, on white",
-    ),
-    Case("moving.gif", frames, 100, "used: an animated GIF, its first frame"),
-    Case("turned.jpg", upside_down, 100, "used: turned by its EXIF entry, upright"),
-    Case(
-        "really a png.jpg", picture(format="PNG"), 100, "used: a wrong suffix, read by its content"
-    ),
-    Case("シトロエン 2CV é.png", picture(), 100, "used: a name outside ASCII"),
-    Case(
-        os.fsdecode(b"latin-1 \xe9.png"),
-        picture(format="PNG"),
-        100,
-        "used: a name that is not UTF-8",
-    ),
-    Case(LONG, picture(), 100, "used: a name of 244 bytes"),
+def filled(value: int, *shape: int) -> np.ndarray:
+    return np.full(shape, value, np.uint8)
+
+
+BOMB = "decompression bomb"
+LATIN = os.fsdecode(b"latin-1 \xe9.png")
+ROWS = [
+    ("cut.jpg", cut(picture(array=NOISE)), "truncated", "error: JPEG cut short"),
+    ("cut.png", cut(picture()), "truncated", "error: PNG cut short"),
+    ("cut.gif", cut(frames, 0.2), "cannot be read", "error: GIF cut short"),
+    ("empty.jpg", content(b""), "0 bytes", "error: zero bytes"),
+    ("notes.jpg", content(b"not an image\n"), "cannot identify", "error: a text file"),
+    ("page.png", content(b"<html/>"), "cannot identify", "error: a web page saved as an image"),
+    ("bomb.png", png(60_000, 60_000, False), BOMB, "error: claims 60,000 x 60,000 px"),
+    ("huge.png", png(20_000, 20_000, True), BOMB, "error: 20,000 x 20,000 px, 60 kB"),
+    ("text bomb.png", text_bomb, "too large", "error: 100 MB of text packed into a PNG"),
+    ("float.tiff", floats, "agreed", "error: 32 bits a pixel, of which nobody knows the range"),
+    ("loop.png", link("loop.png"), "symbolic links", "error: a link to itself"),
+    ("dangling.png", link("nowhere.png"), "No such file", "error: a link to nothing"),
+    ("photo.heic", heic, "heic cannot.*pillow-heif", "error: HEIC, without pillow-heif"),
+    ("photo.dng", picture(format="TIFF"), "raw file.*convert", "error: a camera's raw file"),
+    ("logo.svg", content(b"<svg/>"), "convert it to JPEG", "error: SVG"),
+    ("a.pdf", content(b"%PDF-1.4"), "left out", "left out: PDF, a video, HDF5 and the like"),
+    ("up", link(".."), "left out", "left out: a link to a folder that it lies in"),
+    (".hidden.png", picture(), "left out", "left out: a hidden file"),
+    ("pipe.png", os.mkfifo, "left out", "left out: a pipe or a device"),
+    ("one.png", picture(array=GREY[:1, :1]), 100, "used: 1 x 1 px, as one colour"),
+    ("line.png", picture(array=filled(100, 1, 60_000, 3)), 100, "used: 60,000 x 1 px"),
+    ("grey.png", picture("L"), 100, "used: grey"),
+    ("bits.png", picture("1", filled(255, 24, 20, 3)), 255, "used: black and white, 1 bit"),
+    ("deep.png", sixteen_bit, 100, "used: 16 bits, brought to 8"),
+    ("print.jpg", picture("CMYK"), 100, "used: CMYK, as RGB"),
+    ("palette.png", picture("P"), 100, "used: a palette"),
+    ("clear.png", picture("RGBA", filled(0, 9, 9, 4)), 255, "used: transparent, on white"),
+    ("moving.gif", frames, 100, "used: an animated GIF, its first frame"),
+    ("turned.jpg", upside_down, 100, "used: turned by its EXIF entry, upright"),
+    ("a png.jpg", picture(format="PNG"), 100, "used: a wrong suffix, read by its content"),
+    ("シトロエン 2CV é.png", picture(), 100, "used: a name outside ASCII"),
+    (LATIN, picture(format="PNG"), 100, "used: a name that is not UTF-8"),
+    (LONG, picture(), 100, "used: a name of 244 bytes"),
 ]
+CASES = [Case(*row) for row in ROWS]
 
 
 def table() -> str:

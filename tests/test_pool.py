@@ -171,9 +171,11 @@ def test_jobs(monkeypatch):
     monkeypatch.setattr(pool, "_quotas", lambda: [])
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert pool.default_jobs() == 3
+    with open_pool() as three:
+        assert three.size == 3
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert pool.default_jobs() == 4
+    with open_pool() as four:
+        assert four.size == 4
     with pytest.raises(ValueError, match="jobs is 0"), open_pool(0):
         pass
 

@@ -4,7 +4,6 @@ import ast
 import difflib
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +36,7 @@ def load_profile(name: str | Path) -> dict[str, dict | None]:
     """
     path = Path(name).expanduser()
     if str(name) in PROFILES:
-        path = files("ktglite").joinpath(f"profiles/{name}.yaml")
+        path = Path(__file__).with_name(f"{name}.yaml")
     if not path.is_file():
         allowed = f"{', '.join(PROFILES)} and the path of a .yaml file"
         raise ValueError(f"profile is {str(name)!r}: allowed are {allowed}")
@@ -59,10 +58,10 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, str]:
     """
     overrides = {}
     for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name.strip():
+        name, equals, text = map(str.strip, pair.partition("="))
+        if not equals or not name:
             raise ValueError(f"--set {pair!r} is not NAME=VALUE")
-        overrides[name.strip()] = text.strip()
+        overrides[name] = text
     return overrides
 
 
@@ -98,7 +97,7 @@ def setting_names() -> set[str]:
     """The names of all settings, read from source: to import it takes torch and seconds."""
     names = set()
     for module, owner in (("trainer", "TrainConfig"), ("settings", "Settings")):
-        text = files("ktglite").joinpath(f"{module}.py").read_text(encoding="utf-8")
+        text = Path(__file__).parents[1].joinpath(f"{module}.py").read_text(encoding="utf-8")
         for node in ast.parse(text).body:
             if isinstance(node, ast.ClassDef) and node.name == owner:
                 names |= {part.target.id for part in node.body if isinstance(part, ast.AnnAssign)}

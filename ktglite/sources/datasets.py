@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,14 @@ from torchvision import datasets
 from ktglite import store
 from ktglite.data import Data, Split
 from ktglite.sources import synthcars
-from ktglite.sources.images import NO_READER, SUFFIXES, UNREADABLE, read_image, to_square
+from ktglite.sources.images import SUFFIXES, UNREADABLE, read_image, to_square
 
 __all__ = ["load_data"]
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1  # of cached images
-SYNTHCARS_IMAGES = 12_554  # as many as the paper's car set
+SYNTHCARS_IMAGES = 12_554  # of the paper's car set
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
     "train": 0, "training": 0, "trainval": 0, "val": 1, "valid": 1, "validate": 1,
@@ -51,10 +50,6 @@ TORCHVISION = {
     "cifar100": (datasets.CIFAR100, "train", {True: 0, False: 2}),
     "imagenette": (datasets.Imagenette, "split", {"train": 0, "val": 2}),
 }
-STANFORD_CARS = (
-    "stanford_cars/ with devkit/, cars_train/, cars_test/ and cars_test_annos_withlabels.mat; "
-    "or take hf:tanganke/stanford_cars"
-)
 
 
 def load_data(
@@ -107,7 +102,10 @@ def load_data(
         given[given == 1] = 2
         log.warning("%s has no test set: its val is one, and a new val is taken from train", name)
     part = assign_splits(labels, given, classes, split, split_seed, limit)
-    _tell_copies(name, np.array(facts["digests"]), part)
+    digests = np.array(facts["digests"])
+    if copies := np.isin(digests[part == 2], digests[np.isin(part, (0, 1))]).sum():
+        message = "%s: %d of %d test images are in train or val, too: results on them say little"
+        log.warning(message, name, copies, (part == 2).sum())
     places = [np.flatnonzero(part == i) for i in range(3)]
     if validate_on == "test":
         places[1] = places[2]
@@ -117,13 +115,6 @@ def load_data(
     kind = "as given" if (given >= 0).any() else "by seed"
     log.info("%s: %r, split %s, of %s", name, data, kind, _some(classes))
     return data
-
-
-def _tell_copies(name: str, digests: np.ndarray, part: np.ndarray) -> None:
-    """Warn of test images that are in train or val, too."""
-    if copies := np.isin(digests[part == 2], digests[np.isin(part, (0, 1))]).sum():
-        message = "%s: %d of %d test images are in train or val, too: results on them say little"
-        log.warning(message, name, copies, (part == 2).sum())
 
 
 def check_shares(split: tuple[float, ...]) -> None:
@@ -140,8 +131,7 @@ def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
     stem = name.partition(":")[0]
     found = []
     if name == "synthcars":
-        least = 3 * len(synthcars.class_names())
-        count = SYNTHCARS_IMAGES if spec["limit"] is None else max(spec["limit"], least)
+        count = max(spec["limit"] or SYNTHCARS_IMAGES, 3 * len(synthcars.class_names()))
         make = partial(_synthcars, count, size)
         key += [count, store.code_hash("ktglite.sources.synthcars")]
     elif name in TORCHVISION:
@@ -168,8 +158,7 @@ def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
         if [_digest(image) for image in images] != facts["digests"]:
             raise ValueError("its images are not as they were written")
     except (OSError, ValueError) as error:
-        way_out = "delete it and it is made again"
-        raise ValueError(f"{path} is damaged ({error}); {way_out}") from error
+        raise ValueError(f"{path} is damaged ({error}); delete it and it is made again") from error
     if len(images) < len(found):
         log.warning("skipped %d of %d files in %s", len(found) - len(images), len(found), name)
     return images, facts
@@ -234,21 +223,21 @@ def assign_splits(
     """The split of every image: 0 train, 1 val, 2 test, -1 unused by `limit`. int8 (n,), stratified
     by class.
 
-    `given` holds 0, 1, 2 where the data set decides and -1 where it does not; `limit` is the number
-    of images to use at most. Raises ValueError naming a class with too few images to stand in every
-    split, or the smallest limit with which all do.
+    `given` holds 0, 1, 2 where the data set decides and -1 where it does not. Raises ValueError
+    naming a class with too few images to stand in every split, or the smallest limit with which all
+    do.
     """
     part = given.copy()
     rng = np.random.default_rng([seed, 1])
+    groups = np.unique(np.stack([labels, given], 1), axis=0).tolist()
+    places = [
+        rng.permutation(np.flatnonzero((labels == label) & (given == source)))
+        for label, source in groups
+    ]
     has_val = (given == 1).any()
-    groups = {}
-    for label in range(len(classes)):
-        for source in np.unique(given[labels == label]):
-            index = np.flatnonzero((labels == label) & (given == source))
-            groups[label, int(source)] = rng.permutation(index)
-    keep = _keep(limit, groups, has_val)
-    for (label, source), index in groups.items():
-        count = keep[label, source]
+    least = [{-1: 3, 0: 1 if has_val else 2}.get(source, 1) for _, source in groups]
+    counts = _share_out(limit, np.array([len(index) for index in places]), np.array(least))
+    for (label, source), index, count in zip(groups, places, counts, strict=True):
         part[index[count:]] = -1
         if source == -1:
             n_test, n_val = (max(1, round(s * count)) for s in (shares[2], shares[1]))
@@ -264,38 +253,32 @@ def assign_splits(
         part[index[:n_test]] = 2
         part[index[n_test : n_test + n_val]] = 1
     for i, split in enumerate(SPLITS):
-        absent = [name for j, name in enumerate(classes) if not ((labels == j) & (part == i)).any()]
-        if absent and (i != 1 or not (part == 1).any()):
+        absent = sorted({*range(len(classes))} - {*labels[part == i].tolist()})
+        if absent and (i != 1 or len(absent) == len(classes)):
             rule = "every class needs one in train and in test, under the same name"
-            raise ValueError(
-                f"class {absent[0]!r} has no image in {split}: {rule}, capitals included"
-            )
+            found = f"class {classes[absent[0]]!r} has no image in {split}"
+            raise ValueError(f"{found}: {rule}, capitals included")
     return part
 
 
-def _keep(limit: int | None, groups: dict, has_val: bool) -> dict:
-    """How many images of each (class, given split) to use, so many that every class is in all."""
-    sizes = {group: len(index) for group, index in groups.items()}
+def _share_out(limit: int | None, sizes: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """How many images of each group to use: the same share of all, but `least` at least."""
     if limit is None:
         return sizes
-    least = {-1: 3, 0: 1 if has_val else 2, 1: 1, 2: 1}
-    floor = {group: min(size, least[group[1]]) for group, size in sizes.items()}
-    if limit < sum(floor.values()):
-        needs = f"every class in train, val and test takes at least {sum(floor.values())}"
+    least = np.minimum(sizes, least)
+    if limit < least.sum():
+        needs = f"every class in train, val and test takes at least {least.sum()}"
         raise ValueError(f"limit is {limit}: {needs}")
-    share = min(1.0, limit / sum(sizes.values()))
-    keep = {group: max(round(share * size), floor[group]) for group, size in sizes.items()}
-    while sum(keep.values()) > limit:
-        above = [group for group in keep if keep[group] > floor[group]]
-        keep[max(above, key=lambda group: keep[group] - share * sizes[group])] -= 1
-    return keep
+    ideal = min(1.0, limit / sizes.sum()) * sizes
+    counts = np.maximum(ideal.round().astype(int), least)
+    while counts.sum() > limit:
+        counts[np.where(counts > least, counts - ideal, -np.inf).argmax()] -= 1
+    return counts
 
 
 def size_and_time(path: Path) -> tuple[int, ...]:
-    """What tells that a file has changed: size, times, inode; zeros for a link to nothing.
-
-    The system alone sets the last of the times: files whose other times are all equal differ in it.
-    """
+    """What tells that a file has changed: size, times (the system alone sets one), inode;
+    zeros for a link to nothing."""
     with suppress(OSError):
         found = path.stat()
         return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
@@ -312,13 +295,13 @@ def _synthcars(count: int, size: int) -> tuple[list[str], Rows]:
 
 def _torchvision(name: str, size: int, fit: str, raw: str) -> tuple[list[str], Rows]:
     kind, argument, flags = TORCHVISION[name]
-    cars = name == "stanford_cars"  # torchvision cannot download it any more
+    ask = name != "stanford_cars"  # whose address is dead
     try:
-        found = {part: kind(raw, **{argument: f}, download=not cars) for f, part in flags.items()}
+        found = {part: kind(raw, **{argument: f}, download=ask) for f, part in flags.items()}
     except (RuntimeError, OSError) as error:
-        wanted = STANFORD_CARS if cars else "its files as torchvision expects them"
-        found = f"{name} could not be had ({error})"
-        raise FileNotFoundError(f"{found}; place under {raw}: {wanted}") from error
+        way = f"place its files under {raw} as torchvision expects them, or take one of the hub"
+        such = f"{name} could not be had ({error}); {way}, such as hf:tanganke/stanford_cars"
+        raise FileNotFoundError(such) from error
     classes = [names if isinstance(names, str) else names[0] for names in found[0].classes]
     return classes, _rows(found, size, fit, name)
 
@@ -348,10 +331,7 @@ def _hub_name(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _hugging_face(text: str, size: int, fit: str) -> tuple[list[str], Rows]:
-    """A data set of the hub, or in a folder where `save_to_disk` wrote it, by the library datasets.
-
-    Columns, configuration and splits can be chosen, see `_hub_name`.
-    """
+    """A data set of the hub, or in a folder where `save_to_disk` wrote it; see `_hub_name`, too."""
     try:
         import datasets as hub
     except ImportError as error:
@@ -410,8 +390,7 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
     """
     images, folders = _walk(root)
     deep = {path[:-1] for path in images} - {()}
-    levels = zip(*deep, strict=False)
-    common = [names[0] for names in takewhile(lambda names: len({*names}) == 1, levels)]
+    common = os.path.commonprefix([*deep])  # noqa: RUF071 (of tuples, name by name)
     depth = min([len(common), *(len(parts) - 1 for parts in deep)])
     roles = _folder_roles(root, deep, common, depth)
 
@@ -433,11 +412,10 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
         way = "choose one, or put it on top; no class may be called like a split"
         raise ValueError(f"{root}: {several} hold train/ each: {way}")
     classes = {tuple(at) for _, *at in found}
-    for folder in sorted(folders):
-        at = place(folder)
-        if at and at[0] in above and at not in classes:
-            where = root.joinpath(*folder)
-            raise ValueError(f"class folder {where} holds no images: fill it or remove it")
+    for folder in folders:
+        if (at := place(folder)) and at[0] in above and at not in classes:
+            empty = root.joinpath(*folder)
+            raise ValueError(f"class folder {empty} holds no images: fill it or remove it")
     outside = {*images} - {path for path, *_ in found}
     _tell_ignored(root, outside, "image", " outside the classes")
     filled = {split for *_, split in found}
@@ -452,7 +430,7 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
     ]
 
 
-def _folder_roles(root: Path, deep: set, common: list[str], depth: int) -> dict[str, int]:
+def _folder_roles(root: Path, deep: set, common: tuple[str, ...], depth: int) -> dict[str, int]:
     """Which folder names stand for which split; none where the folders are classes."""
     tops = {parts[depth] for parts in deep}
     roles = split_roles({name for parts in deep for name in parts[depth : depth + 2]} | {*common})
@@ -471,26 +449,21 @@ def _folder_roles(root: Path, deep: set, common: list[str], depth: int) -> dict[
 
 
 def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """The images and the folders below `root`, as tuples of names; sorted.
-
-    Links are followed, unless they lead round. What is left out is said, hidden files aside.
-    """
+    """The images and the folders below `root`, as tuples of names; sorted. Links are followed,
+    unless they lead round. What is left out is said, hidden files aside."""
     images, inner, others, left_out = [], [], [], set()
-    home = root.resolve()
-    around = {root: {home, *home.parents}}  # the folders a folder lies in
     for where, folders, files in os.walk(root, onerror=log.warning, followlinks=True):
         where = Path(where)
         above = where.relative_to(root).parts
+        around = {*where.resolve().parents, *(path.resolve() for path in (where, *where.parents))}
         for path in [where / name for name in folders]:
-            real = path.resolve()
             system = path.name.casefold() in SYSTEM_FOLDERS and any(path.iterdir())
             hidden = path.name.startswith(".")
-            if hidden or system or real in around[where]:
+            if hidden or system or path.resolve() in around:
                 folders.remove(path.name)
                 left_out.update([] if hidden else [(path.name,)])
             else:
                 inner.append((*above, path.name))
-                around[path] = around[where] | {real}
         for path in [where / name for name in files if not name.startswith(".")]:
             suffix = path.suffix.lower()
             if path.is_symlink() and not suffix and not path.exists():
@@ -501,11 +474,10 @@ def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
                 others.append((suffix or path.name,))
     _tell_ignored(root, others, "file")
     _tell_ignored(root, left_out, "folder")
-    return sorted(images), inner
+    return sorted(images), sorted(inner)
 
 
 def _folder(found: list, size: int, fit: str, skip_unreadable: bool) -> tuple[list[str], Rows]:
-    """The images of a folder, decoded by all cores."""
     classes = sorted({name for _, name, _ in found})
 
     def decode(path: Path) -> np.ndarray | None:
@@ -527,10 +499,6 @@ def _folder(found: list, size: int, fit: str, skip_unreadable: bool) -> tuple[li
         finally:
             pool.shutdown(cancel_futures=True)
 
-    # A format without a reader is told before thousands of others are decoded.
-    doubtful = {path.suffix: path for path, _, _ in found if path.suffix.lower() in NO_READER}
-    for path in doubtful.values() if not skip_unreadable else ():
-        read_image(path, size, fit)
     return classes, rows()
 
 
