@@ -113,7 +113,7 @@ def _fingerprint(notebook: Path, given: dict) -> str:
 
 def _read_marks(out: Path) -> dict[str, str]:
     """The fingerprints of executed notebooks; none where a file of the run was changed since."""
-    with suppress(OSError, ValueError, LookupError):
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # damaged
         found = json.loads((out / MARKS).read_text(encoding="utf-8"))
         if found["files"].items() <= _list_run(out).items():  # a killed run may have added some
             return found["fingerprints"]
