@@ -65,11 +65,7 @@ def reproduce(
         raise ValueError(f"--only {unknown[0]!r}: allowed are {', '.join(numbers)}")
     out = run_folder(profile, out)
     given = {"profile": str(profile), "out": str(out), "overrides": dict(overrides or {})}
-    places = [Path(notebooks)] if notebooks else [Path("notebooks"), PACKAGE.parent / "notebooks"]
-    folder = next((place for place in places if (place / f"{NOTEBOOKS[0]}.ipynb").is_file()), None)
-    if folder is None:
-        found = f"no notebooks in {' or '.join(map(str, places))}"
-        raise FileNotFoundError(f"{found}; run this in a checkout of ktglite, or give --notebooks")
+    folder = _find_notebooks(notebooks)
     stems = [stem for stem in NOTEBOOKS if not only or stem[:2] in only]
     made_from = {stem: _fingerprint(folder / f"{stem}.ipynb", given) for stem in stems}
     marks = _read_marks(out)
@@ -95,6 +91,15 @@ def reproduce(
             text = json.dumps({"fingerprints": marks, "files": _list_run(out)})
             (out / MARKS).write_text(text, encoding="utf-8")
     return {stem: out / f"notebooks/{stem}.ipynb" for stem in stems}
+
+
+def _find_notebooks(folder: str | Path | None) -> Path:
+    places = [Path(folder)] if folder else [Path("notebooks"), PACKAGE.parent / "notebooks"]
+    for place in places:
+        if (place / f"{NOTEBOOKS[0]}.ipynb").is_file():
+            return place
+    found = f"no notebooks in {' or '.join(map(str, places))}"
+    raise FileNotFoundError(f"{found}; run this in a checkout of ktglite, or give --notebooks")
 
 
 def _fingerprint(notebook: Path, given: dict) -> str:

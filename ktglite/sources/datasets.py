@@ -102,10 +102,7 @@ def load_data(
         given[given == 1] = 2
         log.warning("%s has no test set: its val is one, and a new val is taken from train", name)
     part = assign_splits(labels, given, classes, split, split_seed, limit)
-    digests = np.array(facts["digests"])
-    if copies := np.isin(digests[part == 2], digests[np.isin(part, (0, 1))]).sum():
-        message = "%s: %d of %d test images are in train or val, too: results on them say little"
-        log.warning(message, name, copies, (part == 2).sum())
+    _tell_copies(name, np.array(facts["digests"]), part)
     places = [np.flatnonzero(part == i) for i in range(3)]
     if validate_on == "test":
         places[1] = places[2]
@@ -115,6 +112,12 @@ def load_data(
     kind = "as given" if (given >= 0).any() else "by seed"
     log.info("%s: %r, split %s, of %s", name, data, kind, _some(classes))
     return data
+
+
+def _tell_copies(name: str, digests: np.ndarray, part: np.ndarray) -> None:
+    if copies := np.isin(digests[part == 2], digests[np.isin(part, (0, 1))]).sum():
+        message = "%s: %d of %d test images are in train or val, too: results on them say little"
+        log.warning(message, name, copies, (part == 2).sum())
 
 
 def check_shares(split: tuple[float, ...]) -> None:
