@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", default=PATH)
     parser.add_argument("--first-rungs", type=int, nargs="+", default=[1, 3, 6])
-    parser.add_argument("--few", type=int, default=20, help="graphs of a small search")
+    parser.add_argument("--few", type=int, default=16, help="graphs of a small search")
     given = parser.parse_args()
     bench = load(given.records)
     conditions = [name for name in LETTERS if name in bench.conditions]
@@ -101,7 +101,10 @@ def main() -> None:
             for rung in given.first_rungs:
                 cells = [f"{LETTERS[name]}, {few or len(table)} graphs", f"epoch {rung}"]
                 for pruner in ("asha", "promote"):
-                    cells += best_kept(table, pruner, rung, few)
+                    try:
+                        cells += best_kept(table, pruner, rung, few)
+                    except ValueError:  # too few graphs to promote one to the end
+                        cells += ["–", "–"]
                 print(f"| {' | '.join(cells)} |")
 
     print(
@@ -120,16 +123,21 @@ def main() -> None:
     print(f"\n| condition | rule | {' | '.join(f'{epochs} epochs' for epochs in spent)} |")
     print(f"|---|---|{'---|' * len(spent)}")
     for name in conditions:
-        found = regret(bench.of(name), RULES, spent, repeats=SEARCHES).set_index("epochs")
-        for rule in RULES:
+        table = bench.of(name)
+        rules = (
+            RULES if len(table) >= 32 else {n: r for n, r in RULES.items() if "epoch 1" not in n}
+        )
+        found = regret(table, rules, spent, repeats=SEARCHES).set_index("epochs")
+        for rule in rules:
             own = found[found.rule == rule].reindex(spent)
             cells = [f"{row.regret:.1f} ± {row.high - row.regret:.1f}" for row in own.itertuples()]
             print(f"| {LETTERS[name]} | {rule} | {' | '.join(cells).replace('nan ± nan', '–')} |")
 
-    print(f"\n| claim | graphs | {' | '.join(RULES)} |")
-    print(f"|---|---|{'---|' * len(RULES)}")
-    for few in (32, given.few):
-        tables = [repeated_claims(bench, rule, few, SEARCHES) for rule in RULES.values()]
+    late = {name: rule for name, rule in RULES.items() if "epoch 1" not in name}
+    print(f"\n| claim | graphs | {' | '.join(late)} |")
+    print(f"|---|---|{'---|' * len(late)}")
+    for few in (8, given.few):
+        tables = [repeated_claims(bench, rule, few, SEARCHES) for rule in late.values()]
         for rows in zip(*(table.itertuples() for table in tables), strict=True):
             cells = [
                 f"{r.effect:+.1f} [{r.low:+.1f}, {r.high:+.1f}], {r.positive:.0f} %" for r in rows

@@ -44,6 +44,7 @@ def small_benchmark(graphs=40, several=10):
     runs.loc[2, ["test", "diverged"]] = math.nan, True
     val[2, 2:] = math.nan
     about = {"seed": 0, "data": {"val": 480, "test": 1440}, "licence": "MIT", "origin": "made up"}
+    about |= {"training": {"epochs": 4}, "weights": {}}
     return Benchmark(forms, runs, val, np.full(val.shape, 1.5), about)
 
 
@@ -221,8 +222,9 @@ def test_regret_falls_with_what_is_spent(recorded):
     found = bench.regret(table, rules, at, repeats=20).set_index(["rule", "epochs"])
     assert found.regret["random"].is_monotonic_decreasing
     assert found.regret["random", table.val.size] == 0  # everything is trained
-    assert found.regret["asha", 100] < found.regret["random", 100]
+    assert (found.regret >= 0).all()
     assert (found.n == 20).all()
+    assert table.replay(Rule()).epochs.iloc[-1] < 0.7 * table.val.size
 
 
 def test_the_target_alone_has_a_rank():

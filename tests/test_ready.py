@@ -36,7 +36,7 @@ def test_a_recorded_search_is_cut_where_a_live_one_would_stop(tmp_path):
         assert len(trials) == 8
         stopped = [trial for trial in trials if trial["state"] == "PRUNED"]
         assert stopped
-        assert {len(trial["values"]) for trial in stopped} <= {3, 6}
+        assert {len(trial["values"]) for trial in stopped} <= {3, 6, 12}
         assert summary["epochs_run"] == sum(len(trial["values"]) for trial in trials)
         ends = [trial["value"] for trial in trials if trial["state"] == "COMPLETE"]
         assert summary["selection_value"] == max(ends)
