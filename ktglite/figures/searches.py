@@ -160,8 +160,9 @@ def plot_regret(table: pd.DataFrame) -> Figure:
         sns.lineplot(part, x="epochs", y="regret", ax=axis, errorbar=None, **lines)
         for rule, own in part.groupby("rule", sort=False):
             axis.fill_between(own.epochs, own.low, own.high, fc=greys[rule], alpha=0.2, lw=0)
-        axis.set(xlabel="epochs spent", ylabel="behind the best graph (points)", ylim=(0, None))
+        axis.set(xlabel="epochs spent", ylabel="behind the best graph (points)")
         handles = axis.get_legend_handles_labels()[0]
         axis.get_legend().remove()
+    axes[0].set_ylim(bottom=0)
     style.legend_below(figure, handles, "bands: 95 % intervals")
     return figure
