@@ -297,6 +297,7 @@ def checkout(tmp_path):
     for place in (
         "figures",
         "data/reference_runs",
+        "data/graph_benchmark.npz",
     ):  # of which the first picture and its caption are made
         (tmp_path / place).symlink_to(FOLDER.parent / place)
     (tmp_path / "CITATION.cff").write_text(yaml.safe_dump({"title": "x"}))
