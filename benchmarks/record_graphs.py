@@ -4,8 +4,8 @@ Graphs that differ in effect are drawn uniformly from the space of a search and 
 which starts the graph has, what node 1 starts from, the gate of its label edge, and how many edges
 are open. A graph counts for every condition that has its starts, so that each training serves up to
 four. First come the targets alone, and the graphs that a live search of the profile draws; last,
-further seeds. What is finished is kept, and the same command goes on; the file has
-all that is finished so far.
+further seeds. What is finished is kept, and the same command goes on; the file has all that is
+finished so far, and what it has is not trained again.
 
     python benchmarks/record_graphs.py --count 500 --weights data/runs/quick/weights
     python benchmarks/record_graphs.py --count 500 --pack-only
@@ -14,6 +14,7 @@ all that is finished so far.
 import argparse
 import dataclasses
 import heapq
+import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import ktglite as ktg
-from ktglite.experiments.bench import Benchmark
+from ktglite.experiments.bench import PATH, Benchmark, load
 from ktglite.experiments.runs import SCHEMA, Run, describe, portable, run_until
 from ktglite.experiments.space import (
     CONDITIONS,
@@ -152,48 +153,63 @@ def train(tasks: Iterable[Run], store: Path, jobs: int | None) -> None:
                 future.result()
 
 
-def pack(
-    wanted: pd.DataFrame, tasks: Sequence[Run], store: Path, conditions: Sequence[SearchConfig]
-) -> Benchmark:
+def read_file(path: Path, about: Mapping) -> dict[tuple[Graph, int], dict]:
+    """Runs that the file has already, by graph and seed: they need no record, nor another training.
+
+    Raises ValueError where they were trained otherwise.
+    """
+    if not path.exists():
+        return {}
+    known = load(path)
+    for part in ("training", "data", "weights"):
+        if known.about[part] != json.loads(json.dumps(about[part])):
+            raise ValueError(f"{path} is of another {part}: give another --file")
+    runs = known.runs[["test", "diverged", "processor"]].to_dict("records")
+    curves = zip(known.val, known.seconds, strict=True)
+    found = [run | {"val": val, "seconds": of} for run, (val, of) in zip(runs, curves, strict=True)]
+    return dict(zip(zip(known.graphs, known.runs.seed, strict=True), found, strict=True))
+
+
+def read_run(path: Path, epochs: int) -> dict:
+    """The same of a record."""
+    record = read_record(path, SCHEMA)
+    diverged = record["status"] == "failed"
+    missing = [np.nan] * (epochs - len(record["epochs"]))
+    return {
+        "test": np.nan if diverged else record["test_accuracy"][0],
+        "diverged": diverged,
+        "processor": record["provenance"]["hardware"]["cpu"],
+        "val": [epoch["val_accuracy"][0] for epoch in record["epochs"]] + missing,
+        "seconds": [epoch["seconds"] for epoch in record["epochs"]] + missing,
+    }
+
+
+def pack(wanted: pd.DataFrame, found: Sequence[dict | None], about: dict, seed: int) -> Benchmark:
     """All that is finished of `wanted`, as a benchmark: a row for every condition of a run."""
-    epochs = tasks[0].config.epochs
-    rows, val, seconds = [], [], []
-    for row, task in zip(wanted.itertuples(), tasks, strict=True):
-        path = store / f"{task.key()}.json"
-        if not path.exists():
-            continue
-        record = read_record(path, SCHEMA)
-        diverged = record["status"] == "failed"
-        run = {
-            "seed": row.seed,
-            "test": np.nan if diverged else record["test_accuracy"][0],
-            "diverged": diverged,
-            "processor": record["provenance"]["hardware"]["cpu"],
-            "graph": row.graph,
-        }
-        missing = [np.nan] * (epochs - len(record["epochs"]))
-        for condition, share in row.share.items():
-            if share:
-                shares = {"share": share, "share_of_kind": row.share_of_kind[condition]}
-                rows.append({"condition": condition, **shares, **run})
-                val.append([epoch["val_accuracy"][0] for epoch in record["epochs"]] + missing)
-                seconds.append([epoch["seconds"] for epoch in record["epochs"]] + missing)
+    rows = [
+        {"condition": name, "share": share, "share_of_kind": row.share_of_kind[name]}
+        | {"graph": row.graph, "seed": row.seed, **run}
+        for row, run in zip(wanted.itertuples(), found, strict=True)
+        if run is not None
+        for name, share in row.share.items()
+        if share
+    ]
     runs = pd.DataFrame(rows)
     graphs = list(runs.pop("graph"))
     runs["stratum"] = list(map(stratum, graphs))
     runs["kind"] = [name[1:3] for name in runs.stratum]
-    first = runs[runs.seed == conditions[0].seed]
+    val, seconds = (np.stack(runs.pop(name)) for name in ("val", "seconds"))
+    first = runs[runs.seed == seed]
     counts = first.groupby(["condition", "stratum"]).size().rename("count")
     strata = first.drop_duplicates(["condition", "stratum"])
     covered = strata.groupby(["condition", "kind"]).share.sum().rename("covered")
     runs = runs.join(counts, on=["condition", "stratum"]).join(covered, on=["condition", "kind"])
     runs["weight"] = runs.share / runs["count"] * runs.share_of_kind / runs.covered
-    about = about_runs(tasks[0], conditions)
     about["share_of_the_space_covered"] = strata.groupby("condition").share.sum().to_dict()
     runs = runs[["condition", "seed", "test", "diverged", "processor", "weight"]].fillna(
         {"weight": 0}
     )
-    return Benchmark(graphs, runs, np.array(val), np.array(seconds), about)
+    return Benchmark(graphs, runs, val, seconds, about)
 
 
 def about_runs(task: Run, conditions: Sequence[SearchConfig]) -> dict:
@@ -227,7 +243,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: data/runs/PROFILE_graphs")
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--pack-only", action="store_true", help="train nothing")
-    parser.add_argument("--file", type=Path, default=Path("data/graph_benchmark.npz"))
+    parser.add_argument("--file", type=Path, default=Path(PATH))
     given = parser.parse_args()
 
     out = given.out or Path(f"data/runs/{given.profile}_graphs")
@@ -244,12 +260,21 @@ def main() -> None:
         Run(row.graph, data, config, row.seed, weights[row.seed % len(weights)])
         for row in wanted.itertuples()
     ]
+    about = about_runs(tasks[0], conditions)
+    known = read_file(given.file, about)
     store = out / "runs"
+    places = list(zip(wanted.graph, wanted.seed, strict=True))
     try:
         if not given.pack_only:
-            train(tasks, store, given.jobs)
+            new = [task for task, place in zip(tasks, places, strict=True) if place not in known]
+            train(new, store, given.jobs)
     finally:
-        bench = pack(wanted, tasks, store, conditions)
+        found = []
+        for task, place in zip(tasks, places, strict=True):
+            path = store / f"{task.key()}.json"
+            run = read_run(path, config.epochs) if path.exists() else known.get(place)
+            found.append(run)
+        bench = pack(wanted, found, about, given.seed)
         digest = bench.save(given.file)
         size = given.file.stat().st_size / 1000
         print(f"{len(bench)} of {len(wanted)} runs in {given.file}, {size:.0f} kB, {digest}")
