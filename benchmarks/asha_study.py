@@ -122,18 +122,16 @@ def main() -> None:
     spent = [100, 200, 400, 800]
     print(f"\n| condition | rule | {' | '.join(f'{epochs} epochs' for epochs in spent)} |")
     print(f"|---|---|{'---|' * len(spent)}")
+    late = {name: rule for name, rule in RULES.items() if "epoch 1" not in name}
     for name in conditions:
         table = bench.of(name)
-        rules = (
-            RULES if len(table) >= 32 else {n: r for n, r in RULES.items() if "epoch 1" not in n}
-        )
+        rules = RULES if len(table) >= 32 else late  # fewer cannot be promoted from epoch 1
         found = regret(table, rules, spent, repeats=SEARCHES).set_index("epochs")
         for rule in rules:
             own = found[found.rule == rule].reindex(spent)
             cells = [f"{row.regret:.1f} ± {row.high - row.regret:.1f}" for row in own.itertuples()]
             print(f"| {LETTERS[name]} | {rule} | {' | '.join(cells).replace('nan ± nan', '–')} |")
 
-    late = {name: rule for name, rule in RULES.items() if "epoch 1" not in name}
     print(f"\n| claim | graphs | {' | '.join(late)} |")
     print(f"|---|---|{'---|' * len(late)}")
     for few in (8, given.few):

@@ -103,9 +103,7 @@ def plan(conditions: Sequence[SearchConfig], live: str, count: int, seeds: int) 
     space, 0 where it does not belong, and that of its kind (start and label gate of node 1)."""
     strata: dict[tuple, list[Graph]] = {}
     shares = {}
-    for (
-        settings
-    ) in conditions:  # the smaller space first: a stratum is the same in all that have it
+    for settings in conditions:  # the smaller space first: what it has is the same in the larger
         found, drawn = draw_strata(settings)
         strata = found | strata
         shares[settings.condition] = {name: drawn[name] / DRAWS for name in drawn}
@@ -124,9 +122,8 @@ def plan(conditions: Sequence[SearchConfig], live: str, count: int, seeds: int) 
     chosen = order[alone : alone + WITH_SEEDS]
     runs += [(graph, seed + i) for i in range(1, seeds) for graph in chosen]
     rows = []
-    kinds = {}
+    kinds = {name: Counter() for name in shares}
     for name, has in shares.items():
-        kinds[name] = Counter()
         for each, share in has.items():
             kinds[name][each[1:3]] += share
     for graph, own in runs:

@@ -110,6 +110,27 @@ def plot_search(
     return ax
 
 
+def _draw_lines(
+    table: pd.DataFrame, x: str, y: str, hue: str, dotted: Sequence[str] = ()
+) -> tuple[Figure, list[Axes], list]:
+    """A panel per `condition`, in it a line per `hue` with a band from `low` to `high`, of which
+    those `dotted` are outlines; and what stands in a legend."""
+    order = in_order(table.condition.unique())
+    figure, axes = panels([f"condition ({LETTERS[name]})" for name in order], 2.8, sharey=True)
+    greys = dict(zip(table[hue].unique(), [BLACK, GREY, "#AAAAAA"], strict=False))
+    lines = {"hue": hue, "style": hue, "palette": greys, "markers": True}
+    for axis, name in zip(axes, order, strict=True):
+        part = table[table.condition == name]
+        sns.lineplot(part, x=x, y=y, ax=axis, errorbar=None, **lines)
+        for label, own in part.groupby(hue, sort=False):
+            filled = {"fc": greys[label], "alpha": 0.2, "lw": 0}
+            outline = {"fc": "none", "ec": greys[label], "ls": ":", "lw": 0.8}
+            axis.fill_between(own[x], own.low, own.high, **outline if label in dotted else filled)
+        handles = axis.get_legend_handles_labels()[0]
+        axis.get_legend().remove()
+    return figure, axes, handles
+
+
 def plot_best_of(table: pd.DataFrame) -> Figure:
     """The winner's curse: accuracy of the best of n graphs, in the search and on other images.
 
@@ -117,27 +138,15 @@ def plot_best_of(table: pd.DataFrame) -> Figure:
         table: `bench.best_of`: a panel per `condition`, by `n` (graphs searched) and `measure` the
             `accuracy`, `low`, `high` (%, mean over repeated searches and range of 95 % of them).
     """
-    order = in_order(table.condition.unique())
-    figure, axes = panels([f"condition ({LETTERS[name]})" for name in order], 2.8, sharey=True)
-    names = list(table.measure.unique())
-    greys = dict(zip(names, [BLACK, GREY, "#AAAAAA"], strict=False))
-    lines = {"hue": "measure", "style": "measure", "palette": greys, "markers": True}
-    for axis, name in zip(axes, order, strict=True):
-        part = table[table.condition == name]
-        sns.lineplot(part, x="n", y="accuracy", ax=axis, errorbar=None, **lines)
-        for measure, own in part.groupby("measure", sort=False):
-            filled = {"fc": greys[measure], "alpha": 0.2, "lw": 0}
-            dotted = {"fc": "none", "ec": greys[measure], "ls": ":", "lw": 0.8}
-            look = filled if measure == names[0] else dotted
-            axis.fill_between(own.n, own.low, own.high, **look)
+    others = table.measure.unique()[1:]
+    figure, axes, handles = _draw_lines(table, "n", "accuracy", "measure", others)
+    for axis, name in zip(axes, in_order(table.condition.unique()), strict=True):
         axis.set(
             xlabel="graphs searched (log scale)", ylabel="accuracy of the winner (%)", xscale="log"
         )
-        axis.set_xticks(sorted(part.n.unique()))
+        axis.set_xticks(sorted(table.n[table.condition == name].unique()))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
-        handles = axis.get_legend_handles_labels()[0]
-        axis.get_legend().remove()
     style.legend_below(figure, handles, "bands, grey and dotted: 95 % of the searches")
     return figure
 
@@ -150,19 +159,9 @@ def plot_regret(table: pd.DataFrame) -> Figure:
             `low`, `high` (points that the best graph found is behind the best recorded one, mean
             and 95 % interval).
     """
-    order = in_order(table.condition.unique())
-    figure, axes = panels([f"condition ({LETTERS[name]})" for name in order], 2.8, sharey=True)
-    rules = list(table.rule.unique())
-    greys = dict(zip(rules, [BLACK, GREY, "#AAAAAA"], strict=False))
-    lines = {"hue": "rule", "style": "rule", "palette": greys, "markers": True}
-    for axis, name in zip(axes, order, strict=True):
-        part = table[table.condition == name]
-        sns.lineplot(part, x="epochs", y="regret", ax=axis, errorbar=None, **lines)
-        for rule, own in part.groupby("rule", sort=False):
-            axis.fill_between(own.epochs, own.low, own.high, fc=greys[rule], alpha=0.2, lw=0)
+    figure, axes, handles = _draw_lines(table, "epochs", "regret", "rule")
+    for axis in axes:
         axis.set(xlabel="epochs spent", ylabel="behind the best graph (points)")
-        handles = axis.get_legend_handles_labels()[0]
-        axis.get_legend().remove()
     axes[0].set_ylim(bottom=0)
     style.legend_below(figure, handles, "bands: 95 % intervals")
     return figure
