@@ -88,6 +88,13 @@ def test_weights_files_and_torchvision_s_names_are_sources(tmp_path):
     plt.close("all")
 
 
+def test_a_table_without_auxiliaries_or_without_pretraining_is_refused_before_training():
+    with pytest.raises(ValueError, match="nodes is 1: Table 1 needs an auxiliary node"):
+        ablation.ablation_grid("resnet18_w8", SOURCES, 1)
+    with pytest.raises(ValueError, match="scratch is in every table .* --sources fractaldb1k"):
+        ablation.ablation_grid("resnet18_w8", ["fractaldb1k", "scratch"])
+
+
 def test_sources_that_a_table_could_not_tell_apart_are_refused():
     with pytest.raises(ValueError, match="rename a file"):
         ablation.ablation_grid("resnet18_w8", ["a/x.pt", "b/x.pt"])

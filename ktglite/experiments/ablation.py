@@ -52,9 +52,14 @@ def ablation_grid(
     """All rows of Table 1 by label: "none", which the sources share, and "<source>/<pattern>".
 
     Beside them every start alone, as a graph of one node: "alone" (from scratch) and
-    "<source>/alone". Raises ValueError for sources that a table could not tell apart, and what
-    `Node` raises for an unknown one.
+    "<source>/alone". Raises ValueError for fewer than two nodes, for sources that pre-train
+    nothing or that a table could not tell apart, and what `Node` raises for an unknown one.
     """
+    if n < 2:
+        raise ValueError(f"nodes is {n}: Table 1 needs an auxiliary node, such as --nodes 3 gives")
+    if "scratch" in sources:
+        others = "name sources of pre-trained weights alone, such as --sources fractaldb1k"
+        raise ValueError(f"scratch is in every table as the row without pre-training: {others}")
     names = [title(source) for source in sources]
     if len(set(names)) < len(names):
         called = f"sources {', '.join(sources)} are called {', '.join(names)} in tables"
