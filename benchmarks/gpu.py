@@ -1,11 +1,12 @@
-"""Three ResNet18 on one GPU: images/s against the plain reference, with and without each lever, and
-peak memory.
+"""Three ResNet18 on one GPU: images/s against the plain reference, with and without each lever, of
+several trainings at once, and peak memory.
 
 Run: python benchmarks/gpu.py --peak-tflops 312   (the card's dense bf16 matrix peak, from its data
 sheet)
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from contextlib import ExitStack
@@ -15,9 +16,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import BATCH, random_data, textbook
 
-from ktglite import Node, TrainConfig, all_through, captured, epochs, initial_models
+from ktglite import Node, TrainConfig, all_through, captured, epochs, initial_models, trainer
+from ktglite.losses import edge_losses
 
 STEPS = 50
+STREAMS: list[torch.cuda.Stream] = []
 
 
 def flops_of_step(size: int) -> int:
@@ -45,8 +48,35 @@ def rate(step, steps: int, rounds: int) -> float:
     return statistics.median(rates[1:])
 
 
+def step_on_streams(graph, nets, optimizers, config, images, labels, progress):
+    """`trainer._step` with a stream for every node, so that their kernels may run side by side."""
+    main = torch.cuda.current_stream()
+    logits = []
+    for stream, net in zip(STREAMS, nets, strict=True):
+        stream.wait_stream(main)
+        with torch.cuda.stream(stream), trainer.autocast(images.device, config.precision):
+            logits.append(net(images))
+    for stream in STREAMS:
+        main.wait_stream(stream)
+    edges = edge_losses(graph, logits, labels, progress, config.temperature)
+    edges.sum().backward()  # autograd runs an operation backwards on the stream it ran forwards
+    for stream, optimizer in zip(STREAMS, optimizers.values(), strict=True):
+        stream.wait_stream(main)
+        with torch.cuda.stream(stream):
+            optimizer.step()
+            optimizer.zero_grad()
+    for stream in STREAMS:
+        main.wait_stream(stream)
+    return edges.detach(), torch.stack([(z.argmax(1) == labels).sum() for z in logits])
+
+
 def kit(
-    size: int, rounds: int, precision: str = "bf16", graph: bool = True, channels_last: bool = True
+    size: int,
+    rounds: int,
+    precision: str = "bf16",
+    graph: bool = True,
+    channels_last: bool = True,
+    streams: bool = False,
 ) -> float:
     """Images/s of `epochs` with the levers given."""
     data = random_data(size, repeat=STEPS)
@@ -62,14 +92,24 @@ def kit(
     nets = [net.to(memory_format=layout) for net in initial_models(nodes, data, config, 0)]
     with ExitStack() as stack:
         if not graph:
-            stack.enter_context(mock.patch.object(captured, "LARGEST", 0))
+            stack.enter_context(mock.patch.object(captured, "MAX_CAPTURED_SIZE", 0))
+        if streams:
+            STREAMS[:] = [torch.cuda.Stream() for _ in nets]
+            stack.enter_context(mock.patch.object(trainer, "_step", step_on_streams))
         return rate(epochs(nodes, data, config, 0, models=nets), STEPS, rounds)
+
+
+def together(count: int, size: int, rounds: int) -> float:
+    """Images/s of `count` trainings in processes of their own, as `--jobs` has them, added up."""
+    with multiprocessing.get_context("spawn").Pool(count) as pool:
+        return sum(pool.starmap(kit, [(size, rounds)] * count, chunksize=1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peak-tflops", type=float)
+    parser.add_argument("--jobs", nargs="+", type=int, default=[2, 4], help="trainings at once")
     parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64, 96, 224], help="px")
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -88,7 +128,9 @@ def main() -> None:
             "without the CUDA graph": kit(size, args.rounds, graph=False),
             "without channels_last": kit(size, args.rounds, channels_last=False),
             "fp32": kit(size, args.rounds, precision="fp32"),
+            "with a stream a node": kit(size, args.rounds, streams=True),
         }
+        several = {n: together(n, size, 4 * args.rounds) for n in args.jobs}
         print(
             f"{size} px: plain {plain:,.0f} images/s, kit {full:,.0f} ({full / plain:.1f} x), {peak:.2f} GiB at peak"
         )
@@ -96,7 +138,9 @@ def main() -> None:
             share = flops_of_step(size) * full / BATCH / (args.peak_tflops * 1e12)
             print(f"  {100 * share:.1f} % of the bf16 matrix peak")
         for name, images in levers.items():
-            print(f"  {name}: {images:,.0f} images/s ({full / images:.2f} x lost)", flush=True)
+            print(f"  {name}: {images:,.0f} images/s ({images / full:.2f} x)", flush=True)
+        for count, images in several.items():
+            print(f"  {count} trainings at once: {images:,.0f} images/s ({images / full:.2f} x)")
 
 
 if __name__ == "__main__":

@@ -171,11 +171,13 @@ def read_run(path: Path, epochs: int) -> dict:
     """The same of a record."""
     record = read_record(path, SCHEMA)
     diverged = record["status"] == "failed"
+    hardware = record["provenance"]["hardware"]
+    on_gpu = record["provenance"]["device"].startswith("cuda")
     missing = [np.nan] * (epochs - len(record["epochs"]))
     return {
         "test": np.nan if diverged else record["test_accuracy"][0],
         "diverged": diverged,
-        "processor": record["provenance"]["hardware"]["cpu"],
+        "processor": hardware["gpus"][0] if on_gpu else hardware["cpu"],
         "val": [epoch["val_accuracy"][0] for epoch in record["epochs"]] + missing,
         "seconds": [epoch["seconds"] for epoch in record["epochs"]] + missing,
     }
