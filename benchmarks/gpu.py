@@ -1,12 +1,11 @@
-"""Three ResNet18 on one GPU: images/s against the plain reference, with and without each lever, of
-several trainings at once, and peak memory.
+"""Three ResNet18 on one GPU: images/s against the plain reference, with and without each lever, and
+peak memory.
 
 Run: python benchmarks/gpu.py --peak-tflops 312   (the card's dense bf16 matrix peak, from its data
 sheet)
 """
 
 import argparse
-import multiprocessing
 import statistics
 import time
 from contextlib import ExitStack
@@ -99,17 +98,10 @@ def kit(
         return rate(epochs(nodes, data, config, 0, models=nets), STEPS, rounds)
 
 
-def together(count: int, size: int, rounds: int) -> float:
-    """Images/s of `count` trainings in processes of their own, as `--jobs` has them, added up."""
-    with multiprocessing.get_context("spawn").Pool(count) as pool:
-        return sum(pool.starmap(kit, [(size, rounds)] * count, chunksize=1))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peak-tflops", type=float)
-    parser.add_argument("--jobs", nargs="+", type=int, default=[2, 4], help="trainings at once")
     parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64, 96, 224], help="px")
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -130,7 +122,6 @@ def main() -> None:
             "fp32": kit(size, args.rounds, precision="fp32"),
             "with a stream a node": kit(size, args.rounds, streams=True),
         }
-        several = {n: together(n, size, 4 * args.rounds) for n in args.jobs}
         print(
             f"{size} px: plain {plain:,.0f} images/s, kit {full:,.0f} ({full / plain:.1f} x), {peak:.2f} GiB at peak"
         )
@@ -139,8 +130,6 @@ def main() -> None:
             print(f"  {100 * share:.1f} % of the bf16 matrix peak")
         for name, images in levers.items():
             print(f"  {name}: {images:,.0f} images/s ({images / full:.2f} x)", flush=True)
-        for count, images in several.items():
-            print(f"  {count} trainings at once: {images:,.0f} images/s ({images / full:.2f} x)")
 
 
 if __name__ == "__main__":
