@@ -6,7 +6,7 @@ seed, each in a folder of its own (quick: 3.5 minutes on a GPU, an hour on a cor
 is kept, and without `--weights` the table is made of the records that came with the kit.
 
     python benchmarks/pretrainings.py
-    python benchmarks/pretrainings.py --weights FOLDER1 FOLDER2 --save data/reference_runs/pretrainings.json
+    python benchmarks/pretrainings.py --weights FOLDER1 FOLDER2 --save FILE
 """
 
 import argparse
