@@ -8,9 +8,8 @@ import pandas as pd
 import yaml
 
 from ktglite.experiments import ablation, claims
-from ktglite.figures import graphs, results
+from ktglite.figures import graphs
 from ktglite.figures.japanese import translate
-from ktglite.figures.style import mark_of
 from ktglite.models import title
 from ktglite.store import from_checkout
 
@@ -67,7 +66,10 @@ def _seen(name: str, records, summaries) -> Iterator[dict]:
                 yield {"condition": label, "best": best["value"], "start": start}
         case "forest":
             cars = ablation.read_runs(from_checkout("data/reference_runs/cars64"))
-            sets = {"these runs": (records, summaries), "photographs": (cars, {})}
+            sets = {
+                "Recorded runs, with the stand-in": (records, summaries),
+                "photographs": (cars, {}),
+            }
             table = claims.forest(sets)
             for part, rows in table[table.effect.notna()].groupby("set", sort=False):
                 yield {"part": title(part), **_verdicts(rows)}
@@ -76,8 +78,7 @@ def _seen(name: str, records, summaries) -> Iterator[dict]:
 
 
 def _verdicts(rows: pd.DataFrame) -> dict:
-    marks = [mark_of(row) for row in rows.itertuples()]
-    names = map(results.claim_row, rows.claim, rows.source)
-    named = pd.Series(list(names), dtype=str).groupby(marks).agg("; ".join)
-    told = {mark: named.get(mark, "none") for mark in ("supported", "contradicted")}
-    return {"open": sum(mark not in told for mark in marks), "all": len(rows), **told}
+    """How many contrasts are judged, and how many of them have which verdict."""
+    counts = Counter(rows.verdict)
+    tested = len(rows) - counts["descriptive"]
+    return {"all": tested, "supported": counts["supported"], "contradicted": counts["contradicted"]}

@@ -31,7 +31,7 @@ VERDICTS = {
     "not resolved": ("not resolved", "判定できない"),
 }
 STARTS = {  # the rows of a cell: how the source of a claim is called in it
-    "no pre-training": ("from scratch", "ランダム初期化"),
+    "no pre-training": ("from scratch", "事前学習なし"),
     "ImageNet-1k": ("ImageNet-1k", "ImageNet-1k"),
     "ImageNet-1k stand-in": ("stand-in", "代替データ"),
     "ImageNet-1k (quantised weights)": ("ImageNet-1k, quantised", "ImageNet-1k (量子化)"),
@@ -40,16 +40,16 @@ STARTS = {  # the rows of a cell: how the source of a claim is called in it
 QUESTIONS = {
     "C1": ("Does pre-training the target help?", "ターゲットノードの事前学習は有効か"),
     "C2": ("Do pre-trained auxiliaries help it?", "事前学習済みの補助ノードは有効か"),
-    "C3": ("Do three pre-trained nodes beat none?", "全ノードの事前学習は，なしに勝るか"),
+    "C3": ("Do three pre-trained nodes beat none?", "全ノードの事前学習は，事前学習なしに勝るか"),
     "C0": ("Does a graph beat its target alone?", "グラフはターゲットノード単独に勝るか"),
 }
 COUNTED = {
     "C1": ("pre-training the target helps", "ターゲットノードの事前学習"),
     "C2": ("pre-trained auxiliaries help it", "補助ノードの事前学習"),
     "C3": ("three pre-trained nodes beat none", "全ノードの事前学習"),
-    "C0": ("a graph beats its target alone", "グラフとターゲットノード単独との差"),
+    "C0": ("a graph beats its target alone", "グラフがターゲットノード単独に勝ること"),
 }
-HEADS = ("| | paper | synthetic cars | photographs |", "| | 論文 | 合成した車画像 | 写真 |")
+HEADS = ("| | paper | synthetic cars | photographs |", "| | 論文 | 合成した車の画像 | 写真 |")
 LABELS = ["claim", "source", "paper", "synthetic cars", "photographs"]
 
 
@@ -82,7 +82,7 @@ def scale(records: Sequence[dict], table: pd.DataFrame, language: int) -> str:
     data, config = records[0]["data"], records[0]["config"]
     runs = table["n"].dropna()
     low, high = int(runs.min()), int(runs.max())
-    n = f"{low}" if low == high else ("{} to {}", "{}-{}")[language].format(low, high)
+    n = f"{low}" if low == high else ("{} to {}", "{}～{}")[language].format(low, high)
     arch = {"resnet18_w16": ("ResNet18 at a quarter of its width", "幅 1/4 の ResNet18")}
     name = arch.get(records[0]["graph"]["nodes"][0]["arch"], ("ResNet18", "ResNet18"))[language]
     text = (
@@ -128,10 +128,10 @@ def questions(sets: dict[str, tuple[list, pd.DataFrame]], language: int) -> str:
         "correct, and {} of the photographs; where that is far below 100 %, graphs from scratch ended "
         "below their target alone in all our records ([why](docs/faq.md)). The notebooks add a run of "
         "their own to the recorded ones, so that their digits differ.",
-        "合成した車画像: {}。写真: {}。論文: ResNet18，写真 12,554 枚，200 エポック，n = 3。ランダム初期化の"
-        "単独ネットワークが最後に正しく分類する学習画像は，車で {}，写真で {} です。それが 100 % に遠い記録では，"
-        "ランダム初期化のグラフはすべてターゲットノード単独を下回りました ([理由](docs/faq.md))。ノートブックは"
-        "記録に自分の試行を加えるので，末尾の数字が異なります。",
+        "合成した車の画像: {}。写真: {}。論文: ResNet18，写真 12,554 枚，200 エポック，n = 3。事前学習なしの"
+        "単独ネットワークが最後に正しく分類する学習画像は，車で {}，写真で {} です。この値が 100 % を大きく下回る記録では，"
+        "事前学習なしのグラフは全てターゲットノード単独を下回りました ([理由](docs/faq.md))。ノートブックは"
+        "記録に自分の試行を加えるので，数値が少し異なり，判定が変わることもあります。",
     )[language]
     return "\n".join([*lines, "", text.format(*sizes, *known)])
 

@@ -309,7 +309,7 @@ def plot_sources(records: Records) -> Figure:
     data/reference_runs/sources.json."""
     rows = []
     for record in records:
-        there = f" ({record['accuracy there']:.0f} % there)" if "accuracy there" in record else ""
+        there = f" ({record['accuracy there']:.0f} % on its own images)" if "accuracy there" in record else ""
         row = {"data": record["data"], "start": title(record["source"]) + there}
         rows.append(row | stats.difference(record["start"], record["scratch"]))
     parts = dict(list(pd.DataFrame(rows).groupby("data", sort=False)))

@@ -177,8 +177,9 @@ def mark_of(row: tuple) -> str:
         return "one run, no interval"
     if row.low <= 0 <= row.high:
         return "interval contains 0"
-    tested = verdict.startswith("not resolved")
-    return f"interval excludes 0, {'but not after correction' if tested else 'no test'}"
+    if verdict.startswith("not resolved"):
+        return "interval excludes 0, but not after correction"
+    return "interval leaves out 0 (not a verdict)"
 
 
 def count_rows(axis: Axes, table: pd.DataFrame, at: str, order: Sequence[str]) -> None:
