@@ -218,7 +218,7 @@ def about_runs(task: Run, conditions: Sequence[SearchConfig]) -> dict:
     space = {}
     for settings in conditions:
         k = len(settings.choices) * len(settings.archs)
-        space[settings.condition] = count_graphs(k, k, len(GATES), settings.nodes)
+        space[settings.condition] = count_graphs(k, len(GATES), settings.nodes)
     return {
         "seed": settings.seed,
         "training": {**dataclasses.asdict(task.config), "device": "auto"},

@@ -99,7 +99,6 @@ class Settings(TrainConfig):
     pruner: Literal["asha", "promote", "none"] = "asha"
     min_resource: Count = 1
     reduction_factor: Annotated[int, Field(ge=2)] = 2
-    teachers: Literal["random", "trained"] = "random"
     select_on: Literal["val", "test"] = "val"
     top_k: Count = 3
     random_graphs: Annotated[int, Field(ge=0)] | None = None

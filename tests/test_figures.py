@@ -570,6 +570,6 @@ def test_all_from_records_alone(tmp_path, monkeypatch):
     plots.draw_all(tmp_path, tmp_path, ["png"], "ja")
     assert len(notes) >= 9
     assert not re.search(JAPANESE, plots.plot_gate_curves().axes[0].get_title())  # only there
-    assert notes["table1"][1].endswith(", data synthcars 95cd721e")  # where the numbers come from
+    assert notes["table1"][1] == f"records {tmp_path.name}"  # where the numbers come from
     with pytest.raises(FileNotFoundError, match=r"no table1\.json"):
         plots.draw_all(tmp_path / "figures", tmp_path)

@@ -26,7 +26,6 @@ from safetensors.torch import save_file
 from ktglite import models
 from ktglite.data import Data
 from ktglite.experiments import runs, search
-from ktglite.experiments.networks import read_card
 from ktglite.experiments.rungs import replay
 from ktglite.experiments.search import best_graphs, load_study, read_summaries, reevaluate, rivals
 from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, to_params
@@ -442,26 +441,6 @@ def test_a_search_without_a_finished_graph_has_no_winner(tiny_data, tmp_path, mo
     assert summary["best"] is summary["selection_value"] is None
     with pytest.raises(ValueError, match="run more trials"):
         rivals(study, [1])
-
-
-def test_a_search_with_trained_teachers(tiny_data, tmp_path, monkeypatch):
-    """The teacher is trained once, heads included, and is what every fixed node starts from; its
-    baselines learn."""
-    settings = dataclasses.replace(SETTINGS, trials=15, teachers="trained")
-    config = dataclasses.replace(CONFIG, epochs=1)
-    monkeypatch.setattr(search, "run_until", scripted([[i] for i in range(15)]))
-    weights = tmp_path / "weights"
-    study = search.search(settings, tiny_data, config, tmp_path, weights, HerePool())
-    path = weights / f"teacher-{ARCH}.safetensors"
-    assert study.user_attrs["weights"] == {f"teacher {ARCH}": file_hash(path)}
-    assert read_card(path)["classes"] == list(tiny_data.classes)
-    graphs = best_graphs(study, 15)
-    fixed = [graph for graph in graphs if not graph.learns(1)]
-    assert fixed
-    assert {graph.nodes[1].init for graph in fixed} == {"teacher"}
-    assert {node.init for node in rivals(study, [7])["all through"].nodes} == {"scratch"}
-    with pytest.raises(ValueError, match="other images or with other settings: remove it"):
-        runs.train_teacher(ARCH, tiny_data, dataclasses.replace(config, lr=0.5), weights)
 
 
 # ---- processes that are killed

@@ -76,23 +76,15 @@ def test_the_plan_of_a_seed_never_changes(four_gates):
 
 def every_graph(settings):
     """All graphs of a small space, by their parameters."""
-    starts = {
-        name: settings.choices if name.startswith("init") else values
-        for name, values in settings.space.items()
-    }
-    for values in product(*starts.values()):
-        drawn = from_params(dict(zip(starts, values, strict=True)))
+    for values in product(*settings.space.values()):
+        drawn = from_params(dict(zip(settings.space, values, strict=True)))
         if set(drawn["gates"][0]) != {"cutoff"}:
-            for node, row in zip(drawn["nodes"], drawn["gates"], strict=True):
-                if settings.teachers == "trained" and set(row) == {"cutoff"}:
-                    node["init"] = "teacher"
             yield Graph.from_dict(drawn)
 
 
-@pytest.mark.parametrize("teachers", ["random", "trained"])
 @pytest.mark.parametrize(("condition", "nodes"), [("none", 1), ("none", 2), ("fractaldb1k", 2)])
-def test_a_plan_can_exhaust_a_space_and_no_more(four_gates, condition, nodes, teachers):
-    settings = SearchConfig(condition, arch=ARCH, nodes=nodes, trials=1, teachers=teachers)
+def test_a_plan_can_exhaust_a_space_and_no_more(four_gates, condition, nodes):
+    settings = SearchConfig(condition, arch=ARCH, nodes=nodes, trials=1)
     every = {graph.canonical() for graph in every_graph(settings)}
     assert {g.canonical() for g in sample_graphs(settings, len(every))} == every
     with pytest.raises(ValueError, match=f"only {len(every)} different graphs of {nodes} nodes"):
@@ -101,13 +93,13 @@ def test_a_plan_can_exhaust_a_space_and_no_more(four_gates, condition, nodes, te
 
 def test_graphs_of_three_nodes_are_counted(monkeypatch):
     """46,656 k^3 + 324 k^2 + 2 k for k starts; of a smaller space, every graph."""
-    assert [space.count_graphs(k, k, 4, 3) for k in (1, 2, 3)] == [46_982, 374_548, 1_262_634]
+    assert [space.count_graphs(k, 4, 3) for k in (1, 2, 3)] == [46_982, 374_548, 1_262_634]
     for gate in ("linear", "correct"):
         monkeypatch.delitem(space.GATES, gate)
     monkeypatch.setitem(space.GATES, "correct", space.GATES["through"])
     settings = SearchConfig("none", arch=ARCH, trials=1)
     every = {graph.canonical() for graph in every_graph(settings)}
-    assert len(every) == space.count_graphs(1, 1, len(space.GATES), 3)
+    assert len(every) == space.count_graphs(1, len(space.GATES), 3)
 
 
 def test_graphs_survive_optunas_parameters():

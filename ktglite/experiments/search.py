@@ -71,8 +71,6 @@ def search(
     folder = str(runs.weights_folder(weights, settings.seed))
     precision = resolve_precision(config.precision, resolve_device(config.device))
     config = replace(config, precision=precision)  # one for all workers
-    for arch in settings.archs if settings.teachers == "trained" else ():
-        runs.train_teacher(arch, data, config, folder)
     coordinator = _Coordinator(settings, data, config, out, folder)
     journal = out / "search" / f"{settings.condition}.log"
     journal.parent.mkdir(parents=True, exist_ok=True)
@@ -122,10 +120,10 @@ def _facts(settings: SearchConfig, data: Data, config: TrainConfig, weights: str
     """All that decides a study's results, fit for JSON."""
     search = asdict(settings) | {"arch": list(settings.archs), "choices": list(settings.choices)}
     search["gates"] = list(GATES)
+    search["teachers"] = "random"  # else no search begun with 0.3.0 would go on
     training = asdict(config)
     del search["sources"], search["trials"], training["device"]
-    starts = (*settings.choices, *["teacher"] * (settings.teachers == "trained"))
-    every_node = all_through(*starmap(Node, product(settings.archs, starts)))
+    every_node = all_through(*starmap(Node, product(settings.archs, settings.choices)))
     return {
         "search": search,
         "training": training,
@@ -312,10 +310,9 @@ def rivals(
         name = study.study_name
         raise ValueError(f"study {name!r} has no complete trial to train again: run more trials")
     graphs = {f"top {i}": graph for i, graph in enumerate(top, 1)}
-    starts = [Node(node.arch) if node.init == "teacher" else node for node in top[0].nodes]
-    graphs["all through"] = all_through(*starts)  # here every node learns
-    graphs["independent"] = independent(starts[0])
-    same = {name: search[name] for name in ("condition", "arch", "nodes", "teachers")}
+    graphs["all through"] = all_through(*top[0].nodes)
+    graphs["independent"] = independent(top[0].nodes[0])
+    same = {name: search[name] for name in ("condition", "arch", "nodes")}
     space = SearchConfig(**same, sources=search["choices"][1:], trials=1)
     count = k if random_graphs is None else random_graphs
     drawn = sample_graphs(space, count, derive(search["seed"], "baseline"))

@@ -38,8 +38,6 @@ class SearchConfig:
       stops a graph there for good unless it is among the best 1/`reduction_factor` so far (the
       released code); "promote" pauses it, and lets it go on as soon as it is (Li et al., 2020);
       "none" has no rungs.
-    - `teachers`: where a node starts that never learns: "random" as it is drawn, with a random head
-      (the paper), or "trained" on the same images (Minami et al., 2020).
     - `select_on`: prune and select on "val", or on "test" as the released code does: no estimate of
       anything then.
 
@@ -55,7 +53,6 @@ class SearchConfig:
     pruner: Literal["asha", "promote", "none"] = "asha"
     min_resource: int = 1
     reduction_factor: int = 2
-    teachers: Literal["random", "trained"] = "random"
     select_on: Literal["val", "test"] = "val"
 
     def __post_init__(self):
@@ -84,8 +81,8 @@ class SearchConfig:
     def space(self) -> dict[str, tuple[str, ...]]:
         """Name and choices of every parameter: "arch 1", "init 1", .., "gate label->1", .."""
         nodes = range(1, self.nodes + 1)
-        starts = self.choices if self.teachers == "random" else (*self.choices, "teacher")
-        names = {f"arch {i}": self.archs for i in nodes} | {f"init {i}": starts for i in nodes}
+        names = {f"arch {i}": self.archs for i in nodes}
+        names |= {f"init {i}": self.choices for i in nodes}
         return names | {_edge(s, t): tuple(GATES) for t in nodes for s in nodes}
 
     def rungs(self, epochs: int) -> list[int]:
@@ -96,29 +93,27 @@ class SearchConfig:
     def check_trials(self, trials: int) -> None:
         """Raise ValueError when there are not that many graphs that differ in effect."""
         starts = len(self.choices) * len(self.archs)
-        fixed = starts if self.teachers == "random" else len(self.archs)
-        count = count_graphs(starts, fixed, len(GATES), self.nodes)
+        count = count_graphs(starts, len(GATES), self.nodes)
         if trials > count and self.nodes <= 3:  # larger spaces have billions
             found = f"only {count} different graphs of {self.nodes} nodes from {starts} starts"
             raise ValueError(f"trials is {trials}, but there are {found}: fewer, or more nodes")
 
 
-def count_graphs(starts: int, fixed: int, gates: int, nodes: int) -> int:
+def count_graphs(starts: int, gates: int, nodes: int) -> int:
     """How many graphs of at most three nodes differ in effect (`Graph.canonical`).
 
-    A node that learns has one of `starts`, one that never does one of `fixed`. On a label edge
-    Correct is Through. Auxiliary nodes that reach the target may be swapped: with two of them, half
-    of all graphs and of those that are their own image count.
+    On a label edge Correct is Through. Auxiliary nodes that reach the target may be swapped: with
+    two of them, half of all graphs and of those that are their own image count.
     """
     labels = open_gates = gates - 1
     target = starts * labels * open_gates  # with one edge from an auxiliary
     alone = starts * (labels - 1)
     if nodes == 1:
         return alone
-    pairs = target * (starts * (labels * gates - 1) + fixed)
+    pairs = target * starts * labels * gates
     if nodes == 2:
         return alone + pairs
-    auxiliary = starts * (labels * gates**2 - 1) + fixed
+    auxiliary = starts * labels * gates**2
     heard_through_the_other = starts * labels * gates * open_gates
     both_direct = target * open_gates * auxiliary**2
     one_behind = 2 * target * heard_through_the_other * auxiliary
@@ -160,18 +155,13 @@ def sample_graphs(
     settings.check_trials(trials)
     check_gates(GATES)
     rng = random.Random(settings.seed if seed is None else seed)
-    starts = dict.fromkeys((f"init {i + 1}" for i in range(settings.nodes)), settings.choices)
-    space = settings.space | starts  # a teacher is no choice, but what a fixed node becomes
+    space = settings.space
     plan: dict[Graph, Graph] = {}  # by canonical form
     while len(plan) < trials:
         drawn = from_params({name: rng.choice(values) for name, values in space.items()})
-        if set(drawn["gates"][0]) == {"cutoff"}:
-            continue
-        for node, row in zip(drawn["nodes"], drawn["gates"], strict=True):
-            if settings.teachers == "trained" and set(row) == {"cutoff"}:
-                node["init"] = "teacher"
-        graph = Graph.from_dict(drawn)
-        plan.setdefault(graph.canonical(), graph)
+        if set(drawn["gates"][0]) != {"cutoff"}:
+            graph = Graph.from_dict(drawn)
+            plan.setdefault(graph.canonical(), graph)
     return list(plan.values())
 
 
