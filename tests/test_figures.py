@@ -444,7 +444,7 @@ def test_images_in_either_order_of_axes_with_names_as_they_are():
     assert (sheet.axes[1].images[0].get_array() == other.axes[1].images[0].get_array()).all()
     title = sheet.axes[1].title
     assert title._preprocess_math(title.get_text()) == ("Ba$$in", False)  # no formula
-    axis = plots.plot_filters(np.zeros((10, 3, 3, 3)))
+    axis = plots.plot_filters(np.zeros((10, 3, 3, 3)), plt.figure().gca())
     assert axis.images[0].get_array().shape == (1 + 3 * 4, 1 + 4 * 4, 3)
 
 

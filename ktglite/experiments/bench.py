@@ -1,5 +1,5 @@
-"""A recorded benchmark of graphs, in the manner of NAS-Bench: whole curves, to query, and to replay
-searches on by the search's own rungs, in simulated time.
+"""A recorded benchmark of graphs, in the manner of NAS-Bench: whole curves, to look up, and to
+replay searches on by the search's own rungs, in simulated time.
 
 Two splits with names: "val" is what a search may look at, "test" judges what it found. A graph is
 found by its canonical form.
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ktglite.experiments import stats
-from ktglite.experiments.rungs import Rungs, rung_epochs, simulate
+from ktglite.experiments.rungs import Rungs, simulate
 from ktglite.gates import GATES
 from ktglite.graph import Graph
 from ktglite.models import SOURCES, file_hash
@@ -47,7 +47,7 @@ class Rule:
 class Benchmark:
     """Recorded trainings, one a row; accuracies are those of node 1 in percent.
 
-    - `graphs`: the graph of every run, in its canonical form.
+    - `graphs`: the graph of every run, in its canonical form: `graphs.index(graph.canonical())`.
     - `runs`: table of `condition` (the search space that the graph was drawn for), `seed`, `test`
       (after the last epoch), `diverged`, `processor`, and `weight`: the share of the condition's
       space that the graph stands for.
@@ -95,25 +95,6 @@ class Benchmark:
         rng = np.random.default_rng(seed)
         return rng.choice(len(self), count, replace=False, p=self.shares)
 
-    def query(self, graph: Graph, epoch: int | None = None, seed: int | None = None) -> dict:
-        """What training this graph up to `epoch` (by default the last) would have shown: `val`, and
-        after the last epoch `test`; `seconds` until then.
-
-        Nothing is averaged: `seed` is that of the search unless given. Raises KeyError for a graph,
-        or a seed of it, that is not recorded.
-        """
-        form = graph.canonical()
-        seed = self.about["seed"] if seed is None else seed
-        rows = np.flatnonzero(self.runs.seed == seed)
-        row = next((row for row in rows if self.graphs[row] == form), None)
-        if row is None:
-            raise KeyError(f"no run of this graph with seed {seed} is recorded: {form}")
-        found = {"val": float(self.val[row, :epoch][-1])}
-        found["seconds"] = float(np.nansum(self.seconds[row, :epoch]))
-        if epoch in (None, self.val.shape[1]):
-            found["test"] = float(self.runs.test[row])
-        return found
-
     def replay(self, rule: Rule, trials: int | None = None, seed: int = 0) -> pd.DataFrame:
         """A search among the graphs of one condition (`of`), in simulated time.
 
@@ -136,8 +117,7 @@ class Benchmark:
             raise ValueError(f"trials is {trials}, but only {len(self)} graphs are recorded")
         order = self.draw(trials, seed)
         epochs = self.val.shape[1]
-        steps = rung_epochs(rule.pruner, rule.min_resource, rule.reduction_factor, epochs, trials)
-        rungs = Rungs(rule.pruner, steps, rule.reduction_factor, trials)
+        rungs = Rungs(rule.pruner, rule.min_resource, rule.reduction_factor, epochs, trials)
         curves = [(self.val[row], self.seconds[row]) for row in order]
         trained = Counter()
         best = {"val": nan, "test": nan}

@@ -381,9 +381,6 @@ def condition_title(condition: str, summaries: ablation.Summaries) -> str:
     return " + ".join(pretrained) or title("scratch")
 
 
-# ---- in a sentence
-
-
 def differs(found: Mapping, more: str = "better", less: str = "worse") -> str:
     """An effect in points as words: "8.5 points better [6.1, 10.9]", or that none is shown.
 

@@ -378,9 +378,6 @@ def _begin(task: Run) -> Iterator[Run]:
         yield replace(task, data=task.data.load()) if isinstance(task.data, Images) else task
 
 
-# ---- records
-
-
 def describe(data: Data) -> dict:
     """What a record says of its data."""
     facts = {name: getattr(data, name) for name in ("name", "fingerprint", "size")}

@@ -248,7 +248,7 @@ def plot_best_graphs(summaries: Summaries) -> Figure:
             graphs.append(Graph.from_dict(best["graph"]))
             top = arms.get((name, "top 1"))
             draw_graph(graphs[-1], axis, accuracy=top and top.mean)
-            lines[0] += " (a single network)" if claims.is_single(best["graph"]) else ""
+            lines[0] += " (a single network)" * (len(graphs[-1].reaching_target()) == 1)
             lines[1:] = _numbers(name, arms)
         axis.set_title("\n".join(lines))
     says = "node 1, test, new seeds: mean ± standard deviation"

@@ -59,9 +59,6 @@ def plot_effects(
     return figure
 
 
-# ---- claims
-
-
 def plot_forest(frame: pd.DataFrame) -> Figure:
     """The primary contrasts with 95 % intervals, from `claims.forest`: a panel per set of records,
     a row per claim: C1 to C3, C0, then the searches.
@@ -135,9 +132,8 @@ def plot_table1(records: Records, sources: Sources = None) -> Figure:
         for source, part in parts.items()
     ]
     titles += [f"{title(ablation.paper_source(source))}\npaper, n = 3" for source in published]
-    ratios = [3] * len(sources) + [2] * len(published)
-    size = 1.3 + 0.28 * len(order), len(titles)
-    figure, axes = panels(titles, *size, sharey=True, width_ratios=ratios)
+    shared = {"sharey": True, "width_ratios": [3] * len(sources) + [2] * len(published)}
+    figure, axes = panels(titles, 1.3 + 0.28 * len(order), len(titles), **shared)
     look = {"order": order, "color": GREY, "size": 3.5, "alpha": 0.7, "jitter": False}
     for axis, (source, part) in zip(axes, parts.items(), strict=False):
         means = part.rename(columns={"mean": "effect"})
@@ -146,10 +142,9 @@ def plot_table1(records: Records, sources: Sources = None) -> Figure:
         axis.sharex(axes[0])
         axis.set(xlabel="accuracy of node 1 (%)", ylabel="pre-trained nodes")
     for axis, part in zip(axes[len(sources) :], published.values(), strict=True):
-        means = part.assign(effect=part["paper mean"])
-        means["low"] = means.effect - part["paper std"]
-        means["high"] = means.effect + part["paper std"]
-        dots(axis, means, "pattern", order, mark=PAPER)
+        mean = part["paper mean"]
+        ends = {"low": mean - part["paper std"], "high": mean + part["paper std"]}
+        dots(axis, part.assign(effect=mean, **ends), "pattern", order, mark=PAPER)
         axis.sharex(axes[len(sources)])
         axis.set_xlabel("accuracy (%)")
     axes[0].set_ylim(len(order) - 0.5, -0.5)
@@ -298,9 +293,6 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
     note = "numbers: epochs" + (" × images" if several else "")
     style.legend_below(figure, [*handles, *style.mark_legend(table)], note)
     return figure
-
-
-# ---- other
 
 
 def plot_sources(records: Records) -> Figure:

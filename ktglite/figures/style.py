@@ -214,9 +214,6 @@ def legend_below(figure: Figure, handles: Sequence, note: str = "") -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, title=note)
 
 
-# ---- files
-
-
 def save_figure(
     figure: Figure, folder: str | Path, name: str, formats: Sequence[str] = ("pdf", "png"),
     note: str = "",
