@@ -267,14 +267,14 @@ MUTANTS = {
     ),
     "verdicts without correction": (
         "experiments/claims.py",
-        'stats.holm(table.loc[own, "p"])',
-        'table.loc[own, "p"]',
+        "pd.Series(stats.holm(p), p.index)",
+        "p",
         CLAIMS,
     ),
     "S3 counts from epoch 0": (
         "experiments/claims.py",
-        "float(reached[0] + 1 if",
-        "float(reached[0] if",
+        "enumerate(curve, 1) if",
+        "enumerate(curve) if",
         CLAIMS,
     ),
     "C4 against the target alone": (

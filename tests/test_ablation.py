@@ -230,7 +230,7 @@ def test_table_has_mean_std_n_and_the_paper_beside():
 def test_a_stand_in_is_never_without_the_word():
     table = ablation.ablation_table(records())
     for text in (
-        ablation.markdown(ablation.format_table(table)),
+        ablation.format_table(table).to_csv(),
         ablation.style_table(table).to_html(),
         claims.claims_table(records(), scale="quick").to_csv(),
     ):

@@ -4,7 +4,7 @@ import numpy as np
 import optuna
 import pytest
 
-from ktglite.experiments.rungs import Rungs, replay, rung_epochs, simulate
+from ktglite.experiments.rungs import Rungs, replay, simulate
 
 
 @pytest.mark.parametrize("rungs", [(1, 2), (2, 2), (3, 3), (9, 2)])
@@ -27,7 +27,7 @@ def test_replayed_asha_decides_as_optunas_does(rungs):
 
 def promoted_by_the_book(curves, eta):
     """ASHA of Li et al. (2020), algorithm 2, for one worker: how many epochs each curve trains."""
-    steps = rung_epochs("promote", 1, eta, curves.shape[1], len(curves))
+    steps = Rungs("promote", 1, eta, curves.shape[1], len(curves)).epochs
     results = [{} for _ in steps]
     started = 0
     while True:
@@ -64,7 +64,7 @@ def test_promotion_never_keeps_what_asha_would_let_on_by_being_first():
 def test_hopeless_trials_are_never_promoted_and_found_early(seed):
     curves = np.random.default_rng(seed).integers(0, 30, (24, 8)).astype(float)
     whole = replay(curves, "promote", workers=3)
-    rungs = Rungs("promote", rung_epochs("promote", 1, 2, 8, 24), 2, 24)
+    rungs = Rungs("promote", 1, 2, 8, 24)
     trained = np.zeros(24, int)
     early = 0
     for _, trial, epoch in simulate(rungs, lambda i: (curves[i], np.ones(8)), 3):
@@ -81,20 +81,19 @@ def test_hopeless_trials_are_never_promoted_and_found_early(seed):
 def test_taken_up_at_any_moment_the_rungs_decide_as_before(pruner):
     curves = np.random.default_rng(3).integers(0, 30, (20, 8)).astype(float)
     whole = replay(curves, pruner)
-    steps = rung_epochs(pruner, 1, 2, 8, 20)
 
     def begin(trial):
         return curves[trial], np.ones(8)
 
-    events = len(list(simulate(Rungs(pruner, steps, 2, 20), begin)))
+    events = len(list(simulate(Rungs(pruner, 1, 2, 8, 20), begin)))
     for moment in range(1, events, 3):
-        rungs = Rungs(pruner, steps, 2, 20)
+        rungs = Rungs(pruner, 1, 2, 8, 20)
         trained = np.zeros(20, int)
         for at, (_, trial, epoch) in enumerate(simulate(rungs, begin)):
             trained[trial] = epoch
             if at == moment:
                 break  # before it has arrived
-        again = Rungs(pruner, steps, 2, 20)
+        again = Rungs(pruner, 1, 2, 8, 20)
         for i in reversed(rungs.goal):
             values = {e: curves[i, e - 1] for e in range(1, trained[i] + 1)}
             again.restore(i, rungs.until(i), values, i in rungs.over or trained[i] == 8)
@@ -109,14 +108,14 @@ def test_simulated_workers_share_the_time():
     """Two workers: the second graph ends first and makes room for the third."""
     curves = np.array([[1.0, 2], [1, 2], [1, 2]])
     seconds = np.array([[3.0, 3], [1, 1], [2, 2]])
-    rungs = Rungs("none", [2], 2, 3)
+    rungs = Rungs("none", 1, 2, 2, 3)
     events = simulate(rungs, lambda i: (curves[i], seconds[i]), workers=2)
     assert list(events) == [(2, 1, 2), (6, 0, 2), (6, 2, 2)]
 
 
 def test_a_diverged_graph_takes_its_time_and_is_out():
     curves = np.array([[9.0, np.nan, np.nan, np.nan], [5, 5, 5, 5], [6, 6, 6, 6]])
-    rungs = Rungs("asha", [1, 2, 4], 2, 3)
+    rungs = Rungs("asha", 1, 2, 4, 3)
     events = list(simulate(rungs, lambda i: (curves[i], np.ones(4))))
     assert events[:2] == [(1, 0, 1), (2, 0, 1)]  # epoch 2 was begun
     assert 0 in rungs.over

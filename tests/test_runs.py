@@ -422,3 +422,12 @@ def test_what_is_kept_can_be_asked_for_later(tiny_data, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     monkeypatch.setattr(runs, "epochs", lambda *a, **k: pytest.fail("trained again"))
     assert run(task, Store(tmp_path, "all")) == again
+
+
+def test_a_teacher_is_trained_once_with_its_head(tiny_data, tmp_path, monkeypatch):
+    path = runs.train_teacher(A.arch, tiny_data, CONFIG, tmp_path)
+    assert networks.read_card(path)["classes"] == list(tiny_data.classes)
+    with pytest.raises(ValueError, match="other images or with other settings: remove it"):
+        runs.train_teacher(A.arch, tiny_data, dataclasses.replace(CONFIG, lr=0.5), tmp_path)
+    monkeypatch.setattr(runs.Run, "epochs", None)
+    assert runs.train_teacher(A.arch, tiny_data, CONFIG, tmp_path) == path

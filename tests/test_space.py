@@ -43,9 +43,10 @@ def test_bad_settings_are_named(setting, value):
 
 
 def test_rungs_are_told_or_what_does_not_fit():
-    assert SearchConfig("none").rungs(12) == [1, 2, 4, 8, 12]
-    assert SearchConfig("none", min_resource=3, reduction_factor=3).rungs(30) == [3, 9, 27, 30]
-    assert SearchConfig("none", pruner="none", min_resource=50).rungs(12) == [12]
+    assert SearchConfig("none").rungs(12).epochs == [1, 2, 4, 8, 12]
+    thirds = SearchConfig("none", min_resource=3, reduction_factor=3)
+    assert thirds.rungs(30).epochs == [3, 9, 27, 30]
+    assert SearchConfig("none", pruner="none", min_resource=50).rungs(12).epochs == [12]
     with pytest.raises(ValueError, match="min_resource is 13, but a graph has 12 epochs"):
         SearchConfig("none", min_resource=13).rungs(12)
     with pytest.raises(ValueError, match="trials is 15: promotion to epoch 12 needs 16"):

@@ -249,21 +249,16 @@ def write_table(table: pd.DataFrame, folder: str | Path) -> list[Path]:
     shown = format_table(table)
     latex = shown.replace({" ± ": r" $\\pm$ ", "✓": r"$\\checkmark$", "–": "--"}, regex=True)
     latex = latex.rename(columns=lambda name: re.sub(r"([_%&#$])", r"\\\1", name))
+    lines = [shown.columns, ["---"] * shown.shape[1], *shown.astype(str).to_numpy().tolist()]
     texts = {
         "table1.csv": flat.to_csv(float_format="%.4f"),
         "table1.tex": latex.to_latex(index=False, column_format="c" * latex.shape[1]),
-        "table1.md": markdown(shown),
+        "table1.md": "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines),
     }
     for name, text in texts.items():
         with atomic_write(Path(folder, name)) as file:
             file.write(text.encode())
     return [Path(folder, name) for name in texts]
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A frame of texts as a Markdown table."""
-    lines = [frame.columns, ["---"] * frame.shape[1], *frame.astype(str).to_numpy().tolist()]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
 def style_table(table: pd.DataFrame):

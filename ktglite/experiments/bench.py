@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ktglite.experiments import stats
-from ktglite.experiments.rungs import Rungs, rung_epochs, simulate
+from ktglite.experiments.rungs import Rungs, simulate
 from ktglite.gates import GATES
 from ktglite.graph import Graph
 from ktglite.models import SOURCES, file_hash
@@ -76,9 +76,8 @@ class Benchmark:
 
         Raises ValueError where there are none.
         """
-        rows = np.flatnonzero(
-            (self.runs.condition == condition) & (self.runs.seed == self.about["seed"])
-        )
+        asked = (self.runs.condition == condition) & (self.runs.seed == self.about["seed"])
+        rows = np.flatnonzero(asked)
         if not len(rows):
             known = ", ".join(self.conditions)
             raise ValueError(f"no graphs of condition {condition!r} are recorded, only {known}")
@@ -90,8 +89,6 @@ class Benchmark:
     def shares(self) -> np.ndarray:
         """How likely each run's graph is to be drawn, (runs,); they sum to 1."""
         return (self.runs.weight / self.runs.weight.sum()).to_numpy()
-
-    # ---- to ask
 
     def sample(self, rng: np.random.Generator) -> Graph:
         """A recorded graph, drawn by its weight."""
@@ -123,21 +120,17 @@ class Benchmark:
                 return row
         raise KeyError(f"no run of this graph with seed {seed} is recorded: {form}")
 
-    # ---- to search
+    def draw(self, count: int, seed: int) -> np.ndarray:
+        """Rows in a random order, by weight and without replacement, (count,)."""
+        rng = np.random.default_rng(seed)
+        return rng.choice(len(self), count, replace=False, p=self.shares)
 
-    def replay(
-        self,
-        rule: Rule,
-        trials: int | None = None,
-        seed: int = 0,
-        order: Sequence[int] | None = None,
-    ) -> pd.DataFrame:
+    def replay(self, rule: Rule, trials: int | None = None, seed: int = 0) -> pd.DataFrame:
         """A search among the graphs of one condition (`of`), in simulated time.
 
         Args:
-            trials: how many graphs, by default all; without replacement.
-            seed: of the order in which they are drawn, by weight.
-            order: rows to take in this order instead.
+            trials: how many graphs, by default all.
+            seed: of the order in which they are drawn, see `draw`.
 
         Returns:
             A row whenever a graph has trained as far as it may: its `trial` number, its `row` here,
@@ -152,12 +145,9 @@ class Benchmark:
         trials = len(self) if trials is None else trials
         if trials > len(self):
             raise ValueError(f"trials is {trials}, but only {len(self)} graphs are recorded")
-        if order is None:
-            rng = np.random.default_rng(seed)
-            order = rng.choice(len(self), trials, replace=False, p=self.shares)
+        order = self.draw(trials, seed)
         epochs = self.val.shape[1]
-        steps = rung_epochs(rule.pruner, rule.min_resource, rule.reduction_factor, epochs, trials)
-        rungs = Rungs(rule.pruner, steps, rule.reduction_factor, trials)
+        rungs = Rungs(rule.pruner, rule.min_resource, rule.reduction_factor, epochs, trials)
         curves = [(self.val[row], self.seconds[row]) for row in order]
         trained = Counter()
         best = {"val": nan, "test": nan}
@@ -177,8 +167,7 @@ class Benchmark:
         found = {}
         for name in self.conditions:
             table = self.of(name)
-            rng = np.random.default_rng(0)
-            order = rng.choice(len(table), len(table), replace=False, p=table.shares)
+            order = table.draw(len(table), 0)
             trials = [table._trial(row, number) for number, row in enumerate(order)]
             whole = [trial for trial in trials if trial["state"] == "COMPLETE"]
             best = max(whole, key=lambda trial: trial["value"])
@@ -204,21 +193,22 @@ class Benchmark:
         """A run as a trial of a search."""
         values = self.val[row][np.isfinite(self.val[row])].tolist()
         run = self.runs.iloc[row]
-        trial = {"number": number, "graph": self.graphs[row].to_dict(), "values": values}
-        trial |= {"seed": int(run.seed), "state": "FAIL", "value": None, "test_accuracy": None}
-        if not run.diverged:
-            trial |= {"state": "COMPLETE", "value": values[-1], "test_accuracy": float(run.test)}
-        return trial
-
-    # ---- to keep
+        return {
+            "number": number,
+            "graph": self.graphs[row].to_dict(),
+            "values": values,
+            "seed": int(run.seed),
+            "state": "FAIL" if run.diverged else "COMPLETE",
+            "value": None if run.diverged else values[-1],
+            "test_accuracy": None if run.diverged else float(run.test),
+        }
 
     def save(self, path: str | Path) -> str:
         """Write an .npz file without pickles; returns its SHA-256."""
         arrays = {name: self.runs[name].to_numpy() for name in self.runs}
         for name in ("condition", "processor"):
             arrays[name] = arrays[name].astype(str)
-        arrays["val"] = self.val
-        arrays["seconds"] = self.seconds.astype(np.float16)
+        arrays |= {"val": self.val, "seconds": self.seconds.astype(np.float16)}
         texts = {"about": dict(self.about), "graphs": [graph.to_dict() for graph in self.graphs]}
         for name, content in texts.items():
             arrays[name] = np.array(json.dumps(content, sort_keys=True))
@@ -261,19 +251,19 @@ def best_of(
     rows = []
     for condition in bench.conditions:
         table = bench.of(condition)
-        value = table.val[:, -1]
-        test = table.runs.test.to_numpy()
-        whole = np.flatnonzero(np.isfinite(value) & np.isfinite(test))
+        accuracies = {"in the search": table.val[:, -1], "test images": table.runs.test.to_numpy()}
+        value, _ = accuracies.values()
+        whole = np.flatnonzero(np.isfinite([*accuracies.values()]).all(axis=0))
         shares = table.shares[whole] / table.shares[whole].sum()
         for n in [n for n in sizes if n <= len(whole)]:
-            drawn = [rng.choice(len(whole), n, replace=False, p=shares) for _ in range(repeats)]
-            winners = [whole[own[np.argmax(value[whole[own]])]] for own in drawn]
-            for measure, accuracy in {"in the search": value, "test images": test}.items():
+            drawn = [rng.choice(whole, n, replace=False, p=shares) for _ in range(repeats)]
+            winners = [own[np.argmax(value[own])] for own in drawn]
+            for measure, accuracy in accuracies.items():
                 low, high = np.quantile(accuracy[winners], [0.025, 0.975])
-                row = {"condition": condition, "n": n, "measure": measure}
-                row |= {"accuracy": accuracy[winners].mean(), "low": low, "high": high}
-                rows.append(row | {"graphs": len(whole)})
-    return pd.DataFrame(rows)
+                mean = accuracy[winners].mean()
+                rows.append((condition, n, measure, mean, low, high, len(whole)))
+    columns = ["condition", "n", "measure", "accuracy", "low", "high", "graphs"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def regret(
@@ -320,13 +310,13 @@ def rank_alone(bench: Benchmark) -> pd.DataFrame:
     for condition in bench.conditions:
         table = bench.of(condition)
         values = table.val[:, -1]
-        for row in [row for row, graph in enumerate(table.graphs) if graph.size == 1]:
-            graph = table.graphs[row]
-            found = {"condition": condition, "start": graph.nodes[0].init}
-            found |= {"gate": graph.gates[0][0], "val": values[row], "test": table.runs.test[row]}
-            better = 100 * table.shares[values > values[row]].sum()
-            rows.append(found | {"better": better, "graphs": len(table)})
-    return pd.DataFrame(rows)
+        for graph, val, test in zip(table.graphs, values, table.runs.test, strict=True):
+            if graph.size == 1:
+                better = 100 * table.shares[values > val].sum()
+                what = condition, graph.nodes[0].init, graph.gates[0][0]
+                rows.append((*what, val, test, better, len(table)))
+    columns = ["condition", "start", "gate", "val", "test", "better", "graphs"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def repeated_claims(bench: Benchmark, rule: Rule, trials: int, repeats: int = 100) -> pd.DataFrame:
@@ -348,8 +338,8 @@ def repeated_claims(bench: Benchmark, rule: Rule, trials: int, repeats: int = 10
     for claim, condition, other in pairs:
         if {condition, other} <= winners.keys():
             gaps = winners[condition] - winners[other]
-            low, high = np.quantile(gaps, [0.025, 0.975])
-            row = {"claim": claim, "condition": condition, "against": other}
-            row |= {"effect": gaps.mean(), "low": low, "high": high}
-            rows.append(row | {"positive": 100 * (gaps > 0).mean(), "n": repeats})
-    return pd.DataFrame(rows)
+            ends = np.quantile(gaps, [0.025, 0.975])
+            positive = 100 * (gaps > 0).mean()
+            rows.append((claim, condition, other, gaps.mean(), *ends, positive, repeats))
+    columns = ["claim", "condition", "against", "effect", "low", "high", "positive", "n"]
+    return pd.DataFrame(rows, columns=columns)

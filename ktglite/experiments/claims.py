@@ -4,9 +4,8 @@ C1 to C3 are confirmatory, with Holm's correction over all of them; C0, a questi
 family of its own. All else has intervals and no verdict. docs/statistics.md says why.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,8 @@ CLAIMS = {
     "C5": "the searched graph of mixed sources is best",
 }
 FAMILIES = {"C0": "C0", "C1": "C1-C3", "C2": "C1-C3", "C3": "C1-C3"}  # of Table 1
+
+EFFECT = ["effect", "low", "high", "n", "pretrainings"]  # what is shown of a contrast
 
 # ---- what is declared
 
@@ -170,12 +171,12 @@ def _table1_rows(arms: stats.Arms, sources: Sequence[str], n: int) -> list[dict]
 
 def _judge(rows: list[dict]) -> pd.DataFrame:
     """Holm's p within each family, and verdicts; what is in no family is descriptive."""
-    table = pd.DataFrame(rows).assign(p_holm=np.nan, verdict="descriptive")
-    table.loc[table.effect.isna(), "verdict"] = "not measured"
-    for family in set(FAMILIES.values()):
-        own = table.index[table.family == family]
-        table.loc[own, "p_holm"] = stats.holm(table.loc[own, "p"])
-        table.loc[own, "verdict"] = list(map(stats.verdict, table.effect[own], table.p_holm[own]))
+    table = pd.DataFrame(rows)
+    tested = table.family != ""
+    families = table[tested].groupby("family").p
+    table["p_holm"] = families.transform(lambda p: pd.Series(stats.holm(p), p.index))
+    verdicts = list(map(stats.verdict, table.effect, table.p_holm))
+    table["verdict"] = np.where(tested | table.effect.isna(), verdicts, "descriptive")
     return table
 
 
@@ -197,8 +198,7 @@ def forest(sets: Mapping[str, tuple[ablation.Records, ablation.Summaries]]) -> p
             against = f"{names['mixed']}, against {condition_title(rival, {})}"
             found.append(("C5", against, gains["mixed"] - gains[rival]))
         once = pd.DataFrame(found, columns=["claim", "source", "effect"])
-        once = once.assign(low=np.nan, high=np.nan, n=1, verdict="descriptive")
-        published = pd.concat([published, once])
+        published = pd.concat([published, once.assign(n=1, verdict="descriptive")])
     tables = {name: claims_table(*given) for name, given in sets.items()} | {"paper": published}
     parts = [table.assign(set=name)[columns] for name, table in tables.items()]
     return pd.concat(parts, ignore_index=True)
@@ -235,8 +235,8 @@ def exploratory(records: ablation.Records, sources: ablation.Sources = None) -> 
         if kind in arms:
             row = {"from": origin, "claim": claim, "source": source, "contrast": what}
             row["unit"] = "epochs" if kind == "epochs" else "points"
-            rows.append(row | _brief(stats.contrast(arms[kind], weights)))
-    return pd.DataFrame(rows)
+            rows.append(row | stats.contrast(arms[kind], weights))
+    return pd.DataFrame(rows, columns=["from", "claim", "source", "contrast", "unit", *EFFECT])
 
 
 def _epochs_to_level(records: ablation.Records) -> Callable[[Mapping], float]:
@@ -244,15 +244,11 @@ def _epochs_to_level(records: ablation.Records) -> Callable[[Mapping], float]:
     ends = [r["epochs"][-1]["val_accuracy"][0] for r in records if r["label"] == "alone"]
 
     def count(record: Mapping) -> float:
-        curve = np.array([epoch["val_accuracy"][0] for epoch in record["epochs"]])
-        reached = np.flatnonzero(curve >= np.median(ends)) if ends else ()
-        return float(reached[0] + 1 if len(reached) else len(curve)) if ends else np.nan
+        curve = [epoch["val_accuracy"][0] for epoch in record["epochs"]]
+        reached = (epoch for epoch, value in enumerate(curve, 1) if value >= np.median(ends))
+        return float(next(reached, len(curve))) if ends else np.nan
 
     return count
-
-
-def _brief(found: Mapping[str, float]) -> dict[str, float]:
-    return {name: found[name] for name in ("effect", "low", "high", "n", "pretrainings")}
 
 
 def convergence_table(records: ablation.Records) -> pd.DataFrame:
@@ -263,24 +259,25 @@ def convergence_table(records: ablation.Records) -> pd.DataFrame:
     `images` (to train) and `epochs`: `train_accuracy` of the target alone (%, last epoch, mean),
     `effect`, `low`, `high`, `n`: graph minus alone on the test images (points, node 1).
     """
-    rows = []
     sources = ["scratch", *ablation.sources_of(records)]
-    sizes = defaultdict(list)
-    for record in records:
-        sizes[record["data"]["train"], record["config"]["epochs"]].append(record)
-    for images, epochs in sorted(sizes):
-        own = sizes[images, epochs]
+    rows = []
+    for (images, epochs), found in groupby(sorted(records, key=_size), _size):
+        own = list(found)
         everything = ablation.patterns(ablation.count_nodes(own))[-1]
         target = ablation.run_arms(own, sources)
         fit = ablation.run_arms(own, sources, lambda r: r["epochs"][-1]["train_accuracy"][0])
         for source in sources:
             pattern = "none" if source == "scratch" else everything
-            found = stats.contrast(target, _of(source, {pattern: 1.0, "alone": -1.0}))
+            gain = stats.contrast(target, _of(source, {pattern: 1.0, "alone": -1.0}))
             row = {"start": title(source), "images": images, "epochs": epochs}
-            if found["n"]:
+            if gain["n"]:
                 row["train_accuracy"] = fit[source, "alone"].mean
-                rows.append(row | _brief(found))
-    return pd.DataFrame(rows)
+                rows.append(row | gain)
+    return pd.DataFrame(rows, columns=["start", "images", "epochs", "train_accuracy", *EFFECT])
+
+
+def _size(record: Mapping) -> tuple[int, int]:
+    return record["data"]["train"], record["config"]["epochs"]
 
 
 def write_tables(
@@ -301,11 +298,6 @@ def write_tables(
 # ---- searches
 
 
-def is_single(graph: Mapping) -> bool:
-    """Whether no other node can reach node 1 of a graph (`Graph.to_dict`): a single network."""
-    return len(Graph.from_dict(graph).reaching_target()) == 1
-
-
 def search_arms(
     summaries: ablation.Summaries, table1: stats.Arms | None = None
 ) -> dict[tuple[str, str], stats.Arm]:
@@ -313,7 +305,7 @@ def search_arms(
     "independent", the target alone, is that of `table1` where it was not trained again."""
     arms = {}
     for name, summary in summaries.items():
-        if summary["best"] is not None:
+        if summary["best"]:
             start = summary["best"]["graph"]["nodes"][0]["init"]
             arms[name, "independent"] = (table1 or {}).get((start, "alone"), stats.arm({}))
         for entry in summary["reevaluated"]:
@@ -335,7 +327,7 @@ def _search_rows(summaries: ablation.Summaries, table1: stats.Arms) -> list[dict
     for claim, name, label, rival in declared:
         best = summaries[name]["best"]
         caveat = "about the graphs found by one search each"
-        if best is not None and is_single(best["graph"]):
+        if best and len(Graph.from_dict(best["graph"]).reaching_target()) == 1:
             caveat += "; the winner is a single network"
         source = f"searched: {condition_title(name, summaries)}"
         source += f", against {condition_title(rival, summaries)}" if claim == "C5" else ""
@@ -387,9 +379,6 @@ def condition_title(condition: str, summaries: ablation.Summaries) -> str:
     searched = summaries.get(condition, {"choices": CONDITIONS.get(condition, ())})
     pretrained = [title(choice) for choice in searched["choices"] if choice != "scratch"]
     return " + ".join(pretrained) or title("scratch")
-
-
-# ---- in a sentence
 
 
 def differs(found: Mapping, more: str = "better", less: str = "worse") -> str:

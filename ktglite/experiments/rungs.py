@@ -7,42 +7,35 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-__all__ = ["Rungs", "replay", "rung_epochs", "simulate"]
+__all__ = ["Rungs", "replay", "simulate"]
 
 
-def rung_epochs(
-    pruner: str, min_resource: int, reduction_factor: int, epochs: int, trials: int
-) -> list[int]:
-    """The epochs at which graphs are judged, and the last one, at which none is.
+class Rungs:
+    """Which trial trains next, and up to which of the `epochs` at which graphs are judged; the last
+    is `end`, at which none is.
 
     Raises ValueError when the first comes after the last epoch, or `trials` are too few to promote
     one graph to it.
     """
-    if pruner == "none":
-        return [epochs]
-    if min_resource > epochs:
-        found = f"min_resource is {min_resource}, but a graph has {epochs} epochs"
-        raise ValueError(f"{found}: choose an earlier first rung, or pruner 'none'")
-    rungs = [min_resource]
-    while rungs[-1] < epochs:
-        rungs.append(rungs[-1] * reduction_factor)
-    needed = reduction_factor ** (len(rungs) - 1)
-    if pruner == "promote" and trials < needed:
-        way_out = f"promotion to epoch {epochs} needs {needed}, or a later first rung"
-        raise ValueError(f"trials is {trials}: {way_out}")
-    return [*rungs[:-1], epochs]
 
-
-class Rungs:
-    """Which trial trains next, and up to which epoch: one of `rung_epochs`."""
-
-    def __init__(self, pruner: str, epochs: list[int], eta: int, trials: int):
+    def __init__(self, pruner: str, min_resource: int, eta: int, end: int, trials: int):
+        if pruner != "none" and min_resource > end:
+            found = f"min_resource is {min_resource}, but a graph has {end} epochs"
+            raise ValueError(f"{found}: choose an earlier first rung, or pruner 'none'")
+        self.epochs = [end]
+        epoch = end if pruner == "none" else min_resource
+        while epoch < end:
+            self.epochs.insert(-1, epoch)
+            epoch *= eta
+        needed = eta ** (len(self.epochs) - 1)
+        if pruner == "promote" and trials < needed:
+            way_out = f"promotion to epoch {end} needs {needed}, or a later first rung"
+            raise ValueError(f"trials is {trials}: {way_out}")
         self.pruner = pruner
-        self.epochs = epochs
         self.eta = eta
         self.trials = trials
         self.goal: dict[int, int] = {}  # trial -> index of the rung up to which it may train
-        self.reached: list[list] = [[] for _ in epochs]  # by rung, (-value, trial), sorted
+        self.reached: list[list] = [[] for _ in self.epochs]  # by rung, (-value, trial), sorted
         self.over: set[int] = set()
         self.ready: deque[int] = deque()
 
@@ -160,7 +153,7 @@ def replay(
     `curves`: the values after epochs 1, 2, .. of every trial, (trials, epochs).
     """
     count, epochs = curves.shape
-    rungs = Rungs(pruner, rung_epochs(pruner, first_rung, eta, epochs, count), eta, count)
+    rungs = Rungs(pruner, first_rung, eta, epochs, count)
     trained = np.zeros(count, int)
     seconds = np.ones(epochs)
     for _, trial, epoch in simulate(rungs, lambda trial: (curves[trial], seconds), workers):

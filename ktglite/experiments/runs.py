@@ -158,18 +158,13 @@ def run(task: Run, store: str | Path | Store) -> dict:
     if ready := store.find_ready(task):
         return ready
     with _begin(task) as task:
-        return _run(task, store)
-
-
-def _run(task: Run, store: Store) -> dict:
-    """`run` of what is not ready, in a process that trains nothing else."""
-    key = task.key()
-    path = Path(store.folder) / f"{key}.json"
-    checkpoint = Checkpoint(path.with_suffix(".ckpt"), key, CHECKPOINT_TIME_SHARE)
-    failed = path.exists() and read_record(path, SCHEMA).get("status") == "failed"
-    nodes = sorted(task.graph.reaching_target())
-    kept = networks.kept_files(path, nodes, "none" if failed else store.keep)
-    make_once(path, lambda path: _train(task, path, checkpoint, kept), kept.values())
+        key = task.key()
+        path = Path(store.folder) / f"{key}.json"
+        checkpoint = Checkpoint(path.with_suffix(".ckpt"), key, CHECKPOINT_TIME_SHARE)
+        failed = path.exists() and read_record(path, SCHEMA).get("status") == "failed"
+        nodes = sorted(task.graph.reaching_target())
+        kept = networks.kept_files(path, nodes, "none" if failed else store.keep)
+        make_once(path, lambda path: _train(task, path, checkpoint, kept), kept.values())
     record = read_record(path, SCHEMA)
     if record.get("key") != key or record.get("status") not in ("complete", "failed"):
         raise ValueError(f"{path} is not the record of this run; delete it and it is done again")
@@ -240,9 +235,9 @@ def run_until(task: Run, store: str | Path, epoch: int) -> list[dict]:
     At the last epoch they are those of `run`. The checkpoint `<store>/<key>.ckpt` stays, so that a
     later call resumes from it. Raises what `run` raises.
     """
+    if epoch >= task.config.epochs:
+        return run(task, store)["epochs"]
     with _begin(task) as task:
-        if epoch >= task.config.epochs:
-            return _run(task, Store(store))["epochs"]
         key = task.key()
         checkpoint = Checkpoint(Path(store) / f"{key}.ckpt", key)
         return list(islice(task.epochs(checkpoint), epoch))
@@ -381,9 +376,6 @@ def _begin(task: Run) -> Iterator[Run]:
     """A task with its images, while no other trains in this process."""
     with _one_training:
         yield replace(task, data=task.data.load()) if isinstance(task.data, Images) else task
-
-
-# ---- records
 
 
 def describe(data: Data) -> dict:

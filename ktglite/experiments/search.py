@@ -26,7 +26,6 @@ from tqdm import tqdm
 from ktglite.data import Data
 from ktglite.devices import resolve_device, resolve_precision
 from ktglite.experiments import runs
-from ktglite.experiments.rungs import Rungs
 from ktglite.experiments.runs import Run, Store, describe, portable, run_all, run_until
 from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, to_params
 from ktglite.gates import GATES
@@ -180,8 +179,7 @@ class _Coordinator:
         self.store = out / "runs"
         self.plan = sample_graphs(settings)
         self.space = {name: CategoricalDistribution(of) for name, of in settings.space.items()}
-        epochs = settings.rungs(config.epochs)
-        self.rungs = Rungs(settings.pruner, epochs, settings.reduction_factor, settings.trials)
+        self.rungs = settings.rungs(config.epochs)
         self.active: dict[int, optuna.Trial] = {}  # trials that are not over
         self.reported = Counter()  # how many of their epochs are in the journal
 

@@ -8,7 +8,7 @@ from itertools import product
 from math import inf
 from typing import Literal
 
-from ktglite.experiments.rungs import rung_epochs
+from ktglite.experiments.rungs import Rungs
 from ktglite.experiments.runs import check_gates
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node
@@ -88,10 +88,9 @@ class SearchConfig:
         names = {f"arch {i}": self.archs for i in nodes} | {f"init {i}": starts for i in nodes}
         return names | {_edge(s, t): tuple(GATES) for t in nodes for s in nodes}
 
-    def rungs(self, epochs: int) -> list[int]:
-        """See `rungs.rung_epochs`."""
-        rule = self.pruner, self.min_resource, self.reduction_factor
-        return rung_epochs(*rule, epochs, self.trials)
+    def rungs(self, epochs: int) -> Rungs:
+        """The rungs of graphs that train for so many epochs. Raises ValueError as they do."""
+        return Rungs(self.pruner, self.min_resource, self.reduction_factor, epochs, self.trials)
 
     def check_trials(self, trials: int) -> None:
         """Raise ValueError when there are not that many graphs that differ in effect."""

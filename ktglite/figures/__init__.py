@@ -19,9 +19,8 @@ from ktglite.figures.searches import *  # noqa: F403
 from ktglite.figures.style import *  # noqa: F403
 from ktglite.store import from_checkout
 
-__all__ = ["draw_all", "translate"]
-for _module in (graphs, pictures, results, searches, style):
-    __all__ += _module.__all__
+__all__ = ["draw_all", "translate", *graphs.__all__, *pictures.__all__, *results.__all__]
+__all__ += [*searches.__all__, *style.__all__]
 
 
 def draw_all(
@@ -34,7 +33,8 @@ def draw_all(
     """
     records = Path(records)
     runs = ablation.read_runs(records) if (records / "table1.json").exists() else []
-    summaries = _summaries(records / "search")
+    searched = records / "search"
+    summaries = read_summaries(searched) if any(searched.glob("*.json")) else {}
     if not runs and not summaries:
         found = f"{records} has no table1.json and no search/*.json"
         raise FileNotFoundError(f"{found}: give the folder of a run")
@@ -48,13 +48,12 @@ def draw_all(
     if summaries:
         drawn["figure2_best_graphs"] = partial(graphs.plot_best_graphs, summaries)
         drawn["search_curves"] = partial(searches.plot_searches, _whole(summaries))
-    note = f"records {records.name}, {style.describe_records([*runs, *summaries.values()])}"
     paths = []
     with plt.rc_context():
         style.use_style(lang)
         for name, draw in drawn.items():
             figure = draw()
-            paths += style.save_figure(figure, out, name, formats, note.strip(", "))
+            paths += style.save_figure(figure, out, name, formats, f"records {records.name}")
             plt.close(figure)
     return paths
 
@@ -71,10 +70,6 @@ def _tables(runs: list[dict], summaries: dict, folder: Path) -> dict[str, pd.Dat
         found = json.loads((shipped / "convergence.json").read_text(encoding="utf-8"))
         tables["convergence"] = claims.convergence_table(found)
     return {name: table for name, table in tables.items() if len(table)}
-
-
-def _summaries(folder: Path) -> dict:
-    return read_summaries(folder) if any(folder.glob("*.json")) else {}
 
 
 def _whole(summaries: dict) -> dict:

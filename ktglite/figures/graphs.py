@@ -248,28 +248,21 @@ def plot_best_graphs(summaries: Summaries) -> Figure:
             graphs.append(Graph.from_dict(best["graph"]))
             top = arms.get((name, "top 1"))
             draw_graph(graphs[-1], axis, accuracy=top and top.mean)
-            lines[0] += " (a single network)" if claims.is_single(best["graph"]) else ""
-            lines[1:] = _numbers(name, arms)
+            lines[0] += " (a single network)" * (len(graphs[-1].reaching_target()) == 1)
+            # three lines, some of them empty, so that the titles of all panels are equally high
+            lines[1] = f"{top.mean:.2f} ± {top.std:.2f} % (n = {top.n})" if top else ""
+            if (alone := arms[name, "independent"]).n:
+                lines[2] = f"target alone: {alone.mean:.2f} %"
+            gain = stats.contrast(arms, {(name, "top 1"): 1.0, ("none", "top 1"): -1.0})
+            if name != "none" and gain["n"]:
+                numbers = "{effect:+.2f} [{low:+.2f}, {high:+.2f}]".format_map(gain)
+                lines[3] = f"over (a): {numbers}".replace("-", "−")
         axis.set_title("\n".join(lines))
     says = "node 1, test, new seeds: mean ± standard deviation"
     if any("over (a)" in axis.get_title() for axis in axes):
         says += "; gain with 95 % interval"
     style.legend_below(figure, [*gate_legend(), *init_legend(graphs)], says)
     return figure
-
-
-def _numbers(name: str, arms: stats.Arms) -> list[str]:
-    """Three lines, some of them empty, so that the titles of all panels are equally high."""
-    lines = ["", "", ""]
-    if top := arms.get((name, "top 1")):
-        lines[0] = f"{top.mean:.2f} ± {top.std:.2f} % (n = {top.n})"
-    if (alone := arms[name, "independent"]).n:
-        lines[1] = f"target alone: {alone.mean:.2f} %"
-    gain = stats.contrast(arms, {(name, "top 1"): 1.0, ("none", "top 1"): -1.0})
-    if name != "none" and gain["n"]:
-        numbers = "{effect:+.2f} [{low:+.2f}, {high:+.2f}]".format_map(gain).replace("-", "−")
-        lines[2] = f"over (a): {numbers}"
-    return lines
 
 
 # ---- claims and gates

@@ -10,7 +10,6 @@ from functools import cache
 from importlib.resources import files
 
 import yaml
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -36,24 +35,19 @@ def translate(text: str) -> str:
     return text
 
 
-def translate_figure(drawing: Artist) -> Artist:
-    """The same Figure or Axes with its words in Japanese; `use_style("ja")` gives the font."""
-    for axes in drawing.findobj(Axes):
-        for axis in (axes.xaxis, axes.yaxis):
-            labels = [label.get_text() for label in axis.get_ticklabels()]
-            if any(translate(label) != label for label in labels):
-                axis.set_ticks(axis.get_ticklocs(), labels=[translate(label) for label in labels])
-    for text in drawing.findobj(Text):
-        text.set_text(translate(text.get_text()))
-    return drawing
-
-
 def translate_when_drawn(figure: Figure) -> None:
-    """A hook of pyplot for every new figure (`rcParams["figure.hooks"]`)."""
+    """A hook of pyplot for every new figure; `use_style("ja")` sets it, and gives the font."""
     draw = figure.draw
 
     def translated(renderer) -> None:
-        translate_figure(figure)
+        for axes in figure.findobj(Axes):
+            for axis in (axes.xaxis, axes.yaxis):
+                labels = [label.get_text() for label in axis.get_ticklabels()]
+                words = list(map(translate, labels))
+                if words != labels:
+                    axis.set_ticks(axis.get_ticklocs(), labels=words)
+        for text in figure.findobj(Text):
+            text.set_text(translate(text.get_text()))
         draw(renderer)
 
     figure.draw = translated

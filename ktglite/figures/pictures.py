@@ -18,8 +18,7 @@ from ktglite.figures import style
 from ktglite.figures.style import GREY, TARGET_RED, plain, source_colour, source_title
 from ktglite.graph import Graph
 
-__all__ = ["plot_filters", "plot_images", "plot_pretraining", "plot_training"]
-__all__ += ["with_sliders"]
+__all__ = ["plot_filters", "plot_images", "plot_pretraining", "plot_training", "with_sliders"]
 
 
 def plot_images(images, labels: Sequence[str] | None = None, columns: int = 8) -> Figure:
@@ -63,10 +62,8 @@ def with_sliders(draw: Callable, **ranges) -> VBox:
     return VBox([*controls.values(), picture])
 
 
-def plot_filters(weight, ax: Axes | None = None) -> Axes:
+def plot_filters(weight, ax: Axes) -> Axes:
     """The filters of a first layer, (O, 3, k, k), as colour pictures, each in its own range."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(style.COLUMN, style.COLUMN), layout="constrained")
     columns = math.ceil(len(weight) ** 0.5)
     look = {"padding": 1, "pad_value": 1, "normalize": True, "scale_each": True}
     ax.imshow(make_grid(torch.as_tensor(weight), columns, **look).permute(1, 2, 0).numpy())
@@ -81,8 +78,8 @@ def plot_pretraining(cards: Iterable[Mapping]) -> Axes:
         curve = pd.DataFrame(card["curve"])
         label = f"{source_title(card['source'])}, {card['classes']:,} classes"
         label += f", chance: {100 / card['classes']:.2g} %"
-        look = {"marker": "o", "ms": 3, "color": source_colour(card["source"]), "label": label}
-        ax.plot(curve.images.cumsum(), curve.accuracy, **look)
+        look = {"marker": "o", "ms": 3, "color": source_colour(card["source"])}
+        ax.plot(curve.images.cumsum(), curve.accuracy, label=label, **look)
     ax.set(xlabel="images seen", ylabel="training accuracy (%)", xscale="log", ylim=(0, None))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.minorticks_off()
@@ -101,16 +98,15 @@ def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None =
     accuracy, labels, between = figure.subplots(1, 3)
     done = [record["epoch"] for record in records]
     marks = "os^vDP"
-    shape = {"ms": 4, "lw": 1.3}
     for t in sorted(graph.reaching_target()):
         values = [record["val_accuracy"][t] for record in records]
-        look = shape | {"color": GREY if t else TARGET_RED, "marker": marks[t % 6]}
+        look = {"color": GREY if t else TARGET_RED, "marker": marks[t % 6], "ms": 4}
         accuracy.plot(done, values, label=f"node {t + 1}" + (", the target" * (t == 0)), **look)
         for s in graph.sources(t):
             colour, line, _ = style.gate_style(graph.gates[t][s])
             values = [record["edge_loss"][t][s] for record in records]
             label = f"{'label' if s == t else s + 1} → {t + 1} ({graph.gates[t][s].title()})"
-            look = shape | {"color": colour, "ls": line, "marker": marks[(s + t) % 6]}
+            look = {"color": colour, "ls": line, "marker": marks[(s + t) % 6], "ms": 4}
             (labels if s == t else between).plot(done, values, label=label, **look)
     loss = "mean loss after the gate"
     titles = {"accuracy": "validation (%)", "label edges": loss, "edges between nodes": loss}
@@ -119,9 +115,9 @@ def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None =
         axis.set(title=name, xlabel="epoch", ylabel=ylabel, xlim=(0.8, last + 0.2))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=style.TICKS))
         axis.locator_params(axis="y", steps=style.TICKS)
-        if not axis.lines:
+        if axis.lines:
+            axis.set_ylim(0, 1.08 * max(max(line.get_ydata()) for line in axis.lines) or 1)
+            axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+        else:
             axis.text(0.5, 0.5, "no open edge", ha="center", color=GREY, transform=axis.transAxes)
-            continue
-        axis.set_ylim(0, 1.08 * max(max(line.get_ydata()) for line in axis.lines) or 1)
-        axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     return figure

@@ -59,9 +59,6 @@ def plot_effects(
     return figure
 
 
-# ---- claims
-
-
 def plot_forest(frame: pd.DataFrame) -> Figure:
     """The primary contrasts with 95 % intervals, from `claims.forest`: a panel per set of records,
     a row per claim: C1 to C3, C0, then the searches.
@@ -135,9 +132,8 @@ def plot_table1(records: Records, sources: Sources = None) -> Figure:
         for source, part in parts.items()
     ]
     titles += [f"{title(ablation.paper_source(source))}\npaper, n = 3" for source in published]
-    ratios = [3] * len(sources) + [2] * len(published)
-    size = 1.3 + 0.28 * len(order), len(titles)
-    figure, axes = panels(titles, *size, sharey=True, width_ratios=ratios)
+    shared = {"sharey": True, "width_ratios": [3] * len(sources) + [2] * len(published)}
+    figure, axes = panels(titles, 1.3 + 0.28 * len(order), len(titles), **shared)
     look = {"order": order, "color": GREY, "size": 3.5, "alpha": 0.7, "jitter": False}
     for axis, (source, part) in zip(axes, parts.items(), strict=False):
         means = part.rename(columns={"mean": "effect"})
@@ -146,10 +142,9 @@ def plot_table1(records: Records, sources: Sources = None) -> Figure:
         axis.sharex(axes[0])
         axis.set(xlabel="accuracy of node 1 (%)", ylabel="pre-trained nodes")
     for axis, part in zip(axes[len(sources) :], published.values(), strict=True):
-        means = part.assign(effect=part["paper mean"])
-        means["low"] = means.effect - part["paper std"]
-        means["high"] = means.effect + part["paper std"]
-        dots(axis, means, "pattern", order, mark=PAPER)
+        mean = part["paper mean"]
+        ends = {"low": mean - part["paper std"], "high": mean + part["paper std"]}
+        dots(axis, part.assign(effect=mean, **ends), "pattern", order, mark=PAPER)
         axis.sharex(axes[len(sources)])
         axis.set_xlabel("accuracy (%)")
     axes[0].set_ylim(len(order) - 0.5, -0.5)
@@ -300,17 +295,16 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
     return figure
 
 
-# ---- other
-
-
 def plot_sources(records: Records) -> Figure:
     """What each start adds to a network alone, over random numbers: a panel per data set.
     `records`: {"source", "data", "accuracy there", "scratch": {seed: %}, "start": {seed: %}}, as in
     data/reference_runs/sources.json."""
     rows = []
     for record in records:
-        there = f" ({record['accuracy there']:.0f} % on its own images)" if "accuracy there" in record else ""
-        row = {"data": record["data"], "start": title(record["source"]) + there}
+        start = title(record["source"])
+        if "accuracy there" in record:
+            start += f" ({record['accuracy there']:.0f} % on its own images)"
+        row = {"data": record["data"], "start": start}
         rows.append(row | stats.difference(record["start"], record["scratch"]))
     parts = dict(list(pd.DataFrame(rows).groupby("data", sort=False)))
     return plot_effects(parts, "start", "gain over scratch (points)", shared=False)

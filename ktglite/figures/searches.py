@@ -1,6 +1,6 @@
 """Figures of the search: its curves, what early stopping kept and lost, the winner's curse."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,10 +29,18 @@ def plot_searches(summaries: Summaries) -> Figure:
     """
     order = in_order(summaries)
     figure, axes = panels([""] * len(order), 2.9, sharey=True)
-    stopped = False
     for axis, name in zip(axes, order, strict=True):
         summary = summaries[name]
-        stopped |= _draw_trials(axis, [trial for trial in summary["trials"] if trial["values"]])
+        trials = [trial for trial in summary["trials"] if trial["values"]]
+        look = {"lw": 0.8, "rasterized": len(trials) > 300}
+        look["alpha"] = max(0.25, min(1, (30 / max(1, len(trials))) ** 0.5))
+        for trial in trials:
+            colour = style.source_colour(trial["graph"]["nodes"][0]["init"])
+            epochs = range(1, 1 + len(trial["values"]))
+            axis.plot(epochs, trial["values"], color=colour, **look)
+            if trial["state"] != "COMPLETE":
+                axis.plot(epochs[-1], trial["values"][-1], color=colour, label="stopped", **CROSS)
+        _epoch_axis(axis, max((len(trial["values"]) for trial in trials), default=1))
         label = condition_label(name, summaries).replace(" + ", "\n+ ")
         done = summary["states"].get("COMPLETE", 0)
         axis.set_title(f"{plain(label)}\n{len(summary['trials'])} graphs, {done} to the end")
@@ -41,25 +49,10 @@ def plot_searches(summaries: Summaries) -> Figure:
         axis.label_outer()
     starts = dict.fromkeys(start for name in order for start in summaries[name]["choices"])
     handles = style.source_legend(starts, "node 1: {}")
-    if stopped:
+    if any(axis.get_legend_handles_labels()[1] for axis in axes):
         handles.append(Line2D([], [], color=BLACK, label="stopped", **CROSS))
     style.legend_below(figure, handles)
     return figure
-
-
-def _draw_trials(axis: Axes, trials: Sequence[Mapping]) -> bool:
-    """The graphs of one search, and a cross on those that were stopped; whether there are any."""
-    faint = max(0.25, min(1, (30 / max(1, len(trials))) ** 0.5))
-    stopped = [trial for trial in trials if trial["state"] != "COMPLETE"]
-    for trial in trials:
-        colour = style.source_colour(trial["graph"]["nodes"][0]["init"])
-        epochs = range(1, 1 + len(trial["values"]))
-        look = {"lw": 0.8, "alpha": faint, "rasterized": len(trials) > 300}
-        axis.plot(epochs, trial["values"], color=colour, **look)
-        if trial in stopped:
-            axis.plot(epochs[-1], trial["values"][-1], color=colour, **CROSS)
-    _epoch_axis(axis, max((len(trial["values"]) for trial in trials), default=1))
-    return bool(stopped)
 
 
 def _epoch_axis(axis: Axes, epochs: int) -> None:
@@ -81,13 +74,8 @@ def plot_search(
     """A search, replayed on recorded curves: a cross where a graph was stopped, pale what
     came. The graph that ends best is thick, and red where it was stopped.
 
-    Args:
-        curves: accuracy (%) of each graph after every epoch, (graphs, epochs), in the order of the
-            search.
-        first_rung: epochs before the first decision; a slider can change it.
-        pruner: "asha", "promote" or "none".
-        eta: one of so many goes on.
-        ax: where (default: a figure of its own).
+    `curves`: accuracy (%) of each graph after every epoch, (graphs, epochs), in the order of the
+    search. The rule is that of `rungs.replay`. `ax`: where, by default a figure of its own.
     """
     curves = np.asarray(curves, float)
     if ax is None:
@@ -132,18 +120,13 @@ def _draw_lines(
 
 
 def plot_best_of(table: pd.DataFrame) -> Figure:
-    """The winner's curse: accuracy of the best of n graphs, in the search and on other images.
-
-    Args:
-        table: `bench.best_of`: a panel per `condition`, by `n` (graphs searched) and `measure` the
-            `accuracy`, `low`, `high` (%, mean over repeated searches and range of 95 % of them).
-    """
+    """The winner's curse, from `bench.best_of`: accuracy of the best of n graphs, in the search and
+    on other images (%, mean over repeated searches and range of 95 % of them)."""
     others = table.measure.unique()[1:]
     figure, axes, handles = _draw_lines(table, "n", "accuracy", "measure", others)
     for axis, name in zip(axes, in_order(table.condition.unique()), strict=True):
-        axis.set(
-            xlabel="graphs searched (log scale)", ylabel="accuracy of the winner (%)", xscale="log"
-        )
+        axis.set(xlabel="graphs searched (log scale)", ylabel="accuracy of the winner (%)")
+        axis.set_xscale("log")
         axis.set_xticks(sorted(table.n[table.condition == name].unique()))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
@@ -152,13 +135,8 @@ def plot_best_of(table: pd.DataFrame) -> Figure:
 
 
 def plot_regret(table: pd.DataFrame) -> Figure:
-    """What a search finds for its epochs, by rule.
-
-    Args:
-        table: `bench.regret`, a panel per `condition`: by `rule` and `epochs` spent the `regret`,
-            `low`, `high` (points that the best graph found is behind the best recorded one, mean
-            and 95 % interval).
-    """
+    """What a search finds for its epochs, by rule, from `bench.regret` with a `condition`: points
+    that the best graph found is behind the best recorded one, mean and 95 % interval."""
     figure, axes, handles = _draw_lines(table, "epochs", "regret", "rule")
     for axis in axes:
         axis.set(xlabel="epochs spent", ylabel="behind the best graph (points)")

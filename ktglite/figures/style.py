@@ -17,12 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
-from ktglite.experiments.ablation import Records
 from ktglite.figures.japanese import read, translate
 from ktglite.models import SOURCES, title
 
-__all__ = ["TARGET_RED", "describe_records", "hint", "save_figure", "say", "source_colour"]
-__all__ += ["use_style"]
+__all__ = ["TARGET_RED", "hint", "save_figure", "say", "source_colour", "use_style"]
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and two of a paper
 TICKS = [1, 2, 5, 10]  # and their multiples by powers of ten: never 2.5 or 92.5
@@ -217,16 +215,13 @@ def legend_below(figure: Figure, handles: Sequence, note: str = "") -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, title=note)
 
 
-# ---- files
-
-
 def save_figure(
     figure: Figure, folder: str | Path, name: str, formats: Sequence[str] = ("pdf", "png"),
     note: str = "",
 ) -> list[Path]:  # fmt: skip
     """Write a figure as `<folder>/<name>.<format>`; the same figure gives the same bytes.
 
-    `note`, such as `describe_records` gives, goes into the metadata. Raises ValueError for a format
+    `note`, on where the numbers come from, goes into the metadata. Raises ValueError for a format
     other than pdf, png, svg.
     """
     metadata = {
@@ -241,11 +236,3 @@ def save_figure(
     for path, kind in zip(paths, formats, strict=True):
         figure.savefig(path, metadata=metadata[kind], dpi=300)
     return paths
-
-
-def describe_records(records: Records) -> str:
-    """Where numbers come from: "data synthcars 95cd721e, code a3f29c01"; never the time."""
-    data = [record["data"] for record in records if "data" in record]
-    codes = {(record.get("provenance") or {}).get("git") for record in records} - {None}
-    names = sorted({f"data {one['name']} {one['fingerprint'][:8]}" for one in data})
-    return ", ".join([*names, *sorted(f"code {code[:8]}" for code in codes)])
