@@ -104,11 +104,9 @@ def ablation(
     with ktglite.open_pool(settings.jobs, settings.dask) as pool:
         records = ktglite.run_all(*what, store, settings.weights, pool)
     ktglite.store.write_json(out / "table1.json", records)
-    frame = ktglite.ablation_table(records, settings.sources)
-    whose = settings.sources, settings.profile
-    paths = ktglite.claims.write_tables(records, out / "tables", *whose)
+    paths = ktglite.claims.write_tables(records, out / "tables", settings.sources, settings.profile)
     print("Accuracy of node 1 (%), test: mean ± std (n)")
-    _print_table(ktglite.ablation.format_table(frame))
+    _print_table(ktglite.ablation.format_table(ktglite.ablation_table(records, settings.sources)))
     print(*paths, sep="\n")
     print(f"next: ktglite figures {quote(str(out))}")
 

@@ -90,8 +90,7 @@ def recorded_searches(settings) -> dict[str, dict]:
 
 def _early_stopped(summary: Mapping, settings) -> dict:
     """A recorded search of whole curves, cut where a search of its first graphs would stop them."""
-    trials = [trial for trial in summary["trials"] if trial["state"] == "COMPLETE"]
-    trials = trials[: settings.trials]
+    trials = [t for t in summary["trials"] if t["state"] == "COMPLETE"][: settings.trials]
     curves = np.array([trial["values"] for trial in trials])
     rule = {n: getattr(settings, n) for n in ("pruner", "reduction_factor", "min_resource")}
     ends = replay(curves, *rule.values())
@@ -100,8 +99,7 @@ def _early_stopped(summary: Mapping, settings) -> dict:
         trial | {"values": trial["values"][:end]} | (stopped if end < curves.shape[1] else {})
         for trial, end in zip(trials, ends, strict=True)
     ]
-    whole = [trial for trial in kept if trial["state"] == "COMPLETE"]
-    best = max(whole, key=lambda trial: trial["value"])
+    best = max((t for t in kept if t["state"] == "COMPLETE"), key=lambda trial: trial["value"])
     facts = {
         "trials": kept, "planned": len(kept), "reevaluated": [],
         "states": dict(Counter(trial["state"] for trial in kept)),
