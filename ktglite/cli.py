@@ -3,14 +3,11 @@
 Names of `ktglite` are imported when they are used, so that help and errors of usage need no torch.
 """
 
-import difflib
-import inspect
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +18,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 import ktglite
-from ktglite.profiles import parse_overrides, raw_settings, run_folder
+from ktglite.profiles import load_profile, parse_overrides, run_folder
 
 __all__ = ["main"]
 
@@ -59,9 +56,8 @@ class Choice:
 
     def settings(self, notebook: str, **given: object):
         """The settings of a notebook, from `--set` and from a command's own options."""
-        overrides = self.overrides(**given)
-        raw_settings(notebook, self.profile, overrides)  # names are told before seconds of imports
-        return ktglite.load_settings(notebook, self.profile, self.out, **overrides)
+        load_profile(self.profile)  # its errors are told before seconds of imports
+        return ktglite.load_settings(notebook, self.profile, self.out, **self.overrides(**given))
 
 
 # ---- the paper's steps
@@ -79,8 +75,7 @@ def reproduce(run: Choice, only: Names = (), notebooks: Folder = None) -> None:
     from ktglite.reproduce import reproduce as execute
 
     out = run_folder(run.profile, run.out)
-    with _kept_in(out):
-        done = execute(run.profile, only, out, run.overrides(), notebooks)
+    done = execute(run.profile, only, out, run.overrides(), notebooks)
     table = out / "tables/table1.md"
     if table.exists():
         print(table.read_text(encoding="utf-8"))
@@ -106,14 +101,12 @@ def ablation(
     graphs = ktglite.ablation_grid(settings.arch, settings.sources, settings.nodes)
     what = graphs, settings.load_data(), settings.train_config(), settings.seed_numbers
     store = settings.store()
-    with _kept_in(out), ktglite.open_pool(settings.jobs, settings.dask) as pool:
+    with ktglite.open_pool(settings.jobs, settings.dask) as pool:
         records = ktglite.run_all(*what, store, settings.weights, pool)
     ktglite.store.write_json(out / "table1.json", records)
-    frame = ktglite.ablation_table(records, settings.sources)
-    tables = out / "tables"
-    paths = ktglite.claims.write_tables(records, tables, settings.sources, settings.profile)
+    paths = ktglite.claims.write_tables(records, out / "tables", settings.sources, settings.profile)
     print("Accuracy of node 1 (%), test: mean ± std (n)")
-    _print_table(ktglite.ablation.format_table(frame))
+    _print_table(ktglite.ablation.format_table(ktglite.ablation_table(records, settings.sources)))
     print(*paths, sep="\n")
     print(f"next: ktglite figures {quote(str(out))}")
 
@@ -130,7 +123,7 @@ def search(condition: Argument, run: Choice, trials: Number = None) -> None:
     what = settings.search_config(condition), settings.load_data(), settings.train_config()
     settings.store()
     weights = ktglite.runs.weights_folder(settings.weights, settings.seed)
-    with _kept_in(out), ktglite.open_pool(settings.jobs, settings.dask) as pool:
+    with ktglite.open_pool(settings.jobs, settings.dask) as pool:
         study = ktglite.search.search(*what, out, weights=weights, pool=pool)
     summary = ktglite.search.write_summary(study, out)
     counts = [f"{n} {state.lower()}" for state, n in summary["states"].items() if n]
@@ -177,15 +170,13 @@ def train(
         seed: of all random numbers; 0 if not given.
     """
     if run.out is None:
-        way = "give it a folder with --out, such as --out my_run"
-        raise ValueError(f"train writes a network: {way}")
+        raise ValueError("train writes a network: give it a folder with --out, say --out my_run")
     settings = run.settings("02", dataset=dataset, epochs=epochs, first_seed=seed)
     from ktglite.single_run import node_table, read_graph, train_graph
 
     usual = (settings.arch,) if isinstance(settings.arch, str) else settings.arch
     chosen = read_graph(graph, arch or (() if graph.endswith(".json") else usual), init)
-    with _kept_in(run.out):
-        record = train_graph(chosen, settings, Path(graph).stem)
+    record = train_graph(chosen, settings, Path(graph).stem)
     print(chosen)
     _print_table(node_table(record))
     target = run.out / "target.safetensors"
@@ -310,24 +301,12 @@ def find_run(run: str) -> Path:
     return shipped if shipped.is_dir() and not (own / "table1.json").exists() else own
 
 
-@contextmanager
-def _kept_in(out: Path) -> Iterator[None]:
-    """Let an interruption say where a run stands."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        store = out / "runs"
-        finished, begun = (len(list(store.glob(f"*.{kind}"))) for kind in ("json", "ckpt"))
-        stop.add_note(f"{finished} finished and {begun} begun trainings are kept in {store}")
-        raise
-
-
 def _print_table(frame) -> None:
     print(frame.to_string(index=False, na_rep=""))
 
 
-STEPS = (reproduce, pretrain, ablation, search)
-AFTER = (train, predict, evaluate, figures, claims, export, doctor)
+STEPS = (reproduce, pretrain, ablation, search, train)
+AFTER = (predict, evaluate, figures, claims, export, doctor)
 COMMANDS = {function.__name__: function for function in (*STEPS, *AFTER)}
 
 
@@ -346,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("ktglite").setLevel(logging.INFO)
     try:
-        _run(sys.argv[1:] if arguments is None else arguments)
+        _run(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt as stop:
         where = "; ".join(["stopped", *getattr(stop, "__notes__", [])])
         print(f"\nktglite: {where}; the same command resumes", file=sys.stderr, flush=True)
@@ -364,23 +343,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str]) -> None:
     """Run the command that is named first."""
-    name, *rest = arguments or ["--help"]
-    if name in ("--help", "-h"):
-        print("usage: ktglite COMMAND [OPTIONS], or ktglite COMMAND --help\n")
-        for command, function in COMMANDS.items():
-            print(f"  {command:<10} {inspect.getdoc(function).splitlines()[0]}")
-        print("\nKTGLITE_DEBUG=1 in the environment shows tracebacks. --version tells the version.")
-    elif name == "--version":
-        print(ktglite.__version__)
-    elif name == "pretrain":
+    if arguments[:1] == ["pretrain"]:  # whose options need torch
         from ktglite.sources.pretrain import main as pretrain
 
-        pretrain(rest)
-    elif name in COMMANDS:
-        config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-        tyro.cli(COMMANDS[name], args=rest, prog=f"ktglite {name}", config=config)
+        pretrain(arguments[1:])
+    elif arguments == ["--version"]:
+        print(ktglite.__version__)
     else:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        print(f"ktglite: no command {name}; {hint}", file=sys.stderr)
-        sys.exit(2)
+        more = "KTGLITE_DEBUG=1 in the environment shows tracebacks. --version tells the version."
+        config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+        given = {"prog": "ktglite", "description": more, "args": arguments or ["--help"]}
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, config=config, **given)

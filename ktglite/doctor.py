@@ -19,8 +19,7 @@ def examine(out: Path) -> Iterator[tuple[bool, str]]:
         versions = f"torch {torch.__version__} and torchvision {torchvision.__version__}"
         yield True, f"{versions} are a pair"
     except (ImportError, RuntimeError, AttributeError) as error:
-        way_out = "pip install both from one place, in one command"
-        yield False, f"torch and torchvision are no pair ({error}): {way_out}"
+        yield False, f"torch and torchvision are no pair ({error}): pip install both in one command"
         return
     from ktglite.devices import cpu_name
     from ktglite.pool import cores

@@ -18,13 +18,13 @@ BY_NODE = ["train_loss", "train_accuracy", "val_accuracy"]
 
 def tidy_runs(records: Sequence[dict]) -> pd.DataFrame:
     """A row per run: what it was, its settings, and the accuracies (%) of node 1."""
-    frame = pd.json_normalize(list(records), max_level=0)
-    target = {name: frame[name].str[0] for name in ("val_accuracy", "test_accuracy")}
-    target["train_accuracy"] = frame["epochs"].str[-1].str["train_accuracy"].str[0]
+    frame = pd.DataFrame(list(records))
     facts = frame[["key", "label", "seed", "seconds"]].assign(
         graph=[str(Graph.from_dict(graph)) for graph in frame["graph"]],
         dataset=frame["data"].str["name"],
-        **target,
+        val_accuracy=frame["val_accuracy"].str[0],
+        test_accuracy=frame["test_accuracy"].str[0],
+        train_accuracy=frame["epochs"].str[-1].str["train_accuracy"].str[0],
     )
     return facts.join(pd.DataFrame(frame["config"].tolist()))
 
@@ -55,13 +55,13 @@ def export(folder: str | Path, to: str, out: str | Path) -> list[Path]:
         if to == "tensorboard":
             return _to_tensorboard(records, out)
         frames = {"runs": tidy_runs(records), "epochs": tidy_epochs(records)}
-        for name, frame in frames.items():
-            path = out / f"{name}.{to}"
+        paths = {out / f"{name}.{to}": frame for name, frame in frames.items()}
+        for path, frame in paths.items():
             frame.to_csv(path, index=False) if to == "csv" else frame.to_parquet(path)
     except ImportError as error:
         package = "pyarrow" if to == "parquet" else to
         raise ValueError(f"--to {to} needs a package: pip install {package}") from error
-    return [out / f"{name}.{to}" for name in frames]
+    return list(paths)
 
 
 def _to_tensorboard(records: Sequence[dict], out: Path) -> list[Path]:

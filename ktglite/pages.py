@@ -4,18 +4,13 @@ import os
 import re
 from contextlib import suppress
 from copy import deepcopy
-from itertools import pairwise
 from pathlib import Path
-
-from ktglite.profiles import NOTEBOOKS
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # nbconvert's own template has no `alt`, no math font, and lines as wide as the window.
 PAGE = """{% extends 'index.html.j2' %}
 {% block html_head %}{{ super() }}<style>
-math {
-  font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "TeX Gyre Termes Math", math;
-}
+math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", math; }
 main { max-width: 46rem; margin: auto; }
 .jp-OutputArea-output { overflow-x: auto; }
 </style>{% endblock %}
@@ -26,16 +21,6 @@ main { max-width: 46rem; margin: auto; }
 <details><summary>{{ nb.metadata.solution }}</summary>{{ super() }}</details>
 {%- else %}{{ super() }}{% endif %}{% endblock %}"""
 WORDS = {"en": ("Contents", "Solution"), "ja": ("目次", "解答例")}
-
-
-def sources_of(notebook) -> list[tuple[str, str]]:
-    """Kind and text of every cell that counts: no head cells, no parameters that a run put in."""
-    skipped = {"head", "injected-parameters"}
-    return [
-        (cell.cell_type, cell.source)
-        for cell in notebook.cells
-        if not skipped & set(cell.metadata.get("tags", []))
-    ]
 
 
 def without_widgets(notebook) -> None:
@@ -49,8 +34,7 @@ def without_widgets(notebook) -> None:
 
 
 def describe_pictures(notebook) -> None:
-    """Give every picture an alternative text: that of its cell's metadata, or else the prose before
-    it."""
+    """Give every picture an alternative text: its cell's metadata's, else the prose before it."""
     text = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and "head" not in cell.metadata.get("tags", []):
@@ -83,19 +67,15 @@ def to_html(notebook, stem: str, home: Path, folder: Path) -> str:
             headings += re.findall(r"```.*?```|^(#+) ([^\n]+)$", cell.source, re.M | re.S)
             cell.source = _with_mathml(_link(cell.source, home, folder))
             cell.metadata.pop("tags", None)  # what is folded away is code
+    contents, solution = WORDS[lang]
     title = next((text for mark, text in headings if mark == "#"), stem)
-    page.metadata |= {"solution": WORDS[lang][1], "title": re.sub(r"[*`$]", "", title)}
+    page.metadata |= {"solution": solution, "title": re.sub(r"[*`$]", "", title)}
     chapters = [f"- [{text}](#{text.replace(' ', '-')})" for mark, text in headings if mark == "##"]
-    ways = [f"[← {name[:2]}]({name}.html)" for name, here in pairwise(NOTEBOOKS) if here == stem]
-    ways += [f"[{name[:2]} →]({name}.html)" for here, name in pairwise(NOTEBOOKS) if here == stem]
-    ways = " · ".join(ways)
-    contents = f"**{WORDS[lang][0]}**\n\n" + "\n".join(chapters) if chapters else ""
-    new_cell = nbformat.v4.new_markdown_cell
-    page.cells[1:1] = [new_cell(_with_mathml(text)) for text in (contents, ways) if text]
-    page.cells += [new_cell(ways)] if ways else []
-    exporter = nbconvert.HTMLExporter(
-        mathjax_url="", require_js_url="", raw_template=PAGE, language_code=lang
-    )
+    if chapters:
+        text = _with_mathml("\n".join([f"**{contents}**\n", *chapters]))
+        page.cells.insert(1, nbformat.v4.new_markdown_cell(text))
+    look = {"raw_template": PAGE, "language_code": lang}
+    exporter = nbconvert.HTMLExporter(mathjax_url="", require_js_url="", **look)
     folded = TagRemovePreprocessor(remove_input_tags={"head", "hide"})
     exporter.register_preprocessor(folded, enabled=True)
     return exporter.from_notebook_node(page)[0]

@@ -72,10 +72,9 @@ def open_pool(
         dask: address of a Dask scheduler, "tcp://HOST:8786", whose workers run the tasks instead.
             They must be started in the same folder of a file system that they share.
 
-    Raises:
-        ValueError: for jobs < 1, without Dask installed, or if no scheduler answers.
-        ChildProcessError: by the future of a task whose process keeps being killed.
-        OSError: by all futures, when no process can be started or the scheduler is gone.
+    Raises ValueError for jobs < 1, without Dask installed, or if no scheduler answers. A future
+    raises ChildProcessError when the task's process keeps being killed; all raise OSError when no
+    process can be started or the scheduler is gone.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs is {jobs}: it must be at least 1")
@@ -183,8 +182,8 @@ class _DaskPool:
             gone = f"the Dask scheduler at {self._address} is gone: {way}"
             ours.set_exception(ConnectionError(gone))
         except KilledWorker:
-            way = "give them a larger --memory-limit"
-            ours.set_exception(ChildProcessError(f"its Dask workers keep being killed: {way}"))
+            killed = "its Dask workers keep being killed: give them a larger --memory-limit"
+            ours.set_exception(ChildProcessError(killed))
         except BaseException as error:
             ours.set_exception(error)
 

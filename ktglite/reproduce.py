@@ -51,21 +51,20 @@ def reproduce(
         overrides: settings to change, see `load_settings`.
         notebooks: their folder; by default ./notebooks, or the checkout's.
 
-    Returns:
-        The executed notebooks, by their stems.
-
-    Raises:
-        NotebookError: when a cell fails.
-        ValueError: for a wrong setting, before anything runs; and while another `reproduce` works
-            in `out`.
-        FileNotFoundError: without notebooks.
+    Returns the executed notebooks by their stems. Raises NotebookError when a cell fails,
+    ValueError for a wrong setting, before anything runs, and while another `reproduce` works in
+    `out`, and FileNotFoundError without notebooks.
     """
     numbers = [stem[:2] for stem in NOTEBOOKS]
     if unknown := sorted({*(only or ())} - {*numbers}):
         raise ValueError(f"--only {unknown[0]!r}: allowed are {', '.join(numbers)}")
     out = run_folder(profile, out)
     given = {"profile": str(profile), "out": str(out), "overrides": dict(overrides or {})}
-    folder = _find_notebooks(notebooks)
+    places = [Path(notebooks)] if notebooks else [Path("notebooks"), PACKAGE.parent / "notebooks"]
+    folder = next((place for place in places if (place / f"{NOTEBOOKS[0]}.ipynb").is_file()), None)
+    if folder is None:
+        found = f"no notebooks in {' or '.join(map(str, places))}"
+        raise FileNotFoundError(f"{found}; run this in a checkout of ktglite, or give --notebooks")
     stems = [stem for stem in NOTEBOOKS if not only or stem[:2] in only]
     made_from = {stem: _fingerprint(folder / f"{stem}.ipynb", given) for stem in stems}
     marks = _read_marks(out)
@@ -86,20 +85,11 @@ def reproduce(
                 print(f"{stem}: done and unchanged")
                 continue
             _execute(folder / f"{stem}.ipynb", out / f"notebooks/{stem}.ipynb", given)
-            before = {name: mark for name, mark in marks.items() if name < stem}
-            marks = before | {stem: made_from[stem]}  # later ones read what this one wrote
+            marks = {name: mark for name, mark in marks.items() if name < stem}  # others read this
+            marks[stem] = made_from[stem]
             text = json.dumps({"fingerprints": marks, "files": _list_run(out)})
             (out / MARKS).write_text(text, encoding="utf-8")
     return {stem: out / f"notebooks/{stem}.ipynb" for stem in stems}
-
-
-def _find_notebooks(folder: str | Path | None) -> Path:
-    places = [Path(folder)] if folder else [Path("notebooks"), PACKAGE.parent / "notebooks"]
-    for place in places:
-        if (place / f"{NOTEBOOKS[0]}.ipynb").is_file():
-            return place
-    found = f"no notebooks in {' or '.join(map(str, places))}"
-    raise FileNotFoundError(f"{found}; run this in a checkout of ktglite, or give --notebooks")
 
 
 def _fingerprint(notebook: Path, given: dict) -> str:
@@ -181,12 +171,10 @@ def _execute(notebook: Path, executed: Path, given: dict) -> None:
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":  # Ctrl-C that reached the kernel first
             raise KeyboardInterrupt from None
-        trace = "\n".join(error.traceback)
-        raise NotebookError(
-            f"{notebook.stem}, cell {error.cell_index} failed:\n\n{error.source}\n\n{trace}\n\n"
-            f"What ran until then is in {partial}. Finished trainings are kept: mend the cause and "
-            f"give the same command again to go on."
-        ) from error
+        found = "\n".join([f"{notebook.stem}, cell {error.cell_index} failed:\n", error.source, ""])
+        way = "Finished trainings are kept: mend the cause and give the same command again."
+        told = [*error.traceback, f"\nWhat ran until then is in {partial}. {way}"]
+        raise NotebookError("\n".join([found, *told])) from error
     except KeyboardInterrupt as stop:
         stop.add_note(f"in {notebook.stem}")
         raise

@@ -1,5 +1,6 @@
 """The settings of a run: one flat record for notebooks and commands, from a profile and `--set`."""
 
+import difflib
 import json
 import os
 from dataclasses import dataclass, fields
@@ -111,9 +112,9 @@ class Settings(TrainConfig):
         """Refuse what does not fit together before anything runs."""
         super().__post_init__()
         check_shares(self.split)
-        if not isinstance(self.arch, str) and len(self.arch) != self.nodes:
-            found = f"arch names {len(self.arch)} networks"
-            raise ValueError(f"{found}, and nodes is {self.nodes}: give one, or one for each")
+        if len(self.archs) != self.nodes:
+            found = f"arch names {len(self.arch)} networks, and nodes is {self.nodes}"
+            raise ValueError(f"{found}: give one, or one for each")
         if "scratch" in self.sources:
             raise ValueError("sources has 'scratch': nodes start from it anyway, leave it out")
         for arch in self.archs:
@@ -123,8 +124,11 @@ class Settings(TrainConfig):
             self.pretrain_configs()
         except ValueError as error:
             raise ValueError(f"pretrain_{error}") from error
-        if self.conditions is None:
-            object.__setattr__(self, "conditions", self._possible_conditions())
+        if self.conditions is None:  # all that have a source at hand for each that they need
+            at_hand = [f"{source}_" for source in self.sources]
+            bases = {base for base in CONDITIONS for name in at_hand if name.startswith(f"{base}_")}
+            able = tuple(name for name, used in CONDITIONS.items() if bases.issuperset(used[1:]))
+            object.__setattr__(self, "conditions", able)
 
     @property
     def archs(self) -> tuple[str, ...]:
@@ -142,8 +146,7 @@ class Settings(TrainConfig):
             wanted = "--set dataset=FOLDER, a folder with a folder of images for each class"
             raise ValueError(f"profile {self.profile} is for images of your own: give {wanted}")
         names = ("limit", "split", "split_seed", "fit", "skip_unreadable", "cache", "raw")
-        given = {name: getattr(self, name) for name in names}
-        return load_data(self.dataset, self.image_size, **given)
+        return load_data(self.dataset, self.image_size, **{n: getattr(self, n) for n in names})
 
     def store(self) -> Store:
         """Where the run's trainings are kept, `<out>/runs`, with the records of `ready_runs`.
@@ -167,32 +170,25 @@ class Settings(TrainConfig):
 
     def search_config(self, condition: str) -> SearchConfig:
         """What is searched under one of the `conditions`."""
-        own = {f.name for f in fields(self)} - {"arch"}
-        chosen = {f.name: getattr(self, f.name) for f in fields(SearchConfig) if f.name in own}
+        names = {f.name for f in fields(self)} & {f.name for f in fields(SearchConfig)} - {"arch"}
         archs = tuple(dict.fromkeys(self.archs))
+        chosen = {name: getattr(self, name) for name in names}
         return SearchConfig(condition, arch=archs[0] if len(archs) == 1 else archs, **chosen)
-
-    def _possible_conditions(self) -> tuple[str, ...]:
-        """The conditions that have a source at hand for each that they need."""
-        at_hand = [f"{source}_" for source in self.sources]
-        bases = {base for base in CONDITIONS for name in at_hand if name.startswith(f"{base}_")}
-        return tuple(name for name, needed in CONDITIONS.items() if bases.issuperset(needed[1:]))
 
     def pretrain_configs(self, **changes: object) -> list[PretrainConfig]:
         """A `PretrainConfig` for every source that is trained here: drawn by formula, or in
         `imagenet_folder`; and for every architecture."""
         names = "size", "render", "batch_size", "lr", "schedule", "augmentation", "categories"
         same = {name: getattr(self, f"pretrain_{name}") for name in names}
-        same["images_per_epoch"] = self.pretrain_images
-        same["standin_images"] = self.standin_images
+        same |= {"images_per_epoch": self.pretrain_images, "standin_images": self.standin_images}
         configs = []
         for source in self.sources:
             folder = self.imagenet_folder if source == "imagenet1k" else None
-            if folder is None and not (source in SOURCES and SOURCES[source].open):
-                continue
-            epochs = self.standin_epochs if source.endswith("_standin") else self.pretrain_epochs
-            given = same | {"folder": folder, "epochs": epochs} | changes
-            configs += [PretrainConfig(source, arch, **given) for arch in dict.fromkeys(self.archs)]
+            if folder or (source in SOURCES and SOURCES[source].open):
+                standin = source.endswith("_standin")
+                epochs = self.standin_epochs if standin else self.pretrain_epochs
+                given = same | {"folder": folder, "epochs": epochs} | changes
+                configs += [PretrainConfig(source, a, **given) for a in dict.fromkeys(self.archs)]
         return configs
 
 
@@ -214,34 +210,50 @@ def load_settings(
     """
     values = profiles.raw_settings(notebook, profile, overrides)
     where = f"notebook {notebook}, profile {profile}"
-    asked = {name.rpartition(".")[2] for name in overrides}
-    if not asked & {"seeds", "first_seed"}:
+    kinds = get_type_hints(Settings)
+    given = {name: name.rpartition(".")[2] for name in (*values, *overrides)}
+    if unknown := [name for name, bare in given.items() if bare not in kinds]:
+        near = difflib.get_close_matches(given[unknown[0]], kinds)
+        hint = f"did you mean {', '.join(near)}?" if near else f"there are {sorted(kinds)}"
+        origin = "--set" if unknown[0] in overrides else f"profile {profile}"
+        raise ValueError(f"{origin}: there is no setting {unknown[0]!r}; {hint}")
+    if not {given[name] for name in overrides} & {"seeds", "first_seed"}:
         values |= recorded_seeds(values.get("ready_runs"))
     folder = profiles.run_folder(profile, out)
     values |= {"profile": Path(profile).stem, "out": str(folder)}
-    for name, kind in get_type_hints(Settings).items():
-        value = values.get(name, getattr(Settings, name))
-        try:
-            values[name] = _fill(_read(value, kind), str(folder))
-        except ValueError as error:
-            raise ValueError(f"{where}: {name} is {value!r}: {error}") from error
     _refuse_other_profile(folder, values["profile"])
     try:
+        for name, kind in kinds.items():
+            value = values.get(name, getattr(Settings, name))
+            values[name] = _fill(_read(name, value, kind), str(folder))
         settings = TypeAdapter(Settings).validate_python(values)
         for condition in settings.conditions if notebook == "03" else ():
             settings.search_config(condition).rungs(settings.epochs)
     except ValidationError as error:
-        raise ValueError(f"{where}: {_explain(error)}") from None
+        found = []
+        for part in error.errors():
+            text = part["msg"].removeprefix("Value error, ")
+            found.append(f"{part['loc'][0]} is {part['input']!r}: {text}" if part["loc"] else text)
+        raise ValueError(f"{where}: {'; '.join(dict.fromkeys(found))}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     return settings
 
 
-def _read(value: object, kind: type) -> object:
+def _refuse_other_profile(out: Path, profile: str) -> None:
+    """Raise ValueError where `Settings.store` has marked `out` as another profile's."""
+    mark = out / "profile.json"
+    found = json.loads(mark.read_text(encoding="utf-8"))["profile"] if mark.exists() else profile
+    if found != profile:
+        way_out = "give another folder (out, --out), or delete this one"
+        raise ValueError(f"{out} holds results of profile {found!r}, not {profile!r}: {way_out}")
+
+
+def _read(name: str, value: object, kind: type) -> object:
     """A text as a setting of this type wants it: nothing, several, or for pydantic to read."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    if isinstance(value, bool) and bool not in kinds:
-        raise ValueError("it takes a number or a text")  # True would pass for 1
+    if isinstance(value, bool) and bool not in kinds:  # True would pass for 1
+        raise ValueError(f"{name} is {value}: it takes a number or a text")
     if isinstance(value, list):
         return tuple(value)
     if not isinstance(value, str):
@@ -259,22 +271,3 @@ def _fill(value: object, out: str) -> object:
     if isinstance(value, tuple):
         return tuple(_fill(entry, out) for entry in value)
     return os.path.expanduser(value.replace("{out}", out)) if isinstance(value, str) else value
-
-
-def _refuse_other_profile(out: Path, profile: str) -> None:
-    """Raise ValueError where `Settings.store` has marked `out` as another profile's."""
-    mark = out / "profile.json"
-    found = json.loads(mark.read_text(encoding="utf-8"))["profile"] if mark.exists() else profile
-    if found != profile:
-        way_out = "give another folder (out, --out), or delete this one"
-        raise ValueError(f"{out} holds results of profile {found!r}, not {profile!r}: {way_out}")
-
-
-def _explain(error: ValidationError) -> str:
-    """What pydantic found, in a line."""
-    found = []
-    for part in error.errors():
-        name = str(part["loc"][0]) if part["loc"] else ""
-        text = part["msg"].removeprefix("Value error, ")
-        found.append(f"{name} is {part['input']!r}: {text}" if name else text)
-    return "; ".join(dict.fromkeys(found))

@@ -33,12 +33,8 @@ def read_graph(text: str, archs: Sequence[str], inits: Sequence[str] = ()) -> Gr
 
     A file holds a graph, the record of a run, or the summary of a search, whose best graph it is.
 
-    Args:
-        archs: of the nodes, one for all or one each; none keeps those of a file.
-        inits: what they start from, likewise.
-
-    Raises:
-        ValueError: for anything else, and for numbers that do not agree.
+    `archs` of the nodes, and `inits`, what they start from: one for all or one each; none keeps
+    those of a file. Raises ValueError for anything else, and for numbers that do not agree.
     """
     name, _, count = text.partition(":")
     if text.endswith(".json"):
@@ -61,9 +57,9 @@ def read_graph(text: str, archs: Sequence[str], inits: Sequence[str] = ()) -> Gr
         if len(given) not in (0, 1, graph.size):
             found = f"{len(given)} were given for {graph.size} nodes"
             raise ValueError(f"{field}: {found}: give one, or one for each node")
-        values = given * graph.size if len(given) == 1 else given
-        changed = [replace(n, **{field: v}) for n, v in zip(nodes, values, strict=False)]
-        nodes = changed or nodes
+        if given:
+            values = given * graph.size if len(given) == 1 else given
+            nodes = [replace(n, **{field: v}) for n, v in zip(nodes, values, strict=True)]
     return replace(graph, nodes=nodes)
 
 
@@ -85,12 +81,11 @@ def train_graph(graph: Graph, settings: Settings, label: str) -> dict:
     `record.json` to the settings' `out`, and returns the record. A killed training resumes with the
     same call.
     """
-    store = settings.store()
-    store = replace(store, keep="all" if store.keep == "all" else "target", ready=())
-    data = settings.load_data()
+    keep = "all" if settings.keep == "all" else "target"
+    store = replace(settings.store(), keep=keep, ready=())
+    what = graph, settings.load_data(), settings.train_config()
     seed = settings.first_seed
-    weights = weights_folder(settings.weights, seed)
-    task = _ShownRun(graph, data, settings.train_config(), seed, weights, label)
+    task = _ShownRun(*what, seed, weights_folder(settings.weights, seed), label)
     check_starts([task])
     record = run(task, store)
     out = Path(settings.out)
@@ -126,9 +121,7 @@ def answers(target: Path, images: Iterable[Path]) -> pd.DataFrame:
         files += [path] if path.is_file() else sorted(inside)
     if not files:
         raise FileNotFoundError(f"no images in {', '.join(map(str, images))}")
-    net = networks.load_network(target)
-    parts = [files[start : start + 256] for start in range(0, len(files), 256)]
-    table = pd.concat([networks.classify(net, part) for part in parts], ignore_index=True)
+    table = networks.classify(networks.load_network(target), files)
     return table.assign(probability=table["probability"].astype(float).round(1))
 
 

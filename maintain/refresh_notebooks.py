@@ -27,7 +27,7 @@ from PIL import Image
 
 from ktglite.experiments import ablation, bench
 from ktglite.figures import japanese as words
-from ktglite.pages import describe_pictures, sources_of, without_widgets
+from ktglite.pages import describe_pictures, without_widgets
 from ktglite.settings import NOTEBOOKS
 
 __all__ = ["refresh"]
@@ -56,6 +56,16 @@ if Path("../ktglite/__init__.py").exists():  # opened by hand: paths are meant f
 def is_head(cell) -> bool:
     """Whether this module writes the cell."""
     return "head" in cell.metadata.get("tags", [])
+
+
+def sources_of(notebook) -> list[tuple[str, str]]:
+    """Kind and text of every cell that counts: no head cells, no parameters that a run put in."""
+    skipped = {"head", "injected-parameters"}
+    return [
+        (cell.cell_type, cell.source)
+        for cell in notebook.cells
+        if not skipped & set(cell.metadata.get("tags", []))
+    ]
 
 
 def digest(notebook) -> str:

@@ -111,7 +111,7 @@ def commands() -> set[str]:
     module, function = project["scripts"]["ktglite"].split(":")
     run = f"import sys; sys.argv = ['ktglite', '--help']; import {module}; {module}.{function}()"
     done = subprocess.run([sys.executable, "-c", run], cwd=TOP, capture_output=True, text=True)
-    return set(re.findall(r"^\W*([a-z]+)\b", done.stdout, re.MULTILINE))
+    return set(re.findall("[a-z]+", re.search(r"{([^}]+)}", done.stdout)[1]))
 
 
 @BY_NAME

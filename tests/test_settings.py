@@ -1,14 +1,12 @@
 """Settings from defaults, profiles and overrides, and how wrong ones are named."""
 
 import json
-from dataclasses import fields
 
 import pytest
 
 import ktglite.settings
 from ktglite import load_settings
-from ktglite.profiles import NOTEBOOKS, PROFILES, parse_overrides, raw_settings, setting_names
-from ktglite.settings import Settings
+from ktglite.profiles import NOTEBOOKS, PROFILES, parse_overrides, raw_settings
 
 
 @pytest.fixture
@@ -47,10 +45,6 @@ def test_every_profile_is_whole(name, number):
     drawn = [config for config in settings.pretrain_configs() if config.source == "fractaldb1k"]
     assert all(config.size == settings.pretrain_size for config in drawn)
     assert settings.search_config("none").trials == settings.trials
-
-
-def test_names_are_known_without_importing_the_classes_that_have_them():
-    assert setting_names() == {field.name for field in fields(Settings)}
 
 
 @pytest.mark.parametrize(

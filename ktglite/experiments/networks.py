@@ -78,11 +78,12 @@ def classify(net: nn.Module, files: Iterable[str | Path]) -> pd.DataFrame:
     Raises ValueError naming a file that cannot be read.
     """
     files = [str(file) for file in files]
-    if not files:
-        return pd.DataFrame(columns=["file", "class", "probability"])
-    images = torch.from_numpy(np.stack([read_image(f, net.size, net.fit) for f in files]))
-    unknown = torch.zeros(len(images), dtype=torch.int64)
-    best = predict(net, Split(images, unknown)).softmax(1).max(1)
+    parts = [torch.zeros(0, len(net.classes))]
+    for start in range(0, len(files), 256):  # so many pictures are in memory at a time
+        pictures = [read_image(file, net.size, net.fit) for file in files[start : start + 256]]
+        unknown = torch.zeros(len(pictures), dtype=torch.int64)
+        parts.append(predict(net, Split(torch.from_numpy(np.stack(pictures)), unknown)))
+    best = torch.cat(parts).softmax(1).max(1)
     names = [net.classes[i] for i in best.indices.tolist()]
     return pd.DataFrame({"file": files, "class": names, "probability": 100 * best.values.numpy()})
 

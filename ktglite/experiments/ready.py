@@ -1,7 +1,7 @@
 """Recorded results where trainings would stand: all notebooks in minutes, for a class without hours
 of processor time (`ready_runs`)."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,8 +32,7 @@ def read_folder(folder: str | Path) -> list[dict]:
         found += read_runs(folder)
     if (folder / "record.json").exists():
         found.append(read_record(folder / "record.json", SCHEMA))
-    found = found or load_records(folder)
-    if not found:
+    if not (found := found or load_records(folder)):
         raise FileNotFoundError(f"{folder} has no table1.json, record.json or runs/*.json")
     return list({record.get("key", id(record)): record for record in found}.values())
 
@@ -41,19 +40,14 @@ def read_folder(folder: str | Path) -> list[dict]:
 def recorded_seeds(folder: str | Path | None) -> dict[str, int]:
     """`first_seed` and `seeds` of the first seeds in a row for which every row of Table 1 has a
     ready record; empty where there is none."""
-    rows = defaultdict(set)
+    labels = set()
     with suppress(FileNotFoundError):  # told when the records are needed
-        for record in read_folder(Path(folder).expanduser()) if folder else ():
-            label = record["label"] or ""
-            if label in ("alone", "none") or "/" in label:
-                rows[record["seed"]].add(label)
-    most = max(map(len, rows.values()), default=0)
-    whole = {seed for seed, labels in rows.items() if len(labels) == most}
-    if not whole:
-        return {}
-    first = min(whole)
-    count = next(count for count in range(1, len(whole) + 2) if first + count not in whole)
-    return {"first_seed": first, "seeds": count}
+        found = read_folder(Path(folder).expanduser()) if folder else []
+        labels = {(run["seed"], run["label"] or "") for run in found}
+    rows = Counter(seed for seed, label in labels if label in ("alone", "none") or "/" in label)
+    whole = [seed for seed in sorted(rows) if rows[seed] == max(rows.values())]
+    count = sum(seed == whole[0] + i for i, seed in enumerate(whole))
+    return {"first_seed": whole[0], "seeds": count} if whole else {}
 
 
 def more_seeds(
@@ -96,22 +90,21 @@ def recorded_searches(settings) -> dict[str, dict]:
 
 def _early_stopped(summary: Mapping, settings) -> dict:
     """A recorded search of whole curves, cut where a search of its first graphs would stop them."""
-    trials = [trial for trial in summary["trials"] if trial["state"] == "COMPLETE"]
-    trials = trials[: settings.trials]
+    trials = [t for t in summary["trials"] if t["state"] == "COMPLETE"][: settings.trials]
     curves = np.array([trial["values"] for trial in trials])
-    rule = {"pruner": settings.pruner, "reduction_factor": settings.reduction_factor}
-    rule["min_resource"] = settings.min_resource
-    ends = replay(curves, rule["pruner"], rule["reduction_factor"], rule["min_resource"])
+    rule = {n: getattr(settings, n) for n in ("pruner", "reduction_factor", "min_resource")}
+    ends = replay(curves, *rule.values())
     stopped = {"state": "PRUNED", "value": None, "test_accuracy": None}
     kept = [
         trial | {"values": trial["values"][:end]} | (stopped if end < curves.shape[1] else {})
         for trial, end in zip(trials, ends, strict=True)
     ]
-    whole = [trial for trial in kept if trial["state"] == "COMPLETE"]
-    best = max(whole, key=lambda trial: trial["value"])
-    facts = {"trials": kept, "planned": len(kept), "reevaluated": []}
-    facts |= {"epochs_run": int(ends.sum()), "epochs_full": curves.size}
-    facts["states"] = dict(Counter(trial["state"] for trial in kept))
-    facts["best"] = best | {"text": str(Graph.from_dict(best["graph"]))}
-    facts["selection_value"] = best["value"]
+    best = max((t for t in kept if t["state"] == "COMPLETE"), key=lambda trial: trial["value"])
+    facts = {
+        "trials": kept, "planned": len(kept), "reevaluated": [],
+        "states": dict(Counter(trial["state"] for trial in kept)),
+        "epochs_run": int(ends.sum()), "epochs_full": curves.size,
+        "best": best | {"text": str(Graph.from_dict(best["graph"]))},
+        "selection_value": best["value"],
+    }  # fmt: skip
     return {**summary, **facts, "search": summary["search"] | rule}

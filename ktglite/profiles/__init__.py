@@ -1,9 +1,6 @@
 """Profiles: YAML files of settings, and how they are read. Nothing here needs torch."""
 
-import ast
-import difflib
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -34,9 +31,8 @@ def load_profile(name: str | Path) -> dict[str, dict | None]:
 
     Raises ValueError naming the file, and what is malformed in it; settings are not looked at.
     """
-    path = Path(name).expanduser()
-    if str(name) in PROFILES:
-        path = Path(__file__).with_name(f"{name}.yaml")
+    ours = str(name) in PROFILES
+    path = Path(__file__).with_name(f"{name}.yaml") if ours else Path(name).expanduser()
     if not path.is_file():
         allowed = f"{', '.join(PROFILES)} and the path of a .yaml file"
         raise ValueError(f"profile is {str(name)!r}: allowed are {allowed}")
@@ -69,36 +65,18 @@ def raw_settings(number: str, profile: str | Path, overrides: Mapping[str, objec
     """What a profile and overrides say for notebook `number`; the later ones hold.
 
     Of the overrides, "03.trials" is for notebook 03 alone, and "trials" for all. A profile's split
-    is for its own data set: another one has the default. Raises ValueError for names that no
-    notebook or setting has, with the nearest; values are not looked at.
+    is for its own data set: another one has the default. Raises ValueError for notebooks that are
+    not there; names and values of settings are not looked at.
     """
     stems = {stem[:2]: stem for stem in NOTEBOOKS}
     if number not in stems:
         raise ValueError(f"there is no notebook {number!r}: allowed are {', '.join(stems)}")
     sections = load_profile(profile)
     values = (sections.get("shared") or {}) | (sections.get(stems[number]) or {})
-    known = setting_names()
-    for name in [*values, *overrides]:
-        chosen, dot, bare = name.rpartition(".")
-        if bare not in known or (dot and chosen not in stems):
-            near = difflib.get_close_matches(bare, known, n=3)
-            hint = f"did you mean {', '.join(near)}?" if near else f"there are {sorted(known)}"
-            where = "--set" if name in overrides else f"profile {profile}"
-            raise ValueError(f"{where}: there is no setting {name!r}; {hint}")
+    if other := [name for name in overrides if name.rpartition(".")[0] not in ("", *stems)]:
+        raise ValueError(f"--set: there is no setting {other[0]!r}: in front is one of {[*stems]}")
     names = [name for name in overrides if name.rpartition(".")[0] in ("", number)]
     given = {name.rpartition(".")[2]: overrides[name] for name in names}
     if given.get("dataset", values.get("dataset")) != values.get("dataset"):
         values.pop("split", None)
     return values | given
-
-
-@cache
-def setting_names() -> set[str]:
-    """The names of all settings, read from source: to import it takes torch and seconds."""
-    names = set()
-    for module, owner in (("trainer", "TrainConfig"), ("settings", "Settings")):
-        text = Path(__file__).parents[1].joinpath(f"{module}.py").read_text(encoding="utf-8")
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.ClassDef) and node.name == owner:
-                names |= {part.target.id for part in node.body if isinstance(part, ast.AnnAssign)}
-    return names

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -79,15 +80,12 @@ def load_data(
         fit: "squash" the image or centre-"crop" it first.
         skip_unreadable: leave out files that cannot be read.
         validate_on: "test" selects by the test images, as the released code of the graph does.
-        cache: folder of decoded images.
-        raw: folder of torchvision's data sets.
+        cache, raw: folders of decoded images, and of torchvision's data sets.
 
-    Raises:
-        ValueError, FileNotFoundError: naming the file, folder or setting at fault.
+    Raises ValueError, FileNotFoundError naming the file, folder or setting at fault.
     """
     spec = locals() | {"split": tuple(split)}
-    for name in ("name_or_folder", "cache", "raw"):
-        spec[name] = os.path.expanduser(spec[name])
+    spec |= {name: os.path.expanduser(spec[name]) for name in ("name_or_folder", "cache", "raw")}
     if not 8 <= size <= 1024:
         raise ValueError(f"size is {size}: images are square, 8 to 1024 px")
     for name, allowed in {"fit": ("squash", "crop"), "validate_on": ("val", "test")}.items():
@@ -102,10 +100,11 @@ def load_data(
         given[given == 1] = 2
         log.warning("%s has no test set: its val is one, and a new val is taken from train", name)
     part = assign_splits(labels, given, classes, split, split_seed, limit)
-    _tell_copies(name, np.array(facts["digests"]), part)
-    places = [np.flatnonzero(part == i) for i in range(3)]
-    if validate_on == "test":
-        places[1] = places[2]
+    digests = np.array(facts["digests"])
+    if copies := np.isin(digests[part == 2], digests[np.isin(part, (0, 1))]).sum():
+        message = "%s: %d of %d test images are in train or val, too: results on them say little"
+        log.warning(message, name, copies, (part == 2).sum())
+    places = [part == i for i in (0, SPLITS.index(validate_on), 2)]
     splits = [Split(torch.from_numpy(images[i]), torch.from_numpy(labels[i])) for i in places]
     short = Path(_hub_name(name)[0] if name.startswith("hf:") else name).absolute().name
     data = Data(short, size, tuple(classes), *splits, spec=spec)
@@ -114,17 +113,11 @@ def load_data(
     return data
 
 
-def _tell_copies(name: str, digests: np.ndarray, part: np.ndarray) -> None:
-    if copies := np.isin(digests[part == 2], digests[np.isin(part, (0, 1))]).sum():
-        message = "%s: %d of %d test images are in train or val, too: results on them say little"
-        log.warning(message, name, copies, (part == 2).sum())
-
-
 def check_shares(split: tuple[float, ...]) -> None:
     """Raise ValueError where these cannot be the shares of train, val and test."""
     if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
-        shares = "it needs three positive shares of train, val and test that sum to 1"
-        raise ValueError(f"split is {split}: {shares}")
+        wanted = "three positive shares of train, val and test that sum to 1"
+        raise ValueError(f"split is {split}: it needs {wanted}")
 
 
 def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
@@ -142,7 +135,7 @@ def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
     elif name.startswith("hf:"):
         make = partial(_hugging_face, name, size, fit)
         saved = Path(_hub_name(name)[0])
-        key += [(str(p), *size_and_time(p)) for p in sorted(saved.rglob("*")) if saved.is_dir()]
+        key += [(str(path), *size_and_time(path)) for path in sorted(saved.rglob("*"))]
     elif os.path.isdir(name):
         found = _find_images(Path(name))
         stem = "folder"
@@ -172,17 +165,16 @@ def _write(name: str, make: Callable, path: Path) -> None:
     classes, rows = make()
     if len(classes) < 2:
         raise ValueError(f"{name} has one class only ({classes[0]}): it needs at least two")
-    facts = {"classes": list(classes), "labels": [], "given": [], "digests": []}
+    facts = []
     with store.atomic_write(path.with_suffix(".bin")) as file, closing(rows):
         for image, label, part in rows:
-            pixels = image.tobytes()
-            file.write(pixels)
-            facts["labels"].append(int(label))
-            facts["given"].append(part)
-            facts["digests"].append(_digest(pixels))
-        if not facts["labels"]:
+            file.write(image.tobytes())
+            facts.append((int(label), part, _digest(image.tobytes())))
+        if not facts:
             raise ValueError(f"{name}: none of its files could be read as an image")
-    store.write_record(path, facts, SCHEMA)
+    labels, given, digests = zip(*facts, strict=True)
+    record = {"classes": list(classes), "labels": labels, "given": given, "digests": digests}
+    store.write_record(path, record, SCHEMA)
 
 
 def _digest(pixels: bytes | np.ndarray) -> str:
@@ -252,15 +244,12 @@ def assign_splits(
             need = "train, val and test" if n_test else "train and val"
             found = f"class {classes[label]!r} has {count} image(s): {need} need at least one each"
             raise ValueError(f"{found}; add images or remove the class")
-        part[index[:count]] = 0
-        part[index[:n_test]] = 2
-        part[index[n_test : n_test + n_val]] = 1
+        part[index[:count]] = np.repeat((2, 1, 0), (n_test, n_val, count - n_test - n_val))
     for i, split in enumerate(SPLITS):
         absent = sorted({*range(len(classes))} - {*labels[part == i].tolist()})
         if absent and (i != 1 or len(absent) == len(classes)):
-            rule = "every class needs one in train and in test, under the same name"
-            found = f"class {classes[absent[0]]!r} has no image in {split}"
-            raise ValueError(f"{found}: {rule}, capitals included")
+            rule = "every class needs one in train and in test, under one name, capitals included"
+            raise ValueError(f"class {classes[absent[0]]!r} has no image in {split}: {rule}")
     return part
 
 
@@ -270,8 +259,7 @@ def _share_out(limit: int | None, sizes: np.ndarray, least: np.ndarray) -> np.nd
         return sizes
     least = np.minimum(sizes, least)
     if limit < least.sum():
-        needs = f"every class in train, val and test takes at least {least.sum()}"
-        raise ValueError(f"limit is {limit}: {needs}")
+        raise ValueError(f"limit is {limit}: all classes in all splits take at least {least.sum()}")
     ideal = min(1.0, limit / sizes.sum()) * sizes
     counts = np.maximum(ideal.round().astype(int), least)
     while counts.sum() > limit:
@@ -280,8 +268,8 @@ def _share_out(limit: int | None, sizes: np.ndarray, least: np.ndarray) -> np.nd
 
 
 def size_and_time(path: Path) -> tuple[int, ...]:
-    """What tells that a file has changed: size, times (the system alone sets one), inode;
-    zeros for a link to nothing."""
+    """What tells that a file has changed: size, times (the system alone sets one), inode; zeros for
+    a link to nothing."""
     with suppress(OSError):
         found = path.stat()
         return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
@@ -379,8 +367,8 @@ def _hugging_face(text: str, size: int, fit: str) -> tuple[list[str], Rows]:
 def image_files(root: str | Path) -> list[tuple[Path, str]]:
     """(file, class) of every image below the class folders of `root`, or of its train/; sorted.
 
-    Hidden files are left out; what else is, is said. Raises ValueError for a folder without images,
-    and for links that lead nowhere.
+    What is left out is said. Raises ValueError for a folder without images, and for links that lead
+    nowhere.
     """
     return [(path, name) for path, name, split in _find_images(Path(root)) if split < 1]
 
@@ -419,12 +407,11 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
         if (at := place(folder)) and at[0] in above and at not in classes:
             empty = root.joinpath(*folder)
             raise ValueError(f"class folder {empty} holds no images: fill it or remove it")
-    outside = {*images} - {path for path, *_ in found}
-    _tell_ignored(root, outside, "image", " outside the classes")
+    _tell_ignored(root, {*images} - {path for path, *_ in found}, "image", " outside the classes")
     filled = {split for *_, split in found}
     said = [f"{name} is {SPLITS[role]}" for name, role in roles.items() if role in filled]
-    said = ", ".join(said) or "each folder is a class"
-    log.info("%s: %s", root.joinpath(*common[:depth]), said)
+    where = root.joinpath(*common[:depth])
+    log.info("%s: %s", where, ", ".join(said) or "each folder is a class")
     alone = filled == {0}  # train/ beside a test/ without classes
     # A Mac writes é as two characters, others as one.
     return [
@@ -483,21 +470,18 @@ def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
 def _folder(found: list, size: int, fit: str, skip_unreadable: bool) -> tuple[list[str], Rows]:
     classes = sorted({name for _, name, _ in found})
 
-    def decode(path: Path) -> np.ndarray | None:
-        try:
-            return read_image(path, size, fit)
-        except ValueError as error:
-            if not skip_unreadable:
-                raise
-            log.warning("skipped: %s", error)
-            return None
-
     def rows() -> Rows:
         pool = ThreadPoolExecutor(os.cpu_count())
-        images = pool.map(decode, [path for path, _, _ in found])
+        images = deque(pool.submit(read_image, path, size, fit) for path, _, _ in found)
         try:
-            for image, (_, name, part) in zip(images, found, strict=True):
-                if image is not None:
+            for _, name, part in found:
+                try:
+                    image = images.popleft().result()
+                except ValueError as error:
+                    if not skip_unreadable:
+                        raise
+                    log.warning("skipped: %s", error)
+                else:
                     yield image, classes.index(name), part
         finally:
             pool.shutdown(cancel_futures=True)

@@ -34,9 +34,6 @@ def read_image(path: str | Path, size: int, fit: str | Fit = "squash") -> np.nda
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    way = "replace it"
-    if suffix in NO_READER:
-        way = "pip install pillow-heif" if suffix in HEIF else "convert it to JPEG or PNG"
     try:
         if path.stat().st_size == 0:
             raise ValueError("it is empty, 0 bytes")
@@ -45,6 +42,8 @@ def read_image(path: str | Path, size: int, fit: str | Fit = "squash") -> np.nda
         with Image.open(path) as picture:
             return to_square(picture, size, fit)
     except UNREADABLE as error:
+        way = "convert it to JPEG or PNG" if suffix in NO_READER else "replace it"
+        way = "pip install pillow-heif" if suffix in HEIF else way
         way += ", or leave out what cannot be read with --set skip_unreadable=true"
         raise ValueError(f"{path} cannot be read as an image ({error}); {way}") from error
 
@@ -59,17 +58,15 @@ def to_square(picture: Image.Image, size: int, fit: str | Fit) -> np.ndarray:
         # PIL would clip 16 bits to 255 instead of scaling them
         picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
     if picture.mode in ("I", "F"):
-        way = "save it with 8 or 16 bits a channel"
-        raise ValueError(f"32 bits a pixel have no agreed white: {way}")
+        raise ValueError("32 bits a pixel have no agreed white: save it with 8 or 16 a channel")
     picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture.convert("RGBA"))
     picture = picture.convert("RGB")
-    shape = size, size
     if fit == "crop":
-        picture = ImageOps.fit(picture, shape, Image.Resampling.BILINEAR)
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
     else:
         box = fit(*picture.size) if callable(fit) else None
-        picture = picture.resize(shape, Image.Resampling.BILINEAR, box, reducing_gap=3)
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=3)
     return np.ascontiguousarray(np.moveaxis(np.asarray(picture), 2, 0))
