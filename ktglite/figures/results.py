@@ -3,7 +3,7 @@ come from `experiments`, in points and percent."""
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import cycle, product
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -254,7 +254,8 @@ def knowledge_table(records: Records, data: str) -> pd.DataFrame:
 def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
     """Whether a graph pays where the neighbours know more than node 1: a dot per row of Table 1, a
     panel per data set of `table`, from `knowledge_table`."""
-    parts = dict(list(table.groupby("data", sort=False)))
+    named = table.groupby("data", sort=False)
+    parts = {f"{name}, n = {style.span(part.n)}": part for name, part in named}
     figure, axes = panels(parts, 3.4, max(2, len(parts)))
     for axis, part in zip(axes, parts.values(), strict=True):
         for source, own in part.groupby("source", sort=False):
@@ -264,33 +265,39 @@ def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
             beside = style.LEFT if i % 2 else style.BESIDE
             axis.annotate(row.pattern, (row.knowledge, row.effect), **beside)
         axis.axvline(0, color=BLACK, lw=0.8, zorder=0)
-        axis.set_xlabel("neighbours alone − node 1 alone (points)")
+        axis.set_xlabel("neighbours alone (mean) − node 1 alone (points)")
     axes[0].set_ylabel("graph − its target alone (points)")
     sources = style.source_legend(dict.fromkeys(table.source), "starts: {}")
-    note = f"labels: pre-trained nodes, where the interval excludes 0; {OWN_SCALE}"
+    note = f"labels: pre-trained nodes, where the interval leaves out 0; {OWN_SCALE}"
     style.legend_below(figure, [*sources, *style.mark_legend(table)], note)
     return figure
 
 
 def plot_convergence(table: pd.DataFrame) -> Figure:
     """When a graph pays: graph minus its target alone, against how far training has gone, from
-    `claims.convergence_table`. A line joins what has as many images."""
-    figure, (axis,) = panels([""], 3.2)
+    `claims.convergence_table`: the training accuracy of the target alone, and its epochs. A line
+    joins what has as many images."""
     several = table.images.nunique() > 1
-    sides = cycle([style.BESIDE, style.BELOW, style.BESIDE])  # lines lie close to each other
-    for (start, part), beside in zip(table.groupby("start", sort=False), sides, strict=False):
-        look = {"color": style.source_colour(start), "lw": 1, "zorder": 1, "sort": False}
-        look |= {"estimator": None, "units": "images"}
-        ordered = part.sort_values("epochs")
-        sns.lineplot(ordered, x="train_accuracy", y="effect", ax=axis, **look)
-        dots(axis, part, "train_accuracy", colour=style.source_colour(start))
-        for row in part.itertuples():
-            text = f"{row.epochs}" + (f" × {row.images}" if several else "")
-            axis.annotate(text, (row.train_accuracy, row.effect), **beside)
-    axis.set(title=f"n = {style.span(table.n)} seeds", ylabel="graph − its target alone (points)")
-    axis.set(xlabel="training accuracy of the target alone (%)")
-    handles = style.source_legend(dict.fromkeys(table.start), "all nodes: {}")
-    note = "numbers: epochs" + (" × images" if several else "")
+    order = list(dict.fromkeys(table.start))
+    ends = table.epochs * 1.07 ** (table.start.map(order.index) - len(order) // 2)  # side by side
+    table = table.assign(shown_at=ends)
+    figure, axes = panels([f"n = {style.span(table.n)} seeds", ""], 3.2)
+    for axis, column in zip(axes, ("train_accuracy", "shown_at"), strict=True):
+        for start, part in table.groupby("start", sort=False):
+            look = {"color": style.source_colour(start), "lw": 1, "zorder": 1, "sort": False}
+            look |= {"estimator": None, "units": "images"}
+            sns.lineplot(part.sort_values("epochs"), x=column, y="effect", ax=axis, **look)
+            dots(axis, part, column, colour=style.source_colour(start))
+            for row in part.itertuples() if several else ():
+                axis.annotate(row.images, (getattr(row, column), row.effect), **style.BESIDE)
+    axes[0].set(xlabel="training accuracy of the target alone (%)")
+    axes[0].set(ylabel="graph − its target alone (points)")
+    epochs = sorted(set(table.epochs))
+    axes[1].set(xscale="log", xlabel="epochs (log scale)", ylabel="")
+    axes[1].set_xticks(epochs, labels=map(str, epochs))
+    axes[1].minorticks_off()
+    handles = style.source_legend(order, "all nodes: {}")
+    note = "numbers: images" if several else ""
     style.legend_below(figure, [*handles, *style.mark_legend(table)], note)
     return figure
 
