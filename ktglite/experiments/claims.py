@@ -400,7 +400,8 @@ def differs(found: Mapping, more: str = "better", less: str = "worse") -> str:
 def overview(frame: pd.DataFrame) -> pd.DataFrame:
     """A `forest` as words: a row per claim, a column per set of records, with all its sources."""
     frame = frame[frame.effect.notna()].copy()
-    names = frame.source.str.removeprefix("searched: ")
+    short = frame.source.str.removeprefix("searched: ")
+    names = frame.source.where(frame.claim == "C0", short)  # C4 and C5 are of searched graphs only
     effects = frame.effect.map("{:+.1f}".format)
     ends = frame.low.map(" [{:+.1f}".format) + frame.high.map(", {:+.1f}]".format)
     told = (effects + ends.where(frame.low.notna(), "")).str.replace("-", "−")
