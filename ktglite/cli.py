@@ -350,7 +350,8 @@ def _run(arguments: Sequence[str]) -> None:
     elif arguments == ["--version"]:
         print(ktglite.__version__)
     else:
-        more = "KTGLITE_DEBUG=1 in the environment shows tracebacks. --version tells the version."
+        more = "The Knowledge Transfer Graph, and what pre-training does in it. "
+        more += "KTGLITE_DEBUG=1 in the environment shows tracebacks; --version tells the version."
         config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
         given = {"prog": "ktglite", "description": more, "args": arguments or ["--help"]}
         tyro.extras.subcommand_cli_from_dict(COMMANDS, config=config, **given)
