@@ -30,7 +30,10 @@ def main() -> None:
         journal = given.run / "search" / f"{given.condition}.log"
         summary = study_summary(load_study(given.condition, journal))
         running = summary["states"].pop("RUNNING")
-        summary["trials"] = [t for t in summary["trials"] if t["state"] != "RUNNING"]
+        over = [trial for trial in summary["trials"] if trial["state"] != "RUNNING"]
+        epochs = sum(len(trial["values"]) for trial in over)
+        summary |= {"trials": over, "epochs_run": epochs}
+        summary["epochs_full"] = summary["training"]["epochs"] * len(over)
         print(f"{running} graphs are still in training, and not counted")
     else:
         summary = read_record(RECORD, SCHEMA)
@@ -39,9 +42,8 @@ def main() -> None:
 
     trials = pd.DataFrame(summary["trials"])
     trials["start"] = [ktg.models.title(graph["nodes"][0]["init"]) for graph in trials.graph]
-    trials["epochs"] = trials["values"].map(len)
     whole = trials[trials.state == "COMPLETE"]
-    share = 100 * trials.epochs.sum() / (len(trials) * summary["training"]["epochs"])
+    share = 100 * summary["epochs_run"] / summary["epochs_full"]
     print(f"{len(trials)} graphs, {len(whole)} to the end, {share:.0f} % of all epochs\n")
     print("| node 1 starts from | graphs | to the end | best, validation % | its test % |")
     print("|---|---|---|---|---|")
