@@ -9,6 +9,12 @@ import torch
 from ktglite.data import Data, Split, apply_views, augment, draw_views, normalise
 
 
+def test_images_are_normalised_by_the_constants_of_imagenet():
+    pixel = torch.tensor([0, 255, 51], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    expected = [-0.485 / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
+    assert normalise(pixel).flatten().tolist() == pytest.approx(expected, abs=1e-5)
+
+
 def test_augmentation_is_seeded_and_keeps_the_shape():
     images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
     for kind in ("crop", "shift"):

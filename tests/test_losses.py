@@ -9,13 +9,13 @@ from ktglite import Graph, Node, all_through, edge_losses, models, mutual, node_
 
 A = Node("resnet18_w8")
 
-# Two samples, two classes. Node 1 answers 0, 0; node 2 answers 0, 0; the labels are 0, 1.
+# Two samples, two classes. Node 1 answers 0, 1; node 2 answers 0, 0; the labels are 0, 1.
 LOGITS = [
-    torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]]),
+    torch.tensor([[math.log(3.0), 0.0], [0.0, math.log(3.0)]]),
     torch.tensor([[math.log(4.0), 0.0], [math.log(4.0), 0.0]]),
 ]
 LABELS = torch.tensor([0, 1])
-P = [[(0.75, 0.25), (0.5, 0.5)], [(0.8, 0.2), (0.8, 0.2)]]  # softmax of LOGITS, by hand
+P = [[(0.75, 0.25), (0.25, 0.75)], [(0.8, 0.2), (0.8, 0.2)]]  # softmax of LOGITS, by hand
 CE = [[-math.log(P[i][b][LABELS[b]]) for b in range(2)] for i in range(2)]
 KL = {
     (s, t): [

@@ -237,6 +237,11 @@ def test_an_ensemble_is_the_mean_of_the_softmaxes(tiny_data):
     assert alone["test_ensemble"] == alone["test_accuracy"][0]
 
 
+def test_nodes_of_one_architecture_start_apart(tiny_data):
+    first, second = initial_models(all_through(A, A), tiny_data, CONFIG, seed=0)
+    assert not torch.equal(first.conv1.weight, second.conv1.weight)
+
+
 def test_an_epoch_computes_as_its_settings_say_and_restores_the_rest(tiny_data, monkeypatch):
     seen, real = [], trainer._step
     cudnn = torch.backends.cudnn
