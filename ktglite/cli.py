@@ -64,7 +64,7 @@ class Choice:
 
 
 def reproduce(run: Choice, only: Names = (), notebooks: Folder = None) -> None:
-    """Execute the notebooks 00-04 in order; none where all are done and unchanged.
+    """Execute the notebooks 00-04 in order; trainings that are done are not done again.
 
     --set 03.NAME=VALUE changes a setting in one notebook.
 

@@ -1,16 +1,12 @@
-"""Run the numbered notebooks under papermill, in order; what is done and unchanged is skipped.
+"""Run the numbered notebooks under papermill, in order.
 
 What takes seconds to import is imported when a notebook has to be run.
 """
 
-import hashlib
-import json
 import os
 import sys
-import sysconfig
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -18,13 +14,11 @@ from unittest.mock import patch
 from filelock import FileLock, Timeout
 
 from ktglite.pages import to_html, without_widgets
-from ktglite.profiles import NOTEBOOKS, raw_settings, run_folder
+from ktglite.profiles import NOTEBOOKS, run_folder
 
 __all__ = ["NotebookError", "reproduce"]
 
 PACKAGE = Path(__file__).parent
-DATA = PACKAGE.parent / "data"  # of the checkout
-MARKS = "notebooks/.done.json"  # below a run's folder: what is done, and from what
 # Kernels inherit the environment: no debugger's warnings, bars that fit, and files in UTF-8.
 KERNEL = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_NCOLS": "100", "PYTHONUTF8": "1"}
 
@@ -42,8 +36,8 @@ def reproduce(
 ) -> dict[str, Path]:
     """Execute the notebooks in order into `<out>/notebooks`, each with an HTML copy.
 
-    What is done and unchanged is skipped. Trainings are remembered in `<out>/runs`, so that a
-    notebook which is executed again trains only what is missing.
+    Trainings are remembered in `<out>/runs`, so that a notebook which is executed again trains only
+    what is missing.
 
     Args:
         only: numbers such as "02"; all by default.
@@ -65,78 +59,22 @@ def reproduce(
     if folder is None:
         found = f"no notebooks in {' or '.join(map(str, places))}"
         raise FileNotFoundError(f"{found}; run this in a checkout of ktglite, or give --notebooks")
-    stems = [stem for stem in NOTEBOOKS if not only or stem[:2] in only]
-    made_from = {stem: _fingerprint(folder / f"{stem}.ipynb", given) for stem in stems}
-    marks = _read_marks(out)
-    if any(marks.get(stem) != made_from[stem] for stem in stems):
-        from ktglite.settings import load_settings
+    from ktglite.settings import load_settings
 
-        for number in numbers:
-            load_settings(number, profile, out, **given["overrides"])
+    for number in numbers:
+        load_settings(number, profile, out, **given["overrides"])
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(out / "notebooks/.lock").acquire(timeout=0)
     except Timeout:
         way = "wait for it, or give another folder with --out"
         raise ValueError(f"another ktglite reproduce is at work in {out}: {way}") from None
+    done = {}
     with lock:
-        for stem in stems:
-            if marks.get(stem) == made_from[stem]:
-                print(f"{stem}: done and unchanged")
-                continue
-            _execute(folder / f"{stem}.ipynb", out / f"notebooks/{stem}.ipynb", given)
-            marks = {name: mark for name, mark in marks.items() if name < stem}  # others read this
-            marks[stem] = made_from[stem]
-            text = json.dumps({"fingerprints": marks, "files": _list_run(out)})
-            (out / MARKS).write_text(text, encoding="utf-8")
-    return {stem: out / f"notebooks/{stem}.ipynb" for stem in stems}
-
-
-def _fingerprint(notebook: Path, given: dict) -> str:
-    """Hex over what decides an executed notebook: itself, its parameters, the installed packages,
-    and the files of the kit and of the settings."""
-    places = [notebook, PACKAGE, DATA / "reference_runs", DATA / "weights"]
-    values = raw_settings(notebook.stem[:2], given["profile"], given["overrides"])
-    for name, value in values.items():
-        if name not in ("cache", "raw", "figures"):  # a run writes to those
-            texts = (text.strip(" '\"") for text in str(value).strip("[]()").split(","))
-            places += [Path(text).expanduser() for text in texts if text]
-    packages = sorted(Path(sysconfig.get_path("purelib")).glob("*.dist-info"))
-    facts = json.dumps([given, _list_files(places), packages], sort_keys=True, default=str)
-    return hashlib.sha256(facts.encode()).hexdigest()
-
-
-def _read_marks(out: Path) -> dict[str, str]:
-    """The fingerprints of executed notebooks; none where a file of the run was changed since."""
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # damaged
-        found = json.loads((out / MARKS).read_text(encoding="utf-8"))
-        if found["files"].items() <= _list_run(out).items():  # a killed run may have added some
-            return found["fingerprints"]
-    return {}
-
-
-def _list_run(out: Path) -> dict[str, list[int]]:
-    """The files of a run, but for pages and drawn figures."""
-    places = [place for place in out.glob("*") if place.name not in ("notebooks", "figures")]
-    return _list_files([*places, *(out / "notebooks" / f"{stem}.ipynb" for stem in NOTEBOOKS)])
-
-
-def _list_files(places: Sequence[Path]) -> dict[str, list[int]]:
-    """Size and time of change (ns) of files, and of those below folders, by path."""
-    paths = [str(place) for place in places if place.is_file()]
-    seen = set()  # links may lead in a circle
-    for place in places:
-        for top, folders, names in os.walk(place, followlinks=True):
-            new = os.path.realpath(top) not in seen
-            seen.add(os.path.realpath(top))
-            folders[:] = sorted(name for name in folders if new and name != "__pycache__")
-            paths += [os.path.join(top, name) for name in names if new]
-    found = {}
-    for path in paths:
-        with suppress(OSError):  # a link to nowhere, a file that was deleted just now
-            facts = os.stat(path)
-            found[path] = [facts.st_size, facts.st_mtime_ns]
-    return found
+        for stem in [stem for stem in NOTEBOOKS if not only or stem[:2] in only]:
+            done[stem] = out / f"notebooks/{stem}.ipynb"
+            _execute(folder / f"{stem}.ipynb", done[stem], given)
+    return done
 
 
 def _execute(notebook: Path, executed: Path, given: dict) -> None:

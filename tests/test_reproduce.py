@@ -1,4 +1,4 @@
-"""The notebooks under papermill: small ones made here, done once and again when a fact changed."""
+"""The notebooks under papermill: small ones that are made here."""
 
 import json
 import os
@@ -47,96 +47,6 @@ def notebooks(tmp_path):
 
 def text_of(path):
     return nbformat.read(path, as_version=4).cells[-1].outputs[0].text
-
-
-@pytest.fixture
-def executions(monkeypatch):
-    """Notebooks count as executed at once; the stems of those that were."""
-    stems = []
-
-    def execute(notebook, executed, given):
-        stems.append(notebook.stem)
-        finished = nbformat.read(notebook, as_version=4)
-        finished.metadata |= {"papermill": {"parameters": given}}
-        nbformat.write(finished, executed)
-
-    monkeypatch.setattr(work, "_execute", execute)
-    return stems
-
-
-def test_what_is_done_is_done_again_when_a_file_changed(
-    tmp_path, notebooks, executions, monkeypatch
-):
-    out, package, cars = tmp_path / "out", tmp_path / "package", tmp_path / "cars"
-    monkeypatch.setattr(work, "PACKAGE", package)
-    monkeypatch.setattr(work, "DATA", tmp_path / "data")
-    weights = tmp_path / "own weights/w.safetensors"
-    files = [weights, tmp_path / "data/reference_runs/quick/table1.json", package / "code.py"]
-    files += [cars / "audi/1.png", out / "runs/a.json", out / "table1.json"]
-    for path in files:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("1")
-    (cars / "again").symlink_to(cars)  # a circle
-
-    def executed(**overrides):
-        given = {"dataset": str(cars), "sources": f"[fractaldb1k, {weights}]"} | overrides
-        before = len(executions)
-        time.sleep(0.02)  # times of files are as coarse as that
-        work.reproduce("smoke", ["00", "01"], out, given, notebooks)
-        return executions[before:]
-
-    both = list(NOTEBOOKS[:2])
-    assert executed() == both
-    assert executed() == []
-    assert executed(**{"00.epochs": 3}) == both
-    assert executed() == both
-    (out / "figures").mkdir()  # nothing reads what `ktglite figures` draws
-    (package / "__pycache__").mkdir()
-    time.sleep(0.02)
-    os.utime(package, (0, 0))
-    assert executed() == []
-    for path in files:
-        time.sleep(0.02)
-        path.write_text("2")
-        assert executed() == both, path
-        assert executed() == []
-        path.write_text("3")
-        os.utime(path, (1, 1))  # replaced by an older one, as `cp -p` does
-        assert executed() == both, path
-    files[-2].unlink()  # as doctor says, to retry a run
-    assert executed() == both
-    (out / "runs/b.json").write_text("1")  # of a notebook that was stopped
-    (out / f"notebooks/{NOTEBOOKS[2]}.partial.ipynb").write_text("{}")
-    assert executed() == []
-    write(notebooks, NOTEBOOKS[0], "print(1)")
-    assert executed() == both
-
-
-def test_a_notebook_that_is_done_again_is_followed_by_those_that_read_it(
-    tmp_path, notebooks, executions
-):
-    first = {"00.epochs": 3}
-    work.reproduce("smoke", ["00", "02"], tmp_path / "out", {}, notebooks)
-    work.reproduce("smoke", ["01"], tmp_path / "out", {}, notebooks)
-    del executions[:]
-    work.reproduce("smoke", ["00", "01", "02"], tmp_path / "out", {}, notebooks)
-    assert executions == [NOTEBOOKS[2]]
-    work.reproduce("smoke", ["00"], tmp_path / "out", first, notebooks)
-    work.reproduce("smoke", ["00"], tmp_path / "out", first, notebooks)
-    assert executions == [NOTEBOOKS[2], NOTEBOOKS[0]]
-
-
-def test_what_is_unchanged_is_told_without_torch(tmp_path, notebooks, executions):
-    work.reproduce("smoke", None, tmp_path / "out", {}, notebooks)
-    code = (
-        "import sys, ktglite.reproduce as w;"
-        f"w.reproduce('smoke', None, r'{tmp_path / 'out'}', {{}}, r'{notebooks}');"
-        "sys.exit('torch' in sys.modules or 'papermill' in sys.modules)"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(work.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode().count("done and unchanged") == len(NOTEBOOKS)
 
 
 def test_a_failing_cell_names_itself_and_leaves_no_result(tmp_path, notebooks):

@@ -164,7 +164,7 @@ def test_a_folder_belongs_to_one_profile(home):
     mark = home / "here/profile.json"
     before = mark.stat().st_mtime_ns
     first.store()
-    assert mark.stat().st_mtime_ns == before  # or notebooks would not be "unchanged"
+    assert mark.stat().st_mtime_ns == before
 
 
 def test_weights_that_come_with_the_kit_are_found_from_any_folder(home, monkeypatch):

@@ -125,7 +125,6 @@ def with_images(out: Path) -> None:
 
 
 CONTENTS = (".safetensors", ".npy", ".bin", ".csv", ".tex", ".md")
-DONE = ".done.json"  # of `ktglite reproduce`: it holds the times of files, which differ
 
 
 def name_in(out: Path, path: Path) -> str:
@@ -138,7 +137,7 @@ def outcome(out: Path) -> dict[str, object]:
     found = {}
     for path in sorted(out.rglob("*")):
         name = name_in(out, path)
-        if path.suffix == ".json" and path.name != DONE:
+        if path.suffix == ".json":
             found[name] = without_times(json.loads(path.read_text()))
         elif path.suffix in CONTENTS:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -160,8 +159,6 @@ def torn(out: Path, whole: dict[str, object]) -> list[str]:
     for path in sorted(out.rglob("*")):
         name = name_in(out, path)
         if any(part.endswith(".partial") for part in path.relative_to(out).parts) or path.is_dir():
-            continue
-        if path.name == DONE:
             continue
         try:
             if path.suffix == ".json" and path.parent.name == "runs":
