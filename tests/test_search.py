@@ -30,7 +30,6 @@ from ktglite.experiments.networks import read_card
 from ktglite.experiments.rungs import replay
 from ktglite.experiments.search import best_graphs, load_study, read_summaries, reevaluate, rivals
 from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, to_params
-from ktglite.graph import all_through, independent
 from ktglite.models import file_hash
 from ktglite.pool import open_pool
 from ktglite.store import Checkpoint
@@ -396,7 +395,7 @@ def test_a_checkpoint_is_kept_until_the_result_is_told(tiny_data, tmp_path, monk
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_the_winner_is_trained_again_beside_baselines(tiny_data, tmp_path):
+def test_the_winner_is_trained_again(tiny_data, tmp_path):
     weights = standin_weights(tmp_path / "weights")
     sources = ("imagenet1k_standin", "fractaldb1k")
     settings = SearchConfig("mixed", sources, ARCH, nodes=2, trials=3, pruner="none")
@@ -406,12 +405,10 @@ def test_the_winner_is_trained_again_beside_baselines(tiny_data, tmp_path):
     with pytest.raises(ValueError, match="seed 0 trained the search"):
         rivals(study, [0, 1])
     graphs = rivals(study, [1, 2], k=2, random_graphs=1)
-    assert list(graphs) == ["top 1", "top 2", "all through", "independent", "random 1"]
+    assert list(graphs) == ["top 1", "top 2", "random 1"]
     top = best_graphs(study)[0]
     assert graphs["top 1"] == top
-    assert graphs["all through"] == all_through(*top.nodes)
-    assert graphs["independent"] == independent(top.nodes[0])  # as in Table 1
-    chosen = {name: graphs[name] for name in ("top 1", "independent")}
+    chosen = {name: graphs[name] for name in ("top 1", "random 1")}
     again = reevaluate(chosen, tiny_data, config, [1, 2], tmp_path / "runs", weights, pool)
     assert [entry["seeds"] for entry in again] == [[1, 2], [1, 2]]
     assert again[0]["graph"] == top.to_dict()
@@ -445,8 +442,7 @@ def test_a_search_without_a_finished_graph_has_no_winner(tiny_data, tmp_path, mo
 
 
 def test_a_search_with_trained_teachers(tiny_data, tmp_path, monkeypatch):
-    """The teacher is trained once, heads included, and is what every fixed node starts from; its
-    baselines learn."""
+    """The teacher is trained once, heads included, and is what every fixed node starts from."""
     settings = dataclasses.replace(SETTINGS, trials=15, teachers="trained")
     config = dataclasses.replace(CONFIG, epochs=1)
     monkeypatch.setattr(search, "run_until", scripted([[i] for i in range(15)]))
@@ -459,7 +455,6 @@ def test_a_search_with_trained_teachers(tiny_data, tmp_path, monkeypatch):
     fixed = [graph for graph in graphs if not graph.learns(1)]
     assert fixed
     assert {graph.nodes[1].init for graph in fixed} == {"teacher"}
-    assert {node.init for node in rivals(study, [7])["all through"].nodes} == {"scratch"}
     with pytest.raises(ValueError, match="other images or with other settings: remove it"):
         runs.train_teacher(ARCH, tiny_data, dataclasses.replace(config, lr=0.5), weights)
 

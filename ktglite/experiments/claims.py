@@ -299,15 +299,15 @@ def write_tables(
 
 
 def search_arms(
-    summaries: ablation.Summaries, table1: stats.Arms | None = None
+    summaries: ablation.Summaries, table1: stats.Arms
 ) -> dict[tuple[str, str], stats.Arm]:
     """Graphs that were trained again with new seeds as arms by (condition, label), such as "top 1";
-    "independent", the target alone, is that of `table1` where it was not trained again."""
+    "independent" is the target alone, of `table1`, with the winner's start."""
     arms = {}
     for name, summary in summaries.items():
         if summary["best"]:
             start = summary["best"]["graph"]["nodes"][0]["init"]
-            arms[name, "independent"] = (table1 or {}).get((start, "alone"), stats.arm({}))
+            arms[name, "independent"] = table1.get((start, "alone"), stats.arm({}))
         for entry in summary["reevaluated"]:
             values = dict(zip(entry["seeds"], entry["test_accuracy"], strict=True))
             arms[name, entry["label"]] = stats.arm(values)

@@ -29,7 +29,7 @@ from ktglite.experiments import runs
 from ktglite.experiments.runs import Run, Store, describe, portable, run_all, run_until
 from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, to_params
 from ktglite.gates import GATES
-from ktglite.graph import Graph, Node, all_through, independent
+from ktglite.graph import Graph, Node, all_through
 from ktglite.pool import open_pool
 from ktglite.store import CORE, Checkpoint, code_hash, read_record, write_record
 from ktglite.trainer import TrainConfig, derive
@@ -297,9 +297,9 @@ def rivals(
 ) -> dict[str, Graph]:
     """What to train again with new `seeds`, by label, since a search's best is the luckiest.
 
-    "top 1" to "top k"; baselines "all through" and "independent", with the starts of the best
-    graph; and "random 1" .., `random_graphs` (k unless given) drawn from the same space. Raises
-    ValueError when a seed is the search's own, or when no trial is complete.
+    "top 1" to "top k"; and "random 1" .., `random_graphs` (k unless given) drawn from the same
+    space. Their target alone is a row of Table 1. Raises ValueError when a seed is the search's
+    own, or when no trial is complete.
     """
     search = study.user_attrs["search"]
     if search["seed"] in seeds:
@@ -310,9 +310,6 @@ def rivals(
         name = study.study_name
         raise ValueError(f"study {name!r} has no complete trial to train again: run more trials")
     graphs = {f"top {i}": graph for i, graph in enumerate(top, 1)}
-    starts = [Node(node.arch) if node.init == "teacher" else node for node in top[0].nodes]
-    graphs["all through"] = all_through(*starts)  # here every node learns
-    graphs["independent"] = independent(starts[0])
     same = {name: search[name] for name in ("condition", "arch", "nodes", "teachers")}
     space = SearchConfig(**same, sources=search["choices"][1:], trials=1)
     count = k if random_graphs is None else random_graphs

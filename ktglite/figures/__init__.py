@@ -46,7 +46,7 @@ def draw_all(
         found |= _tables(runs, summaries, records)
         drawn |= {name: partial(getattr(results, f"plot_{name}"), found[name]) for name in found}
     if summaries:
-        drawn["figure2_best_graphs"] = partial(graphs.plot_best_graphs, summaries)
+        drawn["figure2_best_graphs"] = partial(graphs.plot_best_graphs, summaries, runs)
         drawn["search_curves"] = partial(searches.plot_searches, _whole(summaries))
     paths = []
     with plt.rc_context():

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
 
 from ktglite.experiments import ablation, claims, stats
-from ktglite.experiments.ablation import Summaries
+from ktglite.experiments.ablation import Records, Summaries
 from ktglite.experiments.space import CONDITIONS
 from ktglite.figures import style
 from ktglite.figures.style import BLACK, GREY, TARGET_RED, plain, source_fill
@@ -234,12 +234,12 @@ def condition_label(name: str, summaries: Summaries) -> str:
     return f"({LETTERS[name]}) {claims.condition_title(name, summaries)}"
 
 
-def plot_best_graphs(summaries: Summaries) -> Figure:
+def plot_best_graphs(summaries: Summaries, table1: Records = ()) -> Figure:
     """The paper's Figure 2: the best graph of every condition, its accuracy with new seeds, that of
-    its target alone, and its gain over (a) by the rule of the claims."""
+    its target alone in `table1`, and its gain over (a) by the rule of the claims."""
     order = in_order(summaries)
     figure, axes = style.panels([""] * len(order), 3.3, columns=2)
-    arms = claims.search_arms(summaries)
+    arms = claims.search_arms(summaries, ablation.run_arms(table1))
     graphs = []
     for axis, name in zip(axes, order, strict=True):
         axis.axis("off")
