@@ -1,4 +1,11 @@
-"""Training a Knowledge Transfer Graph: one loop, a generator of per-epoch records."""
+"""Training a Knowledge Transfer Graph: one loop, a generator of per-epoch records.
+
+A record holds `epoch` (1-based), `lr` (at its end), `seconds`, and per node `train_loss`,
+`train_accuracy` and `val_accuracy` (percent), None for a node that cannot influence the target and
+is therefore not run; `edge_loss` is the mean gated loss per edge, [target][source], `val_ensemble`
+the accuracy of the nodes' mean softmax. The last record also has `test_accuracy` and
+`test_ensemble`, computed once, and `reported_epoch`.
+"""
 
 import copy
 import hashlib
@@ -107,12 +114,8 @@ def epochs(
 ) -> Iterator[dict]:
     """Train the graph and yield one record after every epoch; the caller may stop at any time.
 
-    A record holds `epoch` (1-based), `lr` (at its end), `seconds`, and per node `train_loss`,
-    `train_accuracy` and `val_accuracy` (percent), None for a node that cannot influence the target
-    and is therefore not run; `edge_loss` is the mean gated loss per edge, [target][source],
-    `val_ensemble` the accuracy of the nodes' mean softmax. The last record also has
-    `test_accuracy` and `test_ensemble`, computed once, and `reported_epoch`. Everything but
-    `seconds` is a function of the arguments on one machine.
+    What a record holds stands at the top of this module. Everything in it but `seconds` is a
+    function of the arguments on one machine.
 
     Args:
         weights: folder of the pre-trained weights that nodes start from.
