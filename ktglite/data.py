@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import torch
@@ -40,7 +40,8 @@ class Data:
     """A data set ready to train on.
 
     - `fingerprint`: SHA-256 of everything that training can see.
-    - `spec`: the arguments of `load_data` that give this object again in another process.
+    - `spec`: the arguments of `load_data` that give this object again in another process; None
+      of data that was put together otherwise.
     """
 
     name: str
@@ -49,17 +50,22 @@ class Data:
     train: Split
     val: Split
     test: Split
-    fingerprint: str = ""
-    spec: dict | None = None
+    # not arguments: `dataclasses.replace` must not hand on those of other images
+    fingerprint: str = field(init=False)
+    spec: dict | None = field(init=False, default=None)
 
     def __post_init__(self):
-        if not self.fingerprint:
-            digest = hashlib.sha256(json.dumps([self.size, self.classes]).encode())
-            for split in (self.train, self.val, self.test):
-                # The memory itself: no copy of the images.
-                digest.update(split.images.contiguous().numpy())
-                digest.update(split.labels.contiguous().numpy())
-            object.__setattr__(self, "fingerprint", digest.hexdigest())
+        digest = hashlib.sha256(json.dumps([self.size, self.classes]).encode())
+        for split in (self.train, self.val, self.test):
+            # The memory itself: no copy of the images.
+            digest.update(split.images.contiguous().numpy())
+            digest.update(split.labels.contiguous().numpy())
+        object.__setattr__(self, "fingerprint", digest.hexdigest())
+
+    def loaded_by(self, spec: dict | None) -> "Data":
+        """The same data, which `load_data(**spec)` gives again."""
+        object.__setattr__(self, "spec", spec)
+        return self
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test"

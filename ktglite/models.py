@@ -62,7 +62,9 @@ def arch_names() -> tuple[str, ...]:
 
 def is_init(name: str) -> bool:
     """Whether `name` is one of SOURCES, a weights file, or a name of torchvision's weights."""
-    is_file = str(name).endswith(WEIGHT_SUFFIXES)
+    if not isinstance(name, str):  # of a graph in JSON
+        return False
+    is_file = name.endswith(WEIGHT_SUFFIXES)
     return name in SOURCES or is_file or _named_weights(name) is not None
 
 
@@ -113,7 +115,8 @@ def find_weights(arch: str, init: str, weights: str | Path) -> Path | None:
 
     Raises:
         FileNotFoundError: that says how to get the file.
-        ValueError: for a file in torchvision's cache that is not the one its name says.
+        ValueError: for a file in torchvision's cache that is not the one its name says, and for
+            an architecture that torchvision has no such weights of.
     """
     if init == "scratch":
         return None
@@ -124,7 +127,11 @@ def find_weights(arch: str, init: str, weights: str | Path) -> Path | None:
     if path.is_file():
         return path
     if init == "imagenet1k" and arch not in NARROW:
-        return _torchvision_weights(zoo.get_model_weights(arch).IMAGENET1K_V1, missing=path)
+        entries = zoo.get_model_weights(arch)
+        if "IMAGENET1K_V1" not in entries.__members__:
+            others = ", ".join(map(str, entries)) or "none"
+            raise ValueError(f"torchvision has no imagenet1k weights of {arch!r}; it has: {others}")
+        return _torchvision_weights(entries.IMAGENET1K_V1, missing=path)
     if _named_weights(init) is not None:
         return _torchvision_weights(_named_weights(init), missing=path)
     if init.endswith(WEIGHT_SUFFIXES):
@@ -144,9 +151,7 @@ def _torchvision_weights(entry: zoo.WeightsEnum, missing: Path) -> Path:
             cached.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(entry.url, str(cached), progress=False)
         except (OSError, RuntimeError) as error:
-            way_out = (
-                f"place {cached.name} into {cached.parent}, or a safetensors file at {missing}"
-            )
+            way_out = f"place {cached.name} into {cached.parent}, or safetensors at {missing}"
             found = f"{entry} could not be downloaded ({error})"
             raise FileNotFoundError(f"{found}; {way_out}") from error
     facts = cached.stat()
@@ -196,9 +201,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
     except pickle.UnpicklingError as error:
         way_out = "save net.state_dict() by itself, best as safetensors"
         raise ValueError(f"{path} holds more than tensors, or is damaged: {way_out}") from error
-    except (
-        Exception
-    ) as error:  # every reader has its own exceptions for a file that is no such file
+    except Exception as error:  # every reader has its own for a file that is no such file
         found = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a readable weights file ({found})") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
@@ -206,9 +209,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
         raise ValueError(f"{path} holds no state dict of tensors")
     for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(
-                f"{path}: {name} has values that are NaN or infinite; use other weights"
-            )
+            found = f"{name} has values that are NaN or infinite"
+            raise ValueError(f"{path}: {found}; use other weights")
     return {_current_name(name): value for name, value in state.items()}, metadata
 
 

@@ -157,10 +157,9 @@ class Settings(TrainConfig):
         mark = Path(self.out) / "profile.json"
         if not mark.exists():
             write_json(mark, {"profile": self.profile})
-        if isinstance(self.weights, str):
-            places = (self.ready_weights, f"data/runs/{self.profile}/weights")
-            for config in self.pretrain_configs():
-                any(adopt(config, place, self.weights, self.cache) for place in places)
+        places = (self.ready_weights, f"data/runs/{self.profile}/weights")
+        for config in self.pretrain_configs():
+            any(adopt(config, place, self.weights, self.cache) for place in places)
         ready = read_folder(self.ready_runs) if self.ready_runs else []
         return Store(Path(self.out) / "runs", self.keep, ready=ready)
 
@@ -177,12 +176,14 @@ class Settings(TrainConfig):
 
     def pretrain_configs(self, **changes: object) -> list[PretrainConfig]:
         """A `PretrainConfig` for every source that is trained here: drawn by formula, or in
-        `imagenet_folder`; and for every architecture."""
+        `imagenet_folder`; and for every architecture. None where `weights` is a folder of the
+        user's, which holds finished ones."""
         names = "size", "render", "batch_size", "lr", "schedule", "augmentation", "categories"
         same = {name: getattr(self, f"pretrain_{name}") for name in names}
         same |= {"images_per_epoch": self.pretrain_images, "standin_images": self.standin_images}
         configs = []
-        for source in self.sources:
+        own = self.weights == Settings.weights.replace("{out}", self.out)
+        for source in self.sources if own else ():
             folder = self.imagenet_folder if source == "imagenet1k" else None
             if folder or (source in SOURCES and SOURCES[source].open):
                 standin = source.endswith("_standin")
@@ -211,7 +212,8 @@ def load_settings(
     values = profiles.raw_settings(notebook, profile, overrides)
     where = f"notebook {notebook}, profile {profile}"
     kinds = get_type_hints(Settings)
-    given = {name: name.rpartition(".")[2] for name in (*values, *overrides)}
+    given = dict(zip(values, values, strict=True))
+    given |= {name: name.rpartition(".")[2] for name in overrides}
     if unknown := [name for name, bare in given.items() if bare not in kinds]:
         near = difflib.get_close_matches(given[unknown[0]], kinds)
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {sorted(kinds)}"
@@ -258,7 +260,8 @@ def _read(name: str, value: object, kind: type) -> object:
         return tuple(value)
     if not isinstance(value, str):
         return value
-    if value in ("null", "none") and NoneType in kinds:
+    absent = ("null", "none") if name != "conditions" else ("null",)  # one of them is called none
+    if value in absent and NoneType in kinds:
         return None
     several = any(get_origin(one) is tuple for one in kinds)
     if several and value[:1] + value[-1:] == "[]":

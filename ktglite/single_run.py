@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from ktglite.experiments import networks
@@ -15,6 +14,7 @@ from ktglite.figures import plot_training, save_figure, use_style
 from ktglite.graph import Graph, Node, all_through, distillation, independent, mutual
 from ktglite.settings import Settings
 from ktglite.sources.datasets import load_data
+from ktglite.sources.images import SUFFIXES
 from ktglite.store import atomic_write, write_record
 from ktglite.trainer import predict
 
@@ -117,7 +117,7 @@ def answers(target: Path, images: Iterable[Path]) -> pd.DataFrame:
     for path in images:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        inside = [p for p in path.rglob("[!.]*") if p.suffix.lower() in IMG_EXTENSIONS]
+        inside = [p for p in path.rglob("[!.]*") if p.suffix.lower() in SUFFIXES]
         files += [path] if path.is_file() else sorted(inside)
     if not files:
         raise FileNotFoundError(f"no images in {', '.join(map(str, images))}")

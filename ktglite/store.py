@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import platform
+import re
 import socket
 import subprocess
 import time
@@ -18,6 +19,7 @@ import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +39,7 @@ CORE = tuple(
 )
 CHECKOUT = Path(__file__).parents[1]  # where the package lies; in a clone, with its data/ beside it
 WAIT_IN_SILENCE = 10  # seconds at a lock
+MARKS = {tokenize.NEWLINE: ";", tokenize.INDENT: "⟦", tokenize.DEDENT: "⟧"}
 
 
 @contextmanager
@@ -201,8 +204,8 @@ def make_key(*parts: object) -> str:
 def code_hash(*modules: str) -> str:
     """16 hex digits over the source text of modules such as "ktglite.gates".
 
-    Comments, docstrings and white space do not count. (Syntax trees and tokens would: they differ
-    between versions of Python.)
+    Comments, docstrings and line breaks do not count; blocks do. (Syntax trees and tokens would not
+    do: they differ between versions of Python.)
     """
     digest = hashlib.sha256()
     for module in modules:
@@ -211,20 +214,28 @@ def code_hash(*modules: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def torch_version() -> str:
+    """The part of torch's version that may change what a training computes: "2.11"."""
+    return ".".join(torch.__version__.split(".")[:2])
+
+
 def _dump_code(source: str) -> str:
-    """Source text without comments, without strings that stand alone, and without white space."""
-    lines = source.splitlines(keepends=True)
-    spans = []
+    """Source text without comments, strings that stand alone, and white space; where a statement
+    ends, and a block begins and ends, stands a mark."""
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    spans = [(token.start, token.end, "") for token in tokens if token.type == tokenize.COMMENT]
+    tokens = [token for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL)]
     before = tokenize.NEWLINE
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        begins = before in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
-        if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and begins):
-            spans.append((token.start, token.end))
-        if token.type not in (tokenize.COMMENT, tokenize.NL):
-            before = token.type
-    for (top, left), (bottom, right) in reversed(spans):
-        lines[top - 1 : bottom] = [lines[top - 1][:left] + lines[bottom - 1][right:]]
-    return "".join("".join(lines).split())
+    for token, after in pairwise(tokens):
+        alone = before in MARKS and after.type == tokenize.NEWLINE
+        if token.type in MARKS or (token.type == tokenize.STRING and alone):
+            spans.append((token.start, token.end, MARKS.get(token.type, "")))
+        before = token.type
+    lines = [*source.splitlines(keepends=True), ""]  # the last blocks end below
+    for (top, left), (bottom, right), mark in sorted(spans, reverse=True):
+        lines[top - 1 : bottom] = [lines[top - 1][:left] + mark + lines[bottom - 1][right:]]
+    text = "".join("".join(lines).split())
+    return re.sub("(?<=[;⟦⟧]);|^;", "", text)  # of strings that stood alone
 
 
 def provenance(config=None) -> dict:

@@ -211,8 +211,9 @@ def test_c0_against_convergence():
 
 def study(choices, values, make=all_through):
     entries = [{"label": "top 1", "seeds": [7, 8, 9], "test_accuracy": values}]
-    best = {"graph": make(Node("resnet18"), Node("resnet18")).to_dict()}
-    return {"choices": ["scratch", *choices], "reevaluated": entries, "best": best}
+    found = {"choices": ["scratch", *choices], "reevaluated": entries}
+    found["best"] = {"graph": make(Node("resnet18_w8"), Node("resnet18_w8")).to_dict()}
+    return found | {"data": {"name": "x", "fingerprint": "0"}, "training": {"epochs": 3}}
 
 
 SUMMARIES = {
@@ -246,6 +247,17 @@ def test_a_searched_graph_is_held_against_table_1_s_target_alone():
     found = table.loc["C0", "searched: no pre-training"]
     assert found.effect == pytest.approx(40.5 - alone.mean)
     assert not np.isnan(found.low)
+
+
+def test_a_target_alone_of_another_training_is_none():
+    runs = [run | {"config": {"epochs": 3}} for run in records()]
+    alone = run_arms(runs)["scratch", "alone"]
+    assert claims.search_arms(SUMMARIES, runs)["none", "independent"].by_seed == alone.by_seed
+    wider = SUMMARIES["none"]["best"]["graph"]["nodes"][0] | {"arch": "resnet18"}
+    other = {"data": {"name": "x", "fingerprint": "1"}, "config": {"epochs": 9}}
+    for what in (*({name: value} for name, value in other.items()), {"graph": {"nodes": [wider]}}):
+        arms = claims.search_arms(SUMMARIES, [run | what for run in runs])
+        assert arms["none", "independent"].n == 0, what
 
 
 def test_a_forest_has_the_paper_beside_with_its_searches_as_one_run_each():

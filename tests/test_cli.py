@@ -106,20 +106,16 @@ def test_a_graph_is_trained_on_a_folder_and_its_target_predicts(
     assert before[1] == len(list(out.glob("runs/*.json"))) == 1
 
     pixels = np.random.default_rng(9).normal(COLOURS["green"], 40, (30, 30, 3)).clip(0, 255)
-    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "new.jpg")
-    given = [
-        str(tmp_path / "new.jpg"),
-        str(pictures / "red 赤"),
-        "--csv",
-        str(tmp_path / "a/b.csv"),
-    ]
+    (tmp_path / "new").mkdir()
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "new/green.gif")
+    given = [str(tmp_path / "new"), str(pictures / "red 赤"), "--csv", str(tmp_path / "a/b.csv")]
     main(["predict", str(out / "target.safetensors"), *given])
     table = pd.read_csv(tmp_path / "a/b.csv")
     assert len(table) == 13
     assert table["class"][0] == "green"
     assert (table["class"][1:] == "red 赤").mean() > 0.8
     main(["predict", str(out / "target.safetensors"), given[0]])
-    assert re.search(r"new\.jpg +green +\d+\.\d\n$", capsys.readouterr().out)
+    assert re.search(r"green\.gif +green +\d+\.\d\n$", capsys.readouterr().out)
 
 
 def test_a_network_is_evaluated_on_its_own_test_images(

@@ -55,6 +55,9 @@ def test_fingerprint_sees_one_changed_pixel(tiny_data):
     train = dataclasses.replace(tiny_data.train, images=images)
     changed = Data("random", 32, tiny_data.classes, train, tiny_data.val, tiny_data.test)
     assert changed.fingerprint != tiny_data.fingerprint
+    loaded = dataclasses.replace(tiny_data).loaded_by({"name_or_folder": "synthcars"})
+    replaced = dataclasses.replace(loaded, train=train)  # no worker may load the others instead
+    assert (replaced.fingerprint, replaced.spec) == (changed.fingerprint, None)
 
 
 def test_the_fingerprint_copies_no_images():

@@ -105,6 +105,9 @@ def test_weights_by_torchvision_s_names(tmp_path, monkeypatch):
     assert len(asked) == 2  # what is there is not asked for again
     for wrong in ("ResNet50_Weights.V9", "ResNet9_Weights.DEFAULT", "resnet50.x", "a.b.c"):
         assert not models.is_init(wrong)
+    assert not models.is_init(None)  # null in JSON
+    with pytest.raises(ValueError, match="no imagenet1k weights of 'vit_h_14'; it has: ViT_H_14"):
+        models.find_weights("vit_h_14", "imagenet1k", tmp_path)
 
 
 def test_imagenet_weights_placed_by_hand_are_checked_against_the_hash_in_their_name(

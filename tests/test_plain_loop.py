@@ -43,7 +43,7 @@ def test_a_training_is_what_a_plain_loop_does(tiny_data):
     config = dataclasses.replace(CONFIG, lr=0.01, weight_decay=0.05, temperature=2.0)
     # no other split has such labels
     val = Split(tiny_data.val.images, torch.zeros_like(tiny_data.val.labels))
-    data = dataclasses.replace(tiny_data, val=val, fingerprint="")
+    data = dataclasses.replace(tiny_data, val=val)
     nets = initial_models(graph, data, config, seed=3)
     plain = copy.deepcopy(nets)
     records = list(epochs(graph, data, config, 3, models=nets))

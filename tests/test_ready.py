@@ -43,6 +43,8 @@ def test_a_recorded_search_is_cut_where_a_live_one_would_stop(tmp_path):
         for trial, before in zip(trials, whole[name]["trials"], strict=False):
             assert trial["values"] == before["values"][: len(trial["values"])]
     assert ready.recorded_searches(load_settings("03", "quick")) == {}
+    for other in ({"limit": 600}, {"arch": "resnet18_w8"}, {"lr": 0.1}):
+        assert ready.recorded_searches(load_settings("03", "quick", **given, **other)) == {}
 
 
 def test_recorded_runs_count_once_and_only_where_they_fit():

@@ -75,7 +75,7 @@ def test_whatever_decides_the_result_changes_the_key(tiny_data, tmp_path, monkey
         if field.name != "device":
             keys.add(key(**{field.name: value / 2 + 0.25 if other is None else other}))
     keys |= {key(seed=1), key(all_through(A, A))}
-    keys.add(key(data=dataclasses.replace(tiny_data, test=tiny_data.val, fingerprint="")))
+    keys.add(key(data=dataclasses.replace(tiny_data, test=tiny_data.val)))
     assert len(keys) == len(dataclasses.fields(TrainConfig)) + 3  # the first, all but the device
     for seed in (1, 2):
         save_weights(tmp_path, seed)
@@ -371,7 +371,7 @@ def test_what_is_ready_for_another_run_is_not_taken(tiny_data, tmp_path, ready):
     graphs, records = ready
     store = Store(tmp_path / "runs", ready=records)
     task = Run(graphs["b"], tiny_data, CONFIG, 0, tmp_path)
-    other = dataclasses.replace(tiny_data, val=tiny_data.test, fingerprint="")
+    other = dataclasses.replace(tiny_data, val=tiny_data.test)
     assert store.find_ready(task)
     for changes in (
         {"config": epochs(2)},

@@ -260,7 +260,7 @@ def test_a_study_is_not_continued_with_other_settings(tiny_data, tmp_path, monke
     with pytest.raises(ValueError, match="another search min_resource"):
         again(dataclasses.replace(more, min_resource=2))
     with pytest.raises(ValueError, match="another data fingerprint"):
-        again(more, dataclasses.replace(tiny_data, val=tiny_data.test, fingerprint=""))
+        again(more, dataclasses.replace(tiny_data, val=tiny_data.test))
     monkeypatch.setattr(search, "code_hash", lambda *modules: "another loop")
     with pytest.raises(ValueError, match="another code hash"):
         again(more)
@@ -355,7 +355,10 @@ def test_selecting_on_test_is_possible_and_labelled(tiny_data, tmp_path, monkeyp
 
         monkeypatch.setattr(search, "run_until", spy)
         settings = dataclasses.replace(SETTINGS, trials=2, select_on=select_on)
-        for name, data in {"a": tiny_data, "b": dataclasses.replace(tiny_data, spec=spec)}.items():
+        for name, data in {
+            "a": tiny_data,
+            "b": dataclasses.replace(tiny_data).loaded_by(spec),
+        }.items():
             out = tmp_path / select_on / name
             study = search.search(settings, data, CONFIG, out, pool=HerePool())
         assert ("not a test result" in caplog.text) == (select_on == "test")
@@ -419,6 +422,7 @@ def test_the_winner_is_trained_again(tiny_data, tmp_path):
     stored = read_summaries(tmp_path / "search")["mixed"]
     assert summary["best"]["text"] == str(top)
     assert stored | summary == stored
+    assert search.write_summary(study, tmp_path)["reevaluated"] == again  # by the command
     assert summary["choices"] == ["scratch", *sources]
     assert summary["selection_value"] == max(trial["value"] for trial in summary["trials"])
 

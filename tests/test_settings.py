@@ -81,6 +81,7 @@ def test_what_a_search_refuses_is_told_by_its_notebook_alone():
     assert load_settings("02", "quick", **wrong)
     with pytest.raises(ValueError, match="notebook 03.*one source each"):
         load_settings("03", "quick", **wrong)
+    assert load_settings("03", "smoke", conditions="none").conditions == ("none",)
     possible = load_settings("03", "smoke", sources=["fractaldb1k"]).conditions
     assert possible == ("none", "fractaldb1k")
 
@@ -90,6 +91,7 @@ def test_what_a_search_refuses_is_told_by_its_notebook_alone():
     [
         ("shred:\n  epochs: 3\n", "shred"),
         ("shared:\n  epoks: 3\n", "did you mean epochs"),
+        ("shared:\n  00.epochs: 3\n", "no setting '00.epochs'"),
         ("shared: [1, 2]\n", "sections of name: value"),
         ("- shared\n", "sections of name: value"),
         ("shared: {\n", "not readable YAML"),
@@ -101,6 +103,9 @@ def test_wrong_profiles_are_named(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(ValueError, match=words):
         load_settings("00", path)
+    path.rename(tmp_path / "quick.yaml")
+    with pytest.raises(ValueError, match="the kit's profile quick; give the file another name"):
+        load_settings("00", tmp_path / "quick.yaml")
     with pytest.raises(ValueError, match="profile is 'quik'"):
         load_settings("00", "quik")
     with pytest.raises(ValueError, match="profile is 'nowhere.yaml'"):
@@ -175,6 +180,8 @@ def test_weights_that_come_with_the_kit_are_found_from_any_folder(home, monkeypa
     load_settings("02", "quick", "other").store()
     places = [place for config, place, *_ in asked if config.source == "imagenet1k_standin"]
     assert places == ["data/weights", "data/runs/quick/weights"]
+    load_settings("02", "quick", "other", weights="mine").store()  # the kit's are not put there
+    assert len(asked) == 2 * 2
 
 
 def test_finished_runs_are_taken_from_a_folder(home):

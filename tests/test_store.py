@@ -118,6 +118,8 @@ def test_code_is_known_by_what_it_does(tmp_path, monkeypatch):
         == first
     )
     assert hash_of("def gate(x):\n    return 2 * x.mean()\n") != first
+    inside = hash_of("for x in y:\n    a()\n    b()\n")
+    assert hash_of("for x in y:\n    a()\nb()\n") != inside  # moved out of the loop
     code_hash.cache_clear()
 
 
@@ -136,7 +138,8 @@ def area(r: float) -> str:
     )
 '''
     text = 'text=f"{math.pi*r**2:.2f}#m"'
-    assert store._dump_code(source) == f"importmathdefarea(r:float)->str:{text}return(text)"
+    wanted = f"importmath;defarea(r:float)->str:;⟦{text};return(text);⟧"
+    assert store._dump_code(source) == wanted
 
 
 def test_the_commit_of_a_project_around_the_package_is_not_ours(tmp_path, monkeypatch):

@@ -273,7 +273,7 @@ def test_an_epoch_computes_as_its_settings_say_and_restores_the_rest(tiny_data, 
 
 def test_dropout_draws_the_same_in_an_epoch_that_is_resumed(tiny_data, tmp_path):
     graph = independent(Node("squeezenet1_1"))
-    data = dataclasses.replace(tiny_data, fingerprint="")
+    data = dataclasses.replace(tiny_data)
 
     def train(name, epochs_at_once):
         checkpoint = Checkpoint(tmp_path / name, "key")

@@ -285,7 +285,7 @@ def reproduction_check(live: Records, recorded: Records) -> pd.DataFrame:
         ours = [record for record in live if record["label"] == label]
         seeds = {record["seed"] for record in ours}
         theirs = [r for r in recorded if r["label"] == label and r["seed"] not in seeds]
-        values = [target_accuracy(r) for r in theirs if _same_training(r, ours[0])]
+        values = [target_accuracy(r) for r in theirs if same_training(r, ours[0])]
         means = np.mean([target_accuracy(r) for r in ours]), stats.summary(values)["mean"]
         ends = stats.prediction(values, len(ours))
         rows.append((row_title(ours[0]), *means, *ends, len(values)))
@@ -302,7 +302,7 @@ def with_recorded(live: Records, folder: str | Path) -> list[Mapping]:
     theirs = read_runs(folder) if live and (folder / "table1.json").is_file() else []
     known = {(record["label"], record["seed"]) for record in live}
     rows = {label for label, _ in known}
-    alike = [r for r in theirs if r["label"] in rows and _same_training(r, live[0])]
+    alike = [r for r in theirs if r["label"] in rows and same_training(r, live[0])]
     return [*live, *(r for r in alike if (r["label"], r["seed"]) not in known)]
 
 
@@ -312,7 +312,7 @@ def row_title(record: Mapping) -> str:
     return pattern if source == "scratch" else f"{title(source)} {pattern}"
 
 
-def _same_training(a: Mapping, b: Mapping) -> bool:
+def same_training(a: Mapping, b: Mapping) -> bool:
     """Whether two records are of the same images and settings, on whichever device."""
     ours, theirs = a.get("config", {}), b.get("config", {})
     shared = (ours.keys() & theirs.keys()) - {"device", "precision"}

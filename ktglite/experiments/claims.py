@@ -141,7 +141,7 @@ def claims_table(
     sources = list(sources or ablation.sources_of(records))
     family = list(dict.fromkeys([*sources, *ablation.sources_of(records)]))
     arms = ablation.run_arms(records, family)
-    ours = _judge(_table1_rows(arms, family, n) + _search_rows(summaries or {}, arms))
+    ours = _judge(_table1_rows(arms, family, n) + _search_rows(summaries or {}, records))
     hidden = [title(source) for source in family if source not in sources]
     ours = ours[~ours.source.isin(hidden)].reset_index(drop=True)
     theirs = _judge(_table1_rows(ablation.paper_arms(family, n), family, n))
@@ -299,22 +299,27 @@ def write_tables(
 
 
 def search_arms(
-    summaries: ablation.Summaries, table1: stats.Arms
+    summaries: ablation.Summaries, table1: ablation.Records
 ) -> dict[tuple[str, str], stats.Arm]:
     """Graphs that were trained again with new seeds as arms by (condition, label), such as "top 1";
-    "independent" is the target alone, of `table1`, with the winner's start."""
+    "independent" is the winner's target alone: the runs in `table1` of that node, with the images
+    and settings of the search."""
     arms = {}
     for name, summary in summaries.items():
         if summary["best"]:
-            start = summary["best"]["graph"]["nodes"][0]["init"]
-            arms[name, "independent"] = table1.get((start, "alone"), stats.arm({}))
+            target = summary["best"]["graph"]["nodes"][:1]
+            searched = {"data": summary["data"], "config": summary["training"]}
+            alone = [run for run in table1 if run["graph"]["nodes"] == target]
+            alone = [run for run in alone if ablation.same_training(run, searched)]
+            found = {run["seed"]: ablation.target_accuracy(run) for run in alone}
+            arms[name, "independent"] = stats.arm(found)
         for entry in summary["reevaluated"]:
             values = dict(zip(entry["seeds"], entry["test_accuracy"], strict=True))
             arms[name, entry["label"]] = stats.arm(values)
     return arms
 
 
-def _search_rows(summaries: ablation.Summaries, table1: stats.Arms) -> list[dict]:
+def _search_rows(summaries: ablation.Summaries, table1: ablation.Records) -> list[dict]:
     """C0, C4 and C5 from searches whose best graphs were trained again with fresh seeds."""
     arms = search_arms(summaries, table1)
     declared = [("C0", name, "independent", name) for name in summaries]

@@ -4,15 +4,16 @@ of processor time (`ready_runs`)."""
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from ktglite.data import Data
-from ktglite.experiments.ablation import read_runs
+from ktglite.experiments.ablation import read_runs, same_training
 from ktglite.experiments.bench import load
 from ktglite.experiments.rungs import replay
-from ktglite.experiments.runs import SCHEMA, Run, Store, load_records
+from ktglite.experiments.runs import SCHEMA, Run, Store, describe, load_records
 from ktglite.experiments.space import CONDITIONS
 from ktglite.graph import Graph
 from ktglite.store import from_checkout, read_record
@@ -70,9 +71,9 @@ def more_seeds(
 def recorded_searches(settings) -> dict[str, dict]:
     """Searches by condition that stand for those of this run; empty unless `ready_runs` is set.
 
-    They are the finished searches in `<ready_runs>/search` where these trained as the settings say;
-    else what a search of `trials` graphs would have kept of the recorded ones (`recorded`), whose
-    winners were not trained again.
+    They are the finished searches in `<ready_runs>/search` where these had the settings' images and
+    trained as they say; else what a search of `trials` graphs would have kept of the recorded ones
+    (`recorded`), whose winners were not trained again, where that holds of them.
     """
     if settings.ready_runs is None:
         return {}
@@ -80,11 +81,16 @@ def recorded_searches(settings) -> dict[str, dict]:
 
     folder = from_checkout(settings.ready_runs) / "search"
     found = read_summaries(folder) if any(folder.glob("*.json")) else {}
-    asked = {name: getattr(settings, name) for name in ("epochs", "lr", "batch_size")}
-    alike = [all(own["training"][k] == v for k, v in asked.items()) for own in found.values()]
-    if not found or not all(alike):
+    asked = {"data": describe(settings.load_data()), "config": asdict(settings.train_config())}
+
+    def alike(own: Mapping) -> bool:
+        archs = {node["arch"] for trial in own["trials"] for node in trial["graph"]["nodes"]}
+        made = {"data": own["data"], "config": own["training"]}
+        return archs <= {*settings.archs} and same_training(made, asked)
+
+    if not found or not all(map(alike, found.values())):
         whole = load(settings.recorded).as_searches()
-        found = {name: _early_stopped(summary, settings) for name, summary in whole.items()}
+        found = {name: _early_stopped(own, settings) for name, own in whole.items() if alike(own)}
     return {name: found[name] for name in CONDITIONS if name in found}
 
 

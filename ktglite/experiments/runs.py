@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-import torch
 from tqdm import tqdm
 
 from ktglite.data import Data, Split
@@ -33,6 +32,7 @@ from ktglite.store import (
     make_once,
     provenance,
     read_record,
+    torch_version,
     write_record,
 )
 from ktglite.trainer import TrainConfig, epochs, initial_models
@@ -79,7 +79,7 @@ class Run:
         settings = asdict(self.config)
         device = resolve_device(settings.pop("device"))
         settings["precision"] = resolve_precision(self.config.precision, device)
-        code = [code_hash(*CORE), ".".join(torch.__version__.split(".")[:2])]
+        code = [code_hash(*CORE), torch_version()]
         inputs = self.graph.to_dict(), self.data.fingerprint, settings, self.seed
         return make_key(SCHEMA, code, *inputs, self.weight_hashes())
 

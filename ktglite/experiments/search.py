@@ -31,7 +31,7 @@ from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, 
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, all_through
 from ktglite.pool import open_pool
-from ktglite.store import CORE, Checkpoint, code_hash, read_record, write_record
+from ktglite.store import CORE, Checkpoint, code_hash, read_record, torch_version, write_record
 from ktglite.trainer import TrainConfig, derive
 
 __all__ = ["best_graphs", "load_study", "read_summaries", "reevaluate", "rivals", "search"]
@@ -130,7 +130,7 @@ def _facts(settings: SearchConfig, data: Data, config: TrainConfig, weights: str
         "training": training,
         "data": describe(data),
         "weights": Run(every_node, data, config, 0, weights).weight_hashes(),
-        "code": {"hash": code_hash(*CORE)},
+        "code": {"hash": code_hash(*CORE), "torch": torch_version()},
     }
 
 
@@ -171,7 +171,7 @@ class _Coordinator:
     def __init__(self, settings: SearchConfig, data: Data, config: TrainConfig, out, weights: str):
         if settings.select_on == "test":  # the test images stand in for the validation images
             spec = None if data.spec is None else data.spec | {"validate_on": "test"}
-            data = replace(data, val=data.test, fingerprint="", spec=spec)
+            data = replace(data, val=data.test).loaded_by(spec)
         self.settings = settings
         self.config = config
         self.data = data
@@ -389,9 +389,16 @@ def _describe(trial: FrozenTrial, seed: int) -> dict:
 
 
 def write_summary(study: optuna.Study, out: str | Path, reevaluated: Sequence[dict] = ()) -> dict:
-    """Write `study_summary` to `<out>/search/<study>.json`, and return it."""
-    summary = study_summary(study, reevaluated)
+    """Write `study_summary` to `<out>/search/<study>.json`, and return it.
+
+    Without `reevaluated`, that of an earlier summary with the same best graph is kept.
+    """
     path = Path(out) / "search" / f"{study.study_name}.json"
+    summary = study_summary(study, reevaluated)
+    if summary["best"] and not reevaluated and path.exists():
+        before = read_record(path, SCHEMA)
+        if before["best"] and before["best"]["graph"] == summary["best"]["graph"]:
+            summary["reevaluated"] = before["reevaluated"]
     write_record(path, summary, SCHEMA, indent=None)  # 1,500 graphs in less than 1 MB
     return summary
 

@@ -185,7 +185,8 @@ def plot_learning_curves(records: Records, sources: Sources = None) -> Figure:
     for handle in handles[1:]:  # black is without, a panel's own colour with them
         handle.set(color=GREY, markerfacecolor=GREY)
     scale = "; the rows differ in scale" if len(sources) > 1 else ""
-    style.legend_below(figure, handles, f"pre-trained neighbours, in the colour of their source{scale}")
+    note = f"pre-trained neighbours, in the colour of their source{scale}"
+    style.legend_below(figure, handles, note)
     return figure
 
 

@@ -33,6 +33,9 @@ def load_profile(name: str | Path) -> dict[str, dict | None]:
     """
     ours = str(name) in PROFILES
     path = Path(__file__).with_name(f"{name}.yaml") if ours else Path(name).expanduser()
+    if not ours and path.stem in PROFILES:
+        mixed = f"its results would lie among those of the kit's profile {path.stem}"
+        raise ValueError(f"profile {name}: {mixed}; give the file another name")
     if not path.is_file():
         allowed = f"{', '.join(PROFILES)} and the path of a .yaml file"
         raise ValueError(f"profile is {str(name)!r}: allowed are {allowed}")

@@ -19,7 +19,7 @@ from torchvision import datasets
 from ktglite import store
 from ktglite.data import Data, Split
 from ktglite.sources import synthcars
-from ktglite.sources.images import SUFFIXES, UNREADABLE, read_image, to_square
+from ktglite.sources.images import READS_HEIF, SUFFIXES, UNREADABLE, read_image, to_square
 
 __all__ = ["load_data"]
 
@@ -107,7 +107,7 @@ def load_data(
     places = [part == i for i in (0, SPLITS.index(validate_on), 2)]
     splits = [Split(torch.from_numpy(images[i]), torch.from_numpy(labels[i])) for i in places]
     short = Path(_hub_name(name)[0] if name.startswith("hf:") else name).absolute().name
-    data = Data(short, size, tuple(classes), *splits, spec=spec)
+    data = Data(short, size, tuple(classes), *splits).loaded_by(spec)
     kind = "as given" if (given >= 0).any() else "by seed"
     log.info("%s: %r, split %s, of %s", name, data, kind, _some(classes))
     return data
@@ -140,7 +140,7 @@ def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
         found = _find_images(Path(name))
         stem = "folder"
         make = partial(_folder, found, size, fit, spec["skip_unreadable"])
-        key += [os.path.realpath(name), spec["skip_unreadable"]]
+        key += [os.path.realpath(name), spec["skip_unreadable"], READS_HEIF]
         key += [(str(path), *size_and_time(path), *where) for path, *where in found]
     else:
         names = ", ".join(["synthcars", *TORCHVISION])

@@ -21,8 +21,9 @@ HEIF = {".heic", ".heics", ".heif", ".heifs", ".hif"}
 NO_READER = RAW | HEIF | {".avif", ".exr", ".hdr", ".jxl", ".jxr", ".svg", ".svgz", ".xcf"}
 # Formats of still images. Pillow registers extensions of others, too, such as .pdf and .mpg.
 STILL = "AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI TGA TIFF WEBP"
-KNOWN = Image.registered_extensions().items()
-SUFFIXES = NO_READER | {extension for extension, kind in KNOWN if kind in STILL.split()}
+KNOWN = Image.registered_extensions()
+READS_HEIF = KNOWN.keys() >= HEIF
+SUFFIXES = NO_READER | {extension for extension, kind in KNOWN.items() if kind in STILL.split()}
 UNREADABLE = OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError
 Fit = Callable[[int, int], tuple[float, float, float, float]]
 

@@ -210,8 +210,9 @@ def _is_done(path: Path, key: str) -> bool:
 def _facts(config: PretrainConfig, cache: str | Path) -> dict:
     """For a card: a key over all that decides the result, and the hash of the image files in it."""
     images = _images_hash(config, cache)
-    code = store.code_hash(*_modules(config))
-    key = store.make_key(SCHEMA, _settings(config), images, code)
+    code = store.code_hash(*_modules(config)), store.torch_version()
+    precision = resolve_precision(config.precision, resolve_device(config.device))
+    key = store.make_key(SCHEMA, _settings(config), precision, images, code)
     return {"key": key, "images_hash": images}
 
 
