@@ -5,8 +5,11 @@ A graph keeps its gates and its starts, but for ImageNet-1k's stand-in, which be
 Beside it stands its target alone, with the same start, budget and seeds. Without `--weights`, from
 the records that come with the kit.
 
-    python benchmarks/winners.py python benchmarks/winners.py --set dataset=cars64 --weights WEIGHTS
-    --imagenet imagenet1k_quantised
+    python benchmarks/winners.py
+    python benchmarks/winners.py --set dataset=cars64 --weights WEIGHTS --imagenet imagenet1k_quantised
+
+The records are of the best graphs that version 0.2 recorded; trained anew, the graphs are those of
+today's data/graph_benchmark.npz, which are others.
 """
 
 import argparse
