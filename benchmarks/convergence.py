@@ -3,9 +3,9 @@
 One network alone and the graph of three, all Through, for several numbers of epochs, from scratch
 and from each source of the profile: x is the training accuracy of the target alone, y the graph
 minus its target alone (notebook 02; docs/results.md). What is finished is kept, and with `--ready`
-taken from records that came with the kit.
+taken from records that came with the kit. Of several folders of weights, seeds take turns.
 
-    python benchmarks/convergence.py --save data/reference_runs/convergence.json
+    python benchmarks/convergence.py --weights W0 W1 W2 --save data/reference_runs/convergence.json
 """
 
 import argparse
