@@ -461,6 +461,12 @@ def test_a_search_with_trained_teachers(tiny_data, tmp_path, monkeypatch):
     assert {graph.nodes[1].init for graph in fixed} == {"teacher"}
     with pytest.raises(ValueError, match="other images or with other settings: remove it"):
         runs.train_teacher(ARCH, tiny_data, dataclasses.replace(config, lr=0.5), weights)
+    with monkeypatch.context() as patch:  # as after an update
+        patch.setattr(runs.Run, "key", lambda run: "of other code")
+        runs.train_teacher(ARCH, tiny_data, config, weights)
+    assert read_card(path)["key"] == "of other code"
+    assert runs.train_teacher(ARCH, tiny_data, config, weights) == path
+    assert study.user_attrs["weights"] == {f"teacher {ARCH}": file_hash(path)}
 
 
 # ---- processes that are killed

@@ -211,11 +211,13 @@ def _train(task: Run, path: Path, checkpoint: Checkpoint, kept: Mapping) -> None
 def train_teacher(arch: str, data: Data, config: TrainConfig, weights: str | Path) -> Path:
     """One network alone, trained once on these images as the start "teacher"; its weights file.
 
-    Raises ValueError where the folder has the teacher of another task or training.
+    One of other code, torch or precision is made again. Raises ValueError where the folder has the
+    teacher of another task or training.
     """
     path = Path(weights) / f"teacher-{arch}.safetensors"
     teacher = Run(independent(Node(arch)), data, config, TEACHER_SEED, weights)
     record = {"key": teacher.key(), "graph": teacher.graph.to_dict(), "data": describe(data)}
+    record["config"] = asdict(config)
 
     def make(file: Path) -> None:
         nets = teacher.initial_models()
@@ -223,9 +225,14 @@ def train_teacher(arch: str, data: Data, config: TrainConfig, weights: str | Pat
         record["test_accuracy"] = last["test_accuracy"][0]
         networks.save_network(nets[0], file, networks.card_of(record, data, node=1))
 
-    if networks.read_card(make_once(path, make)).get("key") != record["key"]:
-        found = f"{path} was trained on other images or with other settings"
-        raise ValueError(f"{found}: remove it, and it is made again")
+    card = networks.read_card(make_once(path, make))
+    if card.get("key") != record["key"]:
+        changed = dict(record["config"].items() ^ card.get("config", {}).items())
+        others = card["data"]["fingerprint"] != data.fingerprint
+        if others or changed.keys() - {"device", "precision"}:
+            found = f"{path} was trained on other images or with other settings"
+            raise ValueError(f"{found}: remove it, and it is made again")
+        make(path)
     return path
 
 
