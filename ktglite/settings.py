@@ -194,7 +194,7 @@ class Settings(TrainConfig):
 
 
 def load_settings(
-    notebook: str, profile: str | Path = "quick", out: str | Path | None = None, **overrides
+    notebook: str, /, profile: str | Path = "quick", out: str | Path | None = None, **overrides
 ) -> Settings:
     """The settings of a notebook: defaults, the profile's, its section of the profile, `overrides`.
 

@@ -53,6 +53,7 @@ def test_every_profile_is_whole(name, number):
         ({"epoch": 1}, "there is no setting 'epoch'; did you mean epochs"),
         ({"03.trial": 1}, "there is no setting '03.trial'; did you mean trials"),
         ({"07.lr": 1}, "there is no setting '07.lr'"),
+        ({"notebook": "03"}, "there is no setting 'notebook'"),
         ({"epochs": "many"}, "epochs is 'many'"),
         ({"epochs": True}, "epochs is True"),
         ({"epochs": 1.5}, "epochs is 1.5"),
@@ -141,6 +142,9 @@ def test_texts_are_read_by_the_setting_s_type():
     assert drawn[:2] == [(each.sources[0], "resnet18_w8"), (each.sources[0], "resnet18_w16")]
     with pytest.raises(ValueError, match="'a' is not NAME=VALUE"):
         parse_overrides(["a"])
+    for pair, option in {"out=x": "--out", "03.out=x": "--out", "profile=lab": "--profile"}.items():
+        with pytest.raises(ValueError, match=f"'{pair}'.* give {option}"):
+            parse_overrides([pair])
 
 
 def test_a_number_in_front_means_one_notebook():

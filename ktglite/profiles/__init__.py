@@ -53,13 +53,15 @@ def load_profile(name: str | Path) -> dict[str, dict | None]:
 def parse_overrides(pairs: Iterable[str]) -> dict[str, str]:
     """["trials=50", ..] as a mapping of texts, which `load_settings` reads by each setting's type.
 
-    Raises ValueError for one without "=".
+    Raises ValueError for one without "=", and for what has an option of its own.
     """
     overrides = {}
     for pair in pairs:
         name, equals, text = map(str.strip, pair.partition("="))
         if not equals or not name:
             raise ValueError(f"--set {pair!r} is not NAME=VALUE")
+        if (bare := name.rpartition(".")[2]) in ("profile", "out"):
+            raise ValueError(f"--set {pair!r}: {bare} is of the whole run, give --{bare}")
         overrides[name] = text
     return overrides
 
