@@ -57,7 +57,7 @@ class Settings(TrainConfig):
 
     profile: str = "quick"
     out: str = ""
-    weights: str | tuple[str, ...] = "{out}/weights"
+    weights: str | Annotated[tuple[str, ...], Field(min_length=1)] = "{out}/weights"
     ready_weights: str = "data/weights"
     ready_runs: str | None = None
     figures: str = "{out}/figures"
@@ -245,7 +245,13 @@ def load_settings(
 def _refuse_other_profile(out: Path, profile: str) -> None:
     """Raise ValueError where `Settings.store` has marked `out` as another profile's."""
     mark = out / "profile.json"
-    found = json.loads(mark.read_text(encoding="utf-8"))["profile"] if mark.exists() else profile
+    if not mark.exists():
+        return
+    try:
+        found = json.loads(mark.read_text(encoding="utf-8"))["profile"]
+    except (ValueError, KeyError, TypeError) as error:
+        way_out = f"delete it if the results here are of profile {profile!r}"
+        raise ValueError(f"{mark} is damaged ({error}): {way_out}") from error
     if found != profile:
         way_out = "give another folder (out, --out), or delete this one"
         raise ValueError(f"{out} holds results of profile {found!r}, not {profile!r}: {way_out}")
@@ -265,7 +271,7 @@ def _read(name: str, value: object, kind: type) -> object:
         return None
     several = any(get_origin(one) is tuple for one in kinds)
     if several and value[:1] + value[-1:] == "[]":
-        return tuple(part.strip(" '\"") for part in value[1:-1].split(","))
+        return tuple(part.strip(" '\"") for part in value[1:-1].split(",") if part.strip())
     return (value,) if several and str not in kinds else value
 
 

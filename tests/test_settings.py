@@ -68,6 +68,7 @@ def test_every_profile_is_whole(name, number):
         ({"nodes": 1}, "nodes is 1"),
         ({"sources": ["imagenet"]}, "unknown init 'imagenet'"),
         ({"sources": "scratch"}, "sources has 'scratch'"),
+        ({"weights": "[]"}, "weights is \\(\\): .*at least 1 item"),
         ({"pretrain_schedule": "foo"}, "pretrain_schedule is 'foo'"),
         ({"pretrain_render": 16}, "pretrain_render is 16"),
     ],
@@ -135,6 +136,7 @@ def test_texts_are_read_by_the_setting_s_type():
     found = load_settings("02", "smoke", **parse_overrides([*pairs, "sources=w.pt"]))
     assert (found.lr, found.epochs, found.nesterov, found.limit) == (0.001, 5, False, None)
     assert (found.dask, found.split, found.sources) == (None, (0.5, 0.2, 0.3), ("w.pt",))
+    assert load_settings("02", "smoke", sources="[]").sources == ()
     each = load_settings("02", "smoke", arch="[resnet18_w8, resnet18_w16, resnet18_w8]")
     assert each.archs == ("resnet18_w8", "resnet18_w16", "resnet18_w8")
     assert each.search_config("none").archs == ("resnet18_w8", "resnet18_w16")
@@ -174,6 +176,11 @@ def test_a_folder_belongs_to_one_profile(home):
     before = mark.stat().st_mtime_ns
     first.store()
     assert mark.stat().st_mtime_ns == before
+    for damaged in ("", "{}", "[]"):
+        mark.write_text(damaged)
+        with pytest.raises(ValueError, match="profile.json is damaged.* delete it if") as caught:
+            load_settings("02", "smoke", "here")
+        assert type(caught.value) is ValueError
 
 
 def test_weights_that_come_with_the_kit_are_found_from_any_folder(home, monkeypatch):
