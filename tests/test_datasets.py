@@ -5,6 +5,7 @@ import os
 import sys
 import unicodedata
 import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +291,20 @@ def test_what_a_system_puts_among_images_is_no_class(folder, load, caplog):
     assert "ignored 3 folders" in caplog.text
     assert "#recycle, @eaDir, __MACOSX" in caplog.text
     assert "ignored 2 images outside the classes" in caplog.text
+
+
+def test_a_system_s_folder_that_may_not_be_read_is_left_out(folder, load, caplog, monkeypatch):
+    (folder / "lost+found").mkdir()
+
+    def refuse(read, path):
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, partial(refuse, getattr(os, name)))
+    assert load(folder).classes == ("audi", "bmw", "citroën 2CV")
+    assert "ignored 1 folder in" in caplog.text
 
 
 def test_a_name_is_one_class_however_its_letters_are_composed(tmp_path, load):

@@ -447,7 +447,8 @@ def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
         above = where.relative_to(root).parts
         around = {*where.resolve().parents, *(path.resolve() for path in (where, *where.parents))}
         for path in [where / name for name in folders]:
-            system = path.name.casefold() in SYSTEM_FOLDERS and any(path.iterdir())
+            known = path.name.casefold() in SYSTEM_FOLDERS
+            system = known and next(os.walk(path), ())[1:] != ([], [])  # () if it may not be read
             hidden = path.name.startswith(".")
             if hidden or system or path.resolve() in around:
                 folders.remove(path.name)
