@@ -185,6 +185,15 @@ def test_limit_is_never_exceeded():
     assert np.min(used) == 1
 
 
+def test_three_images_of_a_class_stand_in_every_split_whatever_the_shares():
+    labels = np.repeat(np.arange(2), 3)
+    for shares in ((1 / 3, 1 / 6, 1 / 2), (0.01, 0.98, 0.01), (0.01, 0.01, 0.98)):
+        part = assign_splits(labels, np.full(6, -1, np.int8), list("ab"), shares, 0)
+        assert [np.bincount(part[labels == i]).tolist() for i in (0, 1)] == [[1, 1, 1]] * 2
+        part = assign_splits(labels, np.array([0, 0, 2] * 2), list("ab"), shares, 0)
+        assert np.bincount(part).tolist() == [2, 2, 2]
+
+
 @pytest.mark.parametrize(("name", "least"), [("folder", 9), ("splits", 9), ("synthcars", 60)])
 def test_the_smallest_limit_is_named(tmp_path, folder, load, name, least):
     if name == "splits":

@@ -235,9 +235,11 @@ def assign_splits(
     for (label, source), index, count in zip(groups, places, counts, strict=True):
         part[index[count:]] = -1
         if source == -1:
-            n_test, n_val = (max(1, round(s * count)) for s in (shares[2], shares[1]))
+            n_test = max(1, min(round(shares[2] * count), count - 2))
+            n_val = max(1, min(round(shares[1] * count), count - n_test - 1))
         elif source == 0 and not has_val:
-            n_test, n_val = 0, max(1, round(shares[1] / (shares[0] + shares[1]) * count))
+            n_test = 0
+            n_val = max(1, min(round(shares[1] / (shares[0] + shares[1]) * count), count - 1))
         else:
             continue
         if count < n_test + n_val + 1:
