@@ -193,6 +193,7 @@ def test_what_a_file_gives(tmp_path, case, fit):
         with pytest.raises(ValueError, match=case.gives) as caught:
             read_image(path, 8, fit)
         assert str(path) in str(caught.value)
+        assert "--set" not in str(caught.value)  # predict and pretrain have none
     else:
         image = read_image(path, 8, fit)
         assert image.shape == (3, 8, 8)

@@ -482,7 +482,8 @@ def _folder(found: list, size: int, fit: str, skip_unreadable: bool) -> tuple[li
                     image = images.popleft().result()
                 except ValueError as error:
                     if not skip_unreadable:
-                        raise
+                        way = "leave out what cannot be read with --set skip_unreadable=true"
+                        raise ValueError(f"{error}, or {way}") from error
                     log.warning("skipped: %s", error)
                 else:
                     yield image, classes.index(name), part

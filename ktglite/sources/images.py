@@ -45,7 +45,6 @@ def read_image(path: str | Path, size: int, fit: str | Fit = "squash") -> np.nda
     except UNREADABLE as error:
         way = "convert it to JPEG or PNG" if suffix in NO_READER else "replace it"
         way = "pip install pillow-heif" if suffix in HEIF else way
-        way += ", or leave out what cannot be read with --set skip_unreadable=true"
         raise ValueError(f"{path} cannot be read as an image ({error}); {way}") from error
 
 
