@@ -83,7 +83,7 @@ def make_once(path: str | Path, make: Callable[[Path], None], also: Iterable[Pat
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.lock")  # the system releases it when its holder dies
-    with _acquire(lock):
+    with acquire(lock):
         if not all(file.exists() for file in files):
             make(path)
         with suppress(OSError):  # nobody needs it now: whoever comes later finds the file
@@ -91,7 +91,8 @@ def make_once(path: str | Path, make: Callable[[Path], None], also: Iterable[Pat
     return path
 
 
-def _acquire(lock: FileLock) -> AbstractContextManager[FileLock]:
+def acquire(lock: FileLock) -> AbstractContextManager[FileLock]:
+    """Hold a lock; that another process has it is said after a while."""
     try:
         return lock.acquire(timeout=WAIT_IN_SILENCE)
     except Timeout:

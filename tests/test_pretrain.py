@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from PIL import Image
 
 from ktglite import load_settings, sources, store
@@ -72,6 +73,17 @@ def test_weights_card_and_second_call(tmp_path, untrained):
     assert len(json.loads(metadata["ktglite"])["classes"]) == synthcars.STANDIN_MODELS
     untrained()
     assert pretrain(SMALL, tmp_path) == path
+
+
+def test_who_waits_for_another_process_says_so(tmp_path, monkeypatch):
+    path = pretrain(replace(SMALL, epochs=1), tmp_path)
+    lock = FileLock(f"{path}.lock", thread_local=False)
+    lock.acquire()
+    told = []
+    monkeypatch.setattr(store, "WAIT_IN_SILENCE", 0.1)
+    monkeypatch.setattr(store.log, "warning", lambda *words: told.append(words) or lock.release())
+    pretrain(replace(SMALL, epochs=1), tmp_path)
+    assert [words[1] for words in told] == [lock.lock_file]
 
 
 def test_other_settings_are_never_taken_for_done(tmp_path):

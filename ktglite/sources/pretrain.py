@@ -120,7 +120,7 @@ def pretrain(
     """
     path = _weights_path(config, out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with store.acquire(FileLock(f"{path}.lock")):
         facts = _facts(config, cache)
         checkpoint = store.Checkpoint(path.with_suffix(".ckpt"), facts["key"])
         if not _is_done(path, facts["key"]):
