@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -297,6 +298,19 @@ def test_labels_are_numbers_of_the_classes_that_the_weights_name(files, photogra
         shown = step1.read_image(photographs / f"val/{name}/3.bmp", 32, step1._central_box)
         view = augment(torch.from_numpy(shown)[None], "none", None)
         assert net.eval()(view).argmax(1).item() == number
+
+
+def test_labels_are_int64_where_numpy_s_numbers_are_not(files, monkeypatch):
+    """With numpy 1 on Windows."""
+
+    def make(real, values, dtype=np.int32):
+        return real(values, dtype=dtype)
+
+    with monkeypatch.context() as windows:
+        for name in ("array", "arange"):
+            windows.setattr(np, name, partial(make, getattr(np, name)))
+        found = [step1.open_source(files).labels, synthcars.draw(0, 16)[1]]
+    assert [labels.dtype for labels in found] == [np.int64, np.int64]
 
 
 def test_train_is_known_by_another_name_and_val_is_left_alone(files, photographs, tmp_path):

@@ -299,7 +299,7 @@ class ImageFiles:
         self.found = image_files(folder)
         self.classes = tuple(sorted({name for _, name in self.found}))
         number = {name: i for i, name in enumerate(self.classes)}
-        self.labels = np.array([number[name] for _, name in self.found])
+        self.labels = np.array([number[name] for _, name in self.found], np.int64)
         self.size = size
         self.crop = crop
         self.pool = ThreadPoolExecutor(cores())  # PIL lets other threads run while it decodes

@@ -125,7 +125,7 @@ def draw(
     models.
     """
     models = models or car_models()
-    labels = np.arange(count) % len(models)
+    labels = np.arange(count, dtype=np.int64) % len(models)
     images = np.empty((count, size, size, 3), np.uint8)
     for i, label in enumerate(labels):
         images[i] = _draw_one(models[label], size, np.random.default_rng([seed, i, 21]))
