@@ -84,13 +84,14 @@ def _to_optuna(folder: str | Path, path: Path) -> Path:
     """The recorded searches as studies of a journal file, with every epoch's value."""
     import optuna
     from optuna.distributions import CategoricalDistribution
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     searches = Path(folder) / "search"
     summaries = read_summaries(searches if searches.is_dir() else folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.unlink(missing_ok=True)  # a journal is appended to
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    lock = JournalFileOpenLock(str(path))  # Optuna's own is a symlink, which Windows refuses
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     for name, summary in summaries.items():
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
         drawn = [to_params(Graph.from_dict(trial["graph"])) for trial in summary["trials"]]

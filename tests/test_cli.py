@@ -227,7 +227,8 @@ def test_a_format_whose_package_is_missing_says_how_to_get_it(
         main(["export", str(trained[0]), "--to", to, "--out", str(tmp_path)])
 
 
-def test_recorded_searches_open_in_optuna(tmp_path, capsys):
+def test_recorded_searches_open_in_optuna(tmp_path, capsys, monkeypatch):
+    monkeypatch.delattr(os, "symlink")  # as on Windows without developer mode, and on exFAT
     folder = from_checkout("data/reference_runs/quick/search")
     main(["export", str(folder), "--to", "optuna", "--out", str(tmp_path)])
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.log"))
