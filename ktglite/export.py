@@ -86,8 +86,8 @@ def _to_optuna(folder: str | Path, path: Path) -> Path:
     from optuna.distributions import CategoricalDistribution
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-    searches = Path(folder) / "search"
-    summaries = read_summaries(searches if searches.is_dir() else folder)
+    folder = Path(folder)
+    summaries = read_summaries(folder if folder.name == "search" else folder / "search")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.unlink(missing_ok=True)  # a journal is appended to
     lock = JournalFileOpenLock(str(path))  # Optuna's own is a symlink, which Windows refuses

@@ -77,11 +77,15 @@ def trained(pictures, tmp_path_factory):
         (["train", "alone", "--out", "x", "--set", "epoch=3"], "no setting 'epoch'; did you mean"),
         (["predict", "nowhere.safetensors", "nowhere"], "nowhere does not exist"),
         (["export", "nowhere", "--to", "csv", "--out", "x"], "nowhere has no table1.json"),
+        (["export", "begun", "--to", "csv", "--out", "x"], "runs/*.json of a finished run"),
+        (["export", "begun", "--to", "optuna", "--out", "x"], "no summary of a search in begun"),
         (["export", "nowhere", "--to", "xls", "--out", "x"], "allowed are csv, parquet"),
     ],
 )
 def test_errors_name_the_cause_and_exit_with_1(monkeypatch, tmp_path, arguments, words):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/profile.json").write_text('{"profile": "smoke"}')
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert words in str(caught.value.code)

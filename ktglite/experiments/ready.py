@@ -33,8 +33,11 @@ def read_folder(folder: str | Path) -> list[dict]:
         found += read_runs(folder)
     if (folder / "record.json").exists():
         found.append(read_record(folder / "record.json", SCHEMA))
-    if not (found := found or load_records(folder)):
-        raise FileNotFoundError(f"{folder} has no table1.json, record.json or runs/*.json")
+    if not found and not (folder / "profile.json").exists():  # then it may be a runs/ itself
+        found = load_records(folder)
+    if not found:
+        files = "no table1.json, record.json or runs/*.json"
+        raise FileNotFoundError(f"{folder} has {files} of a finished run")
     return list({record.get("key", id(record)): record for record in found}.values())
 
 
