@@ -85,6 +85,7 @@ def _execute(notebook: Path, executed: Path, given: dict) -> None:
     import nbformat
     import papermill
     from ipykernel.kernelspec import write_kernel_spec
+    from nbclient.exceptions import DeadKernelError
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
     from papermill.exceptions import PapermillExecutionError
 
@@ -113,6 +114,10 @@ def _execute(notebook: Path, executed: Path, given: dict) -> None:
         way = "Finished trainings are kept: mend the cause and give the same command again."
         told = [*error.traceback, f"\nWhat ran until then is in {partial}. {way}"]
         raise NotebookError("\n".join([found, *told])) from error
+    except DeadKernelError as error:
+        found = f"{notebook.stem}: its process was killed; memory may be short"
+        way = "free some, or give --jobs 1; the same command goes on from finished trainings"
+        raise NotebookError(f"{found}: {way}") from error
     except KeyboardInterrupt as stop:
         stop.add_note(f"in {notebook.stem}")
         raise

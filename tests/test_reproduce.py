@@ -59,6 +59,12 @@ def test_a_failing_cell_names_itself_and_leaves_no_result(tmp_path, notebooks):
     assert names == {f"{NOTEBOOKS[0]}.ipynb", f"{NOTEBOOKS[1]}.partial.ipynb"}
 
 
+def test_a_killed_kernel_names_its_notebook(tmp_path, notebooks):
+    write(notebooks, NOTEBOOKS[1], "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(work.NotebookError, match="01_pretraining: .*memory(.|\n)*same command"):
+        work.reproduce("smoke", ["01"], tmp_path / "out", {}, notebooks)
+
+
 def test_the_kernel_is_this_python_whatever_is_called_python3(tmp_path, notebooks, monkeypatch):
     spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "P", "language": "python"}
     folder = tmp_path / "jupyter/kernels/python3"
