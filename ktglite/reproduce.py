@@ -53,7 +53,9 @@ def reproduce(
     if unknown := sorted({*(only or ())} - {*numbers}):
         raise ValueError(f"--only {unknown[0]!r}: allowed are {', '.join(numbers)}")
     out = run_folder(profile, out)
-    given = {"profile": str(profile), "out": str(out), "overrides": dict(overrides or {})}
+    on_top = Path("ktglite/__init__.py").exists()  # from below it, notebooks go up
+    where = str(out if on_top else out.absolute())
+    given = {"profile": str(profile), "out": where, "overrides": dict(overrides or {})}
     places = [Path(notebooks)] if notebooks else [Path("notebooks"), PACKAGE.parent / "notebooks"]
     folder = next((place for place in places if (place / f"{NOTEBOOKS[0]}.ipynb").is_file()), None)
     if folder is None:

@@ -76,6 +76,14 @@ def test_the_kernel_is_this_python_whatever_is_called_python3(tmp_path, notebook
     assert text_of(done[NOTEBOOKS[0]]) == f"{sys.executable} 1\n"
 
 
+def test_records_and_notebooks_lie_in_one_folder(tmp_path, notebooks, monkeypatch):
+    """In a folder of the checkout, too, out of which a notebook's head goes up."""
+    write(notebooks, NOTEBOOKS[0], "%cd -q ..", "import os\nprint(os.path.abspath(out))")
+    monkeypatch.chdir(tmp_path / "docs")
+    done = work.reproduce("smoke", ["00"], "out", {}, notebooks)
+    assert text_of(done[NOTEBOOKS[0]]) == f"{tmp_path / 'docs/out'}\n"
+
+
 def test_a_second_reproduce_in_a_folder_is_refused(tmp_path, notebooks):
     lock = tmp_path / "out/notebooks/.lock"
     lock.parent.mkdir(parents=True)
