@@ -195,7 +195,8 @@ def test_a_learning_rate_of_a_million_leaves_a_failed_record(tiny_data, tmp_path
         run(wild, tmp_path)
     good = run(dataclasses.replace(wild, config=CONFIG), tmp_path)
     assert load_records(tmp_path) == [good]
-    (failed,) = load_records(tmp_path, "failed")
+    failed = read_record(tmp_path / f"{wild.key()}.json", 1)
+    assert failed["status"] == "failed"
     assert failed["label"] == "wild"
     assert failed["test_accuracy"] is None
     assert "lower the learning rate" in failed["error"]

@@ -386,18 +386,18 @@ def condition_title(condition: str, summaries: ablation.Summaries) -> str:
     return " + ".join(pretrained) or title("scratch")
 
 
-def differs(found: Mapping, more: str = "better", less: str = "worse") -> str:
+def differs(found: Mapping) -> str:
     """An effect in points as words: "8.5 points better [6.1, 10.9]", or that none is shown.
 
     `found`: `effect`, `low` and `high`, as from `stats.difference` or `stats.contrast`.
     """
     effect, low, high = (found[name] for name in ("effect", "low", "high"))
-    size = f"{abs(effect):.1f} points {more if effect > 0 else less}"
+    size = f"{abs(effect):.1f} points {'better' if effect > 0 else 'worse'}"
     if np.isnan(low):
         return f"{size} (no interval from so few runs)" if effect else "no different"
     if low <= 0 <= high:
         text = f"{effect:+.1f} points [{low:+.1f}, {high:+.1f}]".replace("-", "−")
-        return f"not shown to be {more} or {less} ({text})"
+        return f"not shown to be better or worse ({text})"
     ends = sorted((abs(low), abs(high)))
     return f"{size} [{ends[0]:.1f}, {ends[1]:.1f}]"
 

@@ -110,7 +110,7 @@ def _early_stopped(summary: Mapping, settings) -> dict:
     ]
     best = max((t for t in kept if t["state"] == "COMPLETE"), key=lambda trial: trial["value"])
     facts = {
-        "trials": kept, "planned": len(kept), "reevaluated": [],
+        "trials": kept, "reevaluated": [],
         "states": dict(Counter(trial["state"] for trial in kept)),
         "epochs_run": int(ends.sum()), "epochs_full": curves.size,
         "best": best | {"text": str(Graph.from_dict(best["graph"]))},

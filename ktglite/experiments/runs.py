@@ -391,7 +391,7 @@ def describe(data: Data) -> dict:
     return facts | {part: len(getattr(data, part)) for part in ("classes", "train", "val", "test")}
 
 
-def load_records(store: str | Path, status: str = "complete") -> list[dict]:
-    """Every record of a store with this `status`, "complete" or "failed", sorted by key."""
+def load_records(store: str | Path) -> list[dict]:
+    """Every record of a store whose run came to its end, sorted by key."""
     records = [read_record(path, SCHEMA) for path in sorted(Path(store).glob("*.json"))]
-    return [record for record in records if record["status"] == status]
+    return [record for record in records if record["status"] == "complete"]

@@ -34,7 +34,6 @@ MEAN, PAPER = LOOKS["means"]
 DOT = {"color": BLACK, "ls": "none", "ms": 4.5, "markerfacecoloralt": "white"}
 BESIDE = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6.5}  # of a dot
 LEFT = BESIDE | {"xytext": (-4, 3), "ha": "right"}
-BELOW = BESIDE | {"xytext": (4, -9)}
 HOOK = "ktglite.figures.japanese:translate_when_drawn"
 
 

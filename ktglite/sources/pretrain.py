@@ -500,7 +500,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     last = read_card(path)["curve"][-1]
     found = f"loss {last['loss']:.3f}, accuracy {last['accuracy']:.1f} %"
     print(f"{path}: epoch {last['epoch']}, {found}")
-
-
-if __name__ == "__main__":
-    main()
