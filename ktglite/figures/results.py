@@ -51,7 +51,7 @@ def plot_effects(
         style.count_rows(axis, table, at, order)
         axis.tick_params(axis="x", labelbottom=True)
         place = {"transform": axis.get_yaxis_transform(), "fontsize": 6.5, "va": "center"}
-        for name in {*order} - {*table[at]}:
+        for name in [name for name in order if name not in {*table[at]}]:
             axis.text(0.98, order.index(name), missing, ha="right", color=GREY, **place)
     rows = "the rows differ in scale" if len(tables) > columns else ""
     note = {True: "", False: OWN_SCALE if len(tables) > 1 else "", "row": rows}[shared]

@@ -85,9 +85,12 @@ def plot_search(
     best = int(curves[:, -1].argmax())
     for i, (curve, end) in enumerate(zip(curves, trained, strict=True)):
         colour = BLACK if end == epochs else TARGET_RED if i == best else GREY
+        pale = {"color": TARGET_RED, "lw": 1.2, "zorder": 2.5}
+        pale = pale if colour == TARGET_RED else {"color": PALE, "lw": 0.6, "zorder": 1}
         x = np.arange(1, epochs + 1)
-        ax.plot(x, curve, color=TARGET_RED if colour == TARGET_RED else PALE, lw=0.6, zorder=1)
-        ax.plot(x[:end], curve[:end], color=colour, lw=2.2 if i == best else 0.9)
+        ax.plot(x, curve, **pale)
+        look = {"lw": 2.2, "zorder": 2.6} if i == best else {"lw": 0.9}
+        ax.plot(x[:end], curve[:end], color=colour, **look)
         if end < epochs:
             ax.plot(end, curve[end - 1], color=colour, zorder=3, **CROSS)
     share = 100 * trained.sum() / curves.size
