@@ -112,20 +112,17 @@ def epochs(
     models: list[nn.Module | None] | None = None,
     checkpoint=None,
 ) -> Iterator[dict]:
-    """Train the graph and yield one record after every epoch; the caller may stop at any time.
-
-    What a record holds stands at the top of this module. Everything in it but `seconds` is a
-    function of the arguments on one machine.
+    """Train the graph and yield a record, see above, after every epoch; the caller may stop at any
+    time. All of it but `seconds` is a function of the arguments on one machine.
 
     Args:
         weights: folder of the pre-trained weights that nodes start from.
         models: networks to train in place of `initial_models(...)`, for a caller who wants them.
-        checkpoint: anything with `save(state)` and `load(device)`, such as
-            `ktglite.store.Checkpoint`: saved after every epoch; training resumes from it to the
-            same result, and yields the records of finished epochs again.
+        checkpoint: such as `ktglite.store.Checkpoint`, saved after every epoch; training resumes
+            from it to the same result, and yields the records of finished epochs again.
 
     Raises:
-        FloatingPointError: naming epoch, iteration, node and edge when a loss is not finite, or
+        FloatingPointError: naming epoch, iteration, node and edge of a loss that is not finite, or
             the node whose network answers with NaN or infinity after an epoch.
     """
     device = resolve_device(config.device)
@@ -133,7 +130,6 @@ def epochs(
     optimizers = _optimizers(graph, nets, config)
     records, best = _resume(checkpoint, nets, optimizers, device)
     yield from records
-
     step = captured(partial(_step, graph, nets, optimizers, config), device, data.size)
     train = Split(data.train.images.to(device), data.train.labels.to(device))
     for epoch in range(len(records) + 1, config.epochs + 1):
