@@ -283,6 +283,37 @@ MUTANTS = {
         '("C4", name, "independent", "none")',
         CLAIMS,
     ),
+    # ---- what is found again
+    "blocks do not count in a key": (
+        "store.py",
+        'MARKS.get(token.type, ""))',
+        '""))',
+        ("test_store.py",),
+    ),
+    "other images keep the fingerprint": (
+        "data.py",
+        "    spec: dict | None = field(init=False, default=None)",
+        "    spec: dict | None = None",
+        ("test_data.py",),
+    ),
+    "recorded searches of other images": (
+        "experiments/ready.py",
+        "return archs <= {*settings.archs} and same_training(made, asked)",
+        "return True",
+        ("test_ready.py",),
+    ),
+    "the kit's weights replace the user's": (
+        "settings.py",
+        "for source in self.sources if own else ():",
+        "for source in self.sources:",
+        ("test_settings.py",),
+    ),
+    "a target alone of another training": (
+        "experiments/claims.py",
+        "if ablation.same_training(run, searched)]",
+        "if run]",
+        CLAIMS,
+    ),
 }
 
 
