@@ -213,7 +213,7 @@ def load_settings(
     values = profiles.raw_settings(notebook, profile, overrides)
     where = f"notebook {notebook}, profile {profile}"
     kinds = get_type_hints(Settings)
-    given = dict(zip(values, values, strict=True))
+    given = {name: name for name in values}  # a notebook's number is for overrides alone
     given |= {name: name.rpartition(".")[2] for name in overrides}
     if unknown := [name for name, bare in given.items() if bare not in kinds]:
         near = difflib.get_close_matches(given[unknown[0]], kinds)
