@@ -14,7 +14,7 @@ from unittest.mock import patch
 from filelock import FileLock, Timeout
 
 from ktglite.pages import to_html, without_widgets
-from ktglite.profiles import NOTEBOOKS, run_folder
+from ktglite.profiles import NOTEBOOKS, PROFILES, run_folder
 
 __all__ = ["NotebookError", "reproduce"]
 
@@ -53,9 +53,11 @@ def reproduce(
     if unknown := sorted({*(only or ())} - {*numbers}):
         raise ValueError(f"--only {unknown[0]!r}: allowed are {', '.join(numbers)}")
     out = run_folder(profile, out)
-    on_top = Path("ktglite/__init__.py").exists()  # from below it, notebooks go up
-    where = str(out if on_top else out.absolute())
-    given = {"profile": str(profile), "out": where, "overrides": dict(overrides or {})}
+    given = {"profile": str(profile), "out": str(out), "overrides": dict(overrides or {})}
+    if not Path("ktglite/__init__.py").exists():  # from below the top folder, notebooks go up
+        given["out"] = str(out.absolute())
+        if str(profile) not in PROFILES:
+            given["profile"] = str(Path(profile).expanduser().absolute())
     places = [Path(notebooks)] if notebooks else [Path("notebooks"), PACKAGE.parent / "notebooks"]
     folder = next((place for place in places if (place / f"{NOTEBOOKS[0]}.ipynb").is_file()), None)
     if folder is None:

@@ -82,6 +82,10 @@ def test_records_and_notebooks_lie_in_one_folder(tmp_path, notebooks, monkeypatc
     monkeypatch.chdir(tmp_path / "docs")
     done = work.reproduce("smoke", ["00"], "out", {}, notebooks)
     assert text_of(done[NOTEBOOKS[0]]) == f"{tmp_path / 'docs/out'}\n"
+    write(notebooks, NOTEBOOKS[0], "%cd -q ..", "open(profile).close()\nprint('found')")
+    Path("own.yaml").write_text("shared: {epochs: 1}")
+    done = work.reproduce("own.yaml", ["00"], "own", {}, notebooks)
+    assert text_of(done[NOTEBOOKS[0]]) == "found\n"
 
 
 def test_a_second_reproduce_in_a_folder_is_refused(tmp_path, notebooks):

@@ -314,6 +314,15 @@ def test_missing_or_wrong_weights_stop_it_before_anything_is_trained(tiny_data, 
         run_all(graphs, tiny_data, fresh, [0], tmp_path / "runs", tmp_path, pool)
 
 
+def test_a_network_too_large_for_its_images_is_told_before_training(tiny_data, tmp_path):
+    pool = Settled(lambda task: pytest.fail("begun"))
+    for arch in ("vit_b_16", "alexnet"):
+        graphs = {"x": independent(Node(arch))}
+        with pytest.raises(ValueError, match=f"{arch} cannot take images of 32 px .*image_size"):
+            run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path, pool)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_what_a_start_cannot_be_good_for_is_told(tiny_data, tmp_path, caplog):
     """A fixed teacher with a random head, and a start that was trained on another split."""
     net = models.build("resnet18_w8", 3)

@@ -277,6 +277,8 @@ def test_what_does_not_fit_is_told_before_there_is_a_study(tiny_data, tmp_path, 
     with pytest.raises(ValueError, match="gate 'mine' is not the package's own"):
         run_scripted(monkeypatch, tiny_data, tmp_path, few)
     monkeypatch.delitem(search.GATES, "mine")
+    with pytest.raises(ValueError, match="vit_b_16 cannot take images of 32 px"):
+        run_scripted(monkeypatch, tiny_data, tmp_path, few, arch=(ARCH, "vit_b_16"))
     assert not (tmp_path / "search").exists()
     study = run_scripted(monkeypatch, tiny_data, tmp_path, few, pruner="promote", min_resource=2)
     assert sorted(states(study)) == ["COMPLETE", "PRUNED"]

@@ -35,7 +35,7 @@ from ktglite.store import (
     torch_version,
     write_record,
 )
-from ktglite.trainer import TrainConfig, epochs, initial_models
+from ktglite.trainer import TrainConfig, epochs, initial_models, predict
 
 __all__ = ["Run", "Store", "load_records", "run", "run_all", "run_until"]
 
@@ -279,7 +279,7 @@ def run_all(
     tasks = {
         (label, seed): Run(graph, data, config, seed, weights_folder(weights, seed), label)
         for seed in seeds  # so that a table that is not whole has every row equally often
-        for label, graph in graphs.items()
+        for label, graph in sorted(graphs.items(), key=_by_size)  # no core waits for a large one
     }
     records = {name: found for name, task in tasks.items() if (found := store.find_ready(task))}
     tasks = {name: task for name, task in tasks.items() if name not in records}
@@ -307,8 +307,13 @@ def run_all(
     return [records[name] for name in order if name in records]
 
 
+def _by_size(named: tuple[str, Graph]) -> int:
+    return -len(named[1].reaching_target())
+
+
 def check_starts(tasks: Iterable[Run]) -> None:
-    """Load every start once: what is missing or does not fit is told now, and not in hours."""
+    """Load every start once, and show it an image: what is missing or does not fit is told now, and
+    not in hours."""
     starts = defaultdict(list)  # whether the nodes learn that have it
     for task in tasks:
         for i in task.graph.reaching_target():
@@ -317,10 +322,15 @@ def check_starts(tasks: Iterable[Run]) -> None:
     for (node, folder, data, config), learns in starts.items():
         how = {"scale": config.scale, "stages": config.stages}
         try:
-            initialise(node.arch, node.init, len(data.classes), 0, folder, **how)
+            net = initialise(node.arch, node.init, len(data.classes), 0, folder, **how)
         except FileNotFoundError as error:
             elsewhere = "; where they lie elsewhere, give --set weights=FOLDER"
             raise FileNotFoundError(f"{error}{elsewhere}") from None
+        try:
+            predict(net, Split(data.val.images[:1], data.val.labels[:1]))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            found = f"{node.arch} cannot take images of {data.size} px ({error})"
+            raise ValueError(f"{found}: give a larger image_size, or another arch") from error
         path = find_weights(node.arch, node.init, folder)
         card = networks.read_header(path) if path and path.suffix == ".safetensors" else {}
         images = card.get("data", {})

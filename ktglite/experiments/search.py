@@ -72,6 +72,10 @@ def search(
     config = replace(config, precision=precision)  # one for all workers
     for arch in settings.archs if settings.teachers == "trained" else ():
         runs.train_teacher(arch, data, config, folder)
+    starts = (*settings.choices, *["teacher"] * (settings.teachers == "trained"))
+    every_node = all_through(*starmap(Node, product(settings.archs, starts)))
+    every_start = Run(every_node, data, config, settings.seed, folder)
+    runs.check_starts([every_start])
     coordinator = _Coordinator(settings, data, config, out, folder)
     journal = out / "search" / f"{settings.condition}.log"
     journal.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +85,7 @@ def search(
         way_out = "wait for it, end it, or give another --out"
         raise ValueError(f"{journal} is searched by another process: {way_out}") from None
     with claim as lock, open_pool() if pool is None else nullcontext(pool) as pool:
-        study = _open_study(journal, lock, settings, _facts(settings, data, config, folder))
+        study = _open_study(journal, lock, settings, _facts(settings, every_start))
         coordinator.run(study, pool)
     return study
 
@@ -117,19 +121,17 @@ def load_study(name: str, journal: str | Path) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=_open_journal(Path(journal)))
 
 
-def _facts(settings: SearchConfig, data: Data, config: TrainConfig, weights: str) -> dict:
+def _facts(settings: SearchConfig, every_start: Run) -> dict:
     """All that decides a study's results, fit for JSON."""
     search = asdict(settings) | {"arch": list(settings.archs), "choices": list(settings.choices)}
     search["gates"] = list(GATES)
-    training = asdict(config)
+    training = asdict(every_start.config)
     del search["sources"], search["trials"], training["device"]
-    starts = (*settings.choices, *["teacher"] * (settings.teachers == "trained"))
-    every_node = all_through(*starmap(Node, product(settings.archs, starts)))
     return {
         "search": search,
         "training": training,
-        "data": describe(data),
-        "weights": Run(every_node, data, config, 0, weights).weight_hashes(),
+        "data": describe(every_start.data),
+        "weights": every_start.weight_hashes(),
         "code": {"hash": code_hash(*CORE), "torch": torch_version()},
     }
 

@@ -18,12 +18,14 @@ import numpy as np
 from numba import njit
 from tqdm import tqdm
 
+from ktglite.models import file_hash
 from ktglite.pool import cores
 from ktglite.store import atomic_write, code_hash, make_key, make_once
 
 __all__ = ["FractalDB"]
 
 CATEGORIES = 1000
+TABLE = "477071352e651ee59d890046af2454bfcd2b736b2c2cd5f7cca8bd69f562f157"  # its SHA-256
 POINTS = 200_000  # of an orbit
 FILLINGS = 10  # images of an orbit that differ in their random patches ..
 FLIPS = 4  # .. each as it is, upside down, mirrored, and both
@@ -41,11 +43,14 @@ ONES = np.array([byte.bit_count() for byte in range(256)])
 def categories(count: int = CATEGORIES) -> tuple[np.ndarray, ...]:
     """The first `count` categories, each float64 (maps, 7): a, b, c, d, e, f and the probability p.
 
-    Raises ValueError if there are not so many.
+    Raises ValueError if there are not so many, or where their table was changed.
     """
     if not 1 <= count <= CATEGORIES:
         raise ValueError(f"categories is {count}: it must be 1..{CATEGORIES}")
-    table = np.load(Path(__file__).with_name("fractaldb1k.npy"))  # the category in front of a row
+    path = Path(__file__).with_name("fractaldb1k.npy")
+    if file_hash(path) != TABLE:
+        raise ValueError(f"{path} is not the published table: install ktglite again")
+    table = np.load(path)  # the category in front of a row
     return tuple(np.ascontiguousarray(table[table[:, 0] == i, 1:]) for i in range(count))
 
 
