@@ -11,8 +11,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["captured", "restore"]
-
 MAX_CAPTURED_SIZE = 128  # px; above it the arithmetic hides the launches
 WARM_UP_CALLS = 3  # they allocate what must outlive the capture, such as the momentum buffers
 

@@ -4,8 +4,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["examine"]
-
 MIN_FREE_BYTES = 5e9  # a run of the paper profile writes about as much
 
 

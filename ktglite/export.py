@@ -11,8 +11,6 @@ from ktglite.experiments.search import read_summaries
 from ktglite.experiments.space import to_params
 from ktglite.graph import Graph
 
-__all__ = ["export"]
-
 BY_NODE = ["train_loss", "train_accuracy", "val_accuracy"]
 
 

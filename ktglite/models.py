@@ -16,7 +16,7 @@ from torch import nn
 from torchvision import models as zoo
 from torchvision.models.resnet import BasicBlock, ResNet
 
-__all__ = ["SOURCES", "Source", "build", "initialise", "load_backbone", "title"]
+__all__ = ["SOURCES", "Source", "initialise", "title"]
 
 # The paper's ResNet18, its 7x7 stem and max-pool included, by the number of channels of its first
 # stage (64 there).
@@ -40,8 +40,6 @@ class Source:
     short: str
     colour: str
     open: str | None = None
-    licence: str = ""
-    citation: str = ""
 
 
 SOURCES: dict[str, Source] = {"scratch": Source("scratch", "no pre-training", "", "#FFFFFF")}

@@ -7,19 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# nbconvert's own template has no `alt`, no math font, and lines as wide as the window.
-PAGE = """{% extends 'index.html.j2' %}
-{% block html_head %}{{ super() }}<style>
-math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", math; }
-main { max-width: 46rem; margin: auto; }
-.jp-OutputArea-output { overflow-x: auto; }
-</style>{% endblock %}
-{% block data_png scoped %}
-{%- set words = output | get_metadata('alt', 'image/png') | escape_html -%}
-{{ super() | replace('<img', '<img alt="' ~ words ~ '"', 1) }}{% endblock %}
-{% block input_group %}{% if '### BEGIN SOLUTION' in cell.source -%}
-<details><summary>{{ nb.metadata.solution }}</summary>{{ super() }}</details>
-{%- else %}{{ super() }}{% endif %}{% endblock %}"""
+PAGE = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
 WORDS = {"en": ("Contents", "Solution"), "ja": ("目次", "解答例")}
 
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from ktglite.pages import to_html, without_widgets
 from ktglite.profiles import NOTEBOOKS, PROFILES, run_folder
 
-__all__ = ["NotebookError", "reproduce"]
+__all__ = ["reproduce"]
 
 PACKAGE = Path(__file__).parent
 # Kernels inherit the environment: no debugger's warnings, bars that fit, and files in UTF-8.

@@ -18,13 +18,13 @@ from ktglite.experiments.runs import Store
 from ktglite.experiments.space import CONDITIONS, SearchConfig
 from ktglite.graph import Node
 from ktglite.models import SOURCES
-from ktglite.profiles import NOTEBOOKS, PROFILES, load_profile, parse_overrides
+from ktglite.profiles import parse_overrides
 from ktglite.sources.datasets import check_shares, load_data
 from ktglite.sources.pretrain import PretrainConfig, adopt
 from ktglite.store import write_json
 from ktglite.trainer import TrainConfig
 
-__all__ = ["NOTEBOOKS", "PROFILES", "Settings", "load_profile", "load_settings", "parse_overrides"]
+__all__ = ["Settings", "load_settings", "parse_overrides"]
 
 OWN_IMAGES = ("photos", "cars64")  # data sets that stand for a folder of the user's
 Count = Annotated[int, Field(ge=1)]
@@ -201,7 +201,7 @@ def load_settings(
 
     Args:
         notebook: its number, such as "02".
-        profile: one of `PROFILES`, or the path of a YAML file.
+        profile: a profile of the kit, or the path of a YAML file.
         out: folder of the run, `data/runs/<profile>` by default.
         overrides: settings to change; "03.trials" changes it in notebook 03 alone. Texts are read
             by the setting's type.

@@ -1,12 +1,11 @@
 """One graph of one's own: train it, keep its target, and see what the target is worth."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from ktglite.experiments import networks
 from ktglite.experiments.runs import SCHEMA, Run, check_starts, run, weights_folder
@@ -17,8 +16,6 @@ from ktglite.sources.datasets import load_data
 from ktglite.sources.images import SUFFIXES
 from ktglite.store import atomic_write, write_record
 from ktglite.trainer import predict
-
-__all__ = ["answers", "class_table", "node_table", "read_graph", "train_graph"]
 
 PRESETS = {  # the graph, its usual number of nodes, and the numbers it may have
     "alone": (independent, 1, "1"),
@@ -63,17 +60,6 @@ def read_graph(text: str, archs: Sequence[str], inits: Sequence[str] = ()) -> Gr
     return replace(graph, nodes=nodes)
 
 
-@dataclass(frozen=True, eq=False)
-class _ShownRun(Run):
-    """A run that shows its epochs in the terminal."""
-
-    def epochs(self, checkpoint=None, models=None) -> Iterator[dict]:
-        bar = tqdm(super().epochs(checkpoint, models), "epochs", self.config.epochs, unit="epoch")
-        for record in bar:
-            bar.set_postfix_str(f"validation {record['val_accuracy'][0]:.1f} %")
-            yield record
-
-
 def train_graph(graph: Graph, settings: Settings, label: str) -> dict:
     """Train one graph with the first of the settings' seeds, or find that it was trained.
 
@@ -85,7 +71,7 @@ def train_graph(graph: Graph, settings: Settings, label: str) -> dict:
     store = replace(settings.store(), keep=keep, ready=())
     what = graph, settings.load_data(), settings.train_config()
     seed = settings.first_seed
-    task = _ShownRun(*what, seed, weights_folder(settings.weights, seed), label)
+    task = Run(*what, seed, weights_folder(settings.weights, seed), label)
     check_starts([task])
     record = run(task, store)
     out = Path(settings.out)

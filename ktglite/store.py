@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from ktglite.devices import cpu_name, resolve_device, resolve_precision
 
-__all__ = ["atomic_write", "make_key", "make_once", "read_record"]
+__all__ = ["atomic_write", "make_once"]
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,14 @@ def write_json(path: str | Path, value: object, indent: int | None = 1) -> None:
         file.write(text.encode())
 
 
+def read_json(path: str | Path, what: str, way_out: str):
+    """What a JSON file holds. Raises ValueError that names it and the way out where damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a readable {what} ({error}): {way_out}") from error
+
+
 def _content_hash(record: dict) -> str:
     """SHA-256 over all that a record says, its label aside."""
     content = {key: value for key, value in record.items() if key not in ("label", "sha256")}
@@ -126,12 +134,7 @@ def read_record(path: str | Path, schema: int) -> dict:
     Raises ValueError that names the file and the way out when it is not one of this schema, was
     cut short, or was changed after it was written.
     """
-    path = Path(path)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        found = f"{path} is not a readable record ({error})"
-        raise ValueError(f"{found}; delete it to redo it") from error
+    record = read_json(path, "record", "delete it to redo it")
     found = record.get("schema") if isinstance(record, dict) else None
     if found != schema:
         way_out = "update ktglite or move the file away"

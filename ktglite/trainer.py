@@ -127,7 +127,11 @@ def epochs(
     """
     device = resolve_device(config.device)
     nets = initial_models(graph, data, config, seed, weights) if models is None else models
-    optimizers = _optimizers(graph, nets, config)
+    optimizers = {
+        i: sgd(net, config, nesterov=config.nesterov and config.momentum > 0)
+        for i, net in enumerate(nets)
+        if net is not None and graph.learns(i)
+    }
     records, best = _resume(checkpoint, nets, optimizers, device)
     yield from records
     step = captured(partial(_step, graph, nets, optimizers, config), device, data.size)
@@ -135,12 +139,13 @@ def epochs(
     for epoch in range(len(records) + 1, config.epochs + 1):
         start = time.perf_counter()
         with numerics(device, config.deterministic, config.tf32):
+            for i in graph.reaching_target():  # a fixed teacher keeps its BatchNorm statistics
+                nets[i].train(graph.learns(i))
             # All that is random is drawn before the epoch, so that a resumed run draws the same.
-            _set_modes(graph, nets)
             batches = _draw_epoch(len(train), data.size, config, seed, epoch, device)
             losses = torch.empty(len(batches), graph.size, graph.size, device=device)
             right = torch.empty(len(batches), graph.size, device=device)
-            with _seeded(seed, epoch, device):
+            with seeded(device, seed, "dropout", epoch):
                 # Every node sees the same views of the same images, batch by batch.
                 for k, (index, views, progress, lr) in enumerate(batches):
                     set_learning_rate(optimizers.values(), lr)
@@ -150,14 +155,13 @@ def epochs(
             images_seen = len(batches) * min(config.batch_size, len(train))
             percent = 100 * right.sum(0) / images_seen
             record = {"epoch": epoch, "lr": lr, **_summarise(nets, losses, percent, epoch)}
-            record |= _evaluate(nets, data.val, "val", config.precision)
+            record |= _evaluate(nets, data.val, "val", config.precision, epoch)
             if config.report == "best":
                 _keep_best(best, record, nets)
             # The test images are looked at once, when nothing can be decided by them any more.
             if epoch == config.epochs:
                 record["reported_epoch"] = _load_best(best, nets) or epoch
-                record |= _evaluate(nets, data.test, "test", config.precision)
-        _check_answers(record)
+                record |= _evaluate(nets, data.test, "test", config.precision, epoch)
         record["seconds"] = time.perf_counter() - start
         records.append(record)
         if checkpoint is not None:
@@ -198,13 +202,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 
-def _set_modes(graph: Graph, nets: list) -> None:
-    """Training mode for all that learns: a fixed teacher keeps its BatchNorm statistics."""
-    for i, net in enumerate(nets):
-        if net is not None:
-            net.train(graph.learns(i))
-
-
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], lr: float) -> None:
     """Set `lr`; on a GPU in place, since a captured step has recorded the tensor's address."""
     for optimizer in optimizers:
@@ -228,15 +225,16 @@ def _draw_epoch(
     views = [None] * steps if views is None else views.to(device).split(batch)
     iterations = range((epoch - 1) * steps + 1, epoch * steps + 1)
     progress = torch.tensor(iterations, device=device) / (config.epochs * steps)
-    rates = [learning_rate(config, epoch) * warmup_factor(config, k, steps) for k in iterations]
+    ramp = max(config.warmup * steps, 1)
+    rates = [learning_rate(config, epoch) * min(1.0, k / ramp) for k in iterations]
     return list(zip(order.split(batch), views, progress, rates, strict=True))
 
 
 @contextmanager
-def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """torch's own random numbers (dropout) start anew in every epoch, as a resumed one needs."""
+def seeded(device: torch.device, seed: int, *purpose: object) -> Iterator[None]:
+    """torch's own random numbers (dropout) start anew, as a training that is resumed needs."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
-        torch.manual_seed(derive(seed, "dropout", epoch))
+        torch.manual_seed(derive(seed, *purpose))
         yield
 
 
@@ -276,16 +274,20 @@ def predict(
 
 
 def accuracy(scores: Tensor | None, labels: Tensor) -> float | None:
-    """Percent of rows (n, C) that are highest at the label; NaN where a score is not finite."""
+    """Percent of rows (n, C) that are highest at the label."""
     if scores is None:
         return None
     right = (scores.argmax(1) == labels.to(scores.device)).sum().item()
-    return 100 * right / len(labels) if scores.isfinite().all() else math.nan
+    return 100 * right / len(labels)
 
 
-def _evaluate(nets: list, split: Split, name: str, precision: str) -> dict:
+def _evaluate(nets: list, split: Split, name: str, precision: str, epoch: int) -> dict:
     """`<name>_accuracy` of every node, and `<name>_ensemble`, that of their mean softmax."""
     logits = [predict(net, split, precision) for net in nets]
+    for i, answers in enumerate(logits):
+        if answers is not None and not answers.isfinite().all():
+            found = f"node {i + 1} answers the {name} images with NaN or infinity"
+            raise FloatingPointError(f"{found} after epoch {epoch}: {_WAY_OUT}")
     mean = sum(z.softmax(1) for z in logits if z is not None)
     return {
         f"{name}_accuracy": [accuracy(z, split.labels) for z in logits],
@@ -299,15 +301,6 @@ def _check_finite(losses: Tensor, epoch: int) -> None:
         edge = f"label -> node {t + 1}" if s == t else f"node {s + 1} -> node {t + 1}"
         found = f"the loss of node {t + 1} on edge {edge} is {losses[k, t, s].item()}"
         raise FloatingPointError(f"{found} in epoch {epoch}, iteration {k + 1}: {_WAY_OUT}")
-
-
-def _check_answers(record: dict) -> None:
-    """Raise FloatingPointError naming a node that answers NaN after the last step of an epoch."""
-    for split in ("val", "test"):
-        for i, share in enumerate(record.get(f"{split}_accuracy", ())):
-            if share is not None and math.isnan(share):
-                found = f"node {i + 1} answers the {split} images with NaN or infinity"
-                raise FloatingPointError(f"{found} after epoch {record['epoch']}: {_WAY_OUT}")
 
 
 def initial_models(
@@ -328,15 +321,6 @@ def initial_models(
         layout = torch.channels_last if last else torch.contiguous_format
         nets[i] = net.to(device, memory_format=layout)
     return nets
-
-
-def _optimizers(graph: Graph, nets: list, config: TrainConfig) -> dict[int, torch.optim.SGD]:
-    """One optimizer per node that learns."""
-    return {
-        i: sgd(net, config, nesterov=config.nesterov and config.momentum > 0)
-        for i, net in enumerate(nets)
-        if net is not None and graph.learns(i)
-    }
 
 
 def sgd(net: nn.Module, config, nesterov: bool = False) -> torch.optim.SGD:
@@ -396,11 +380,6 @@ def learning_rate(config, epoch: int, milestones: Sequence[float] = (0.3, 0.6, 0
     if config.schedule == "cosine":
         return config.lr * (1 + math.cos(math.pi * done)) / 2
     return config.lr
-
-
-def warmup_factor(config: TrainConfig, iteration: int, steps: int) -> float:
-    """What the rate of a 1-based iteration is multiplied by; an epoch has `steps` of them."""
-    return min(1.0, iteration / (config.warmup * steps)) if config.warmup else 1.0
 
 
 def derive(seed: int, *purpose: object) -> int:

@@ -28,7 +28,7 @@ from PIL import Image
 from ktglite.experiments import ablation, bench
 from ktglite.figures import japanese as words
 from ktglite.pages import describe_pictures, without_widgets
-from ktglite.settings import NOTEBOOKS
+from ktglite.profiles import NOTEBOOKS
 
 __all__ = ["refresh"]
 

@@ -69,20 +69,20 @@ MUTANTS = {
     ),
     "dropout not seeded": (
         "trainer.py",
-        'torch.manual_seed(derive(seed, "dropout", epoch))',
+        'torch.manual_seed(derive(seed, *purpose))',
         "pass",
         LOOP,
     ),
     "BatchNorm of a learner in eval mode": (
         "trainer.py",
-        "net.train(graph.learns(i))",
-        "net.eval()",
+        "nets[i].train(graph.learns(i))",
+        "nets[i].eval()",
         LOOP,
     ),
     "a fixed teacher in training mode": (
         "trainer.py",
-        "net.train(graph.learns(i))",
-        "net.train()",
+        "nets[i].train(graph.learns(i))",
+        "nets[i].train()",
         LOOP,
     ),
     "the learning rate is never set": (
@@ -93,8 +93,8 @@ MUTANTS = {
     ),
     "warm-up of half its length": (
         "trainer.py",
-        "iteration / (config.warmup * steps)",
-        "2 * iteration / (config.warmup * steps)",
+        "min(1.0, k / ramp)",
+        "min(1.0, 2 * k / ramp)",
         LOOP,
     ),
     "the worst epoch is kept": (

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from ktglite import Graph, Node, Run, TrainConfig, all_through, independent, models, run
-from ktglite.settings import load_profile
+from ktglite.profiles import load_profile
 from ktglite.sources.images import read_image
 from ktglite.sources.pretrain import read_card
 from ktglite.store import Checkpoint, read_record

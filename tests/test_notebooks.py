@@ -25,7 +25,7 @@ from students_edition import StripSolutions
 
 import ktglite
 from ktglite import load_settings, pages, trainer
-from ktglite.settings import NOTEBOOKS
+from ktglite.profiles import NOTEBOOKS
 from ktglite.store import Checkpoint
 
 FOLDER = Path(__file__).parents[1] / "notebooks"

@@ -7,13 +7,7 @@ draws a source is imported when it is needed, not with its record.
 from ktglite.models import Source
 
 VISUALATOM = Source(
-    "visualatom1k",
-    "VisualAtom-1k",
-    "PV",
-    "#59B359",
-    "ktglite_formulas.visualatom:open_source",
-    "drawn here; published renderer: MIT",
-    "Takashima et al., CVPR 2023",
+    "visualatom1k", "VisualAtom-1k", "PV", "#59B359", "ktglite_formulas.visualatom:open_source"
 )
 COLOURED_FRACTALS = Source(
     "coloured_fractals",
@@ -21,8 +15,6 @@ COLOURED_FRACTALS = Source(
     "PC",
     "#E673C9",
     "ktglite_formulas.coloured_fractals:open_source",
-    "drawn here; published code: no licence given",
-    "Anderson and Farrell, WACV 2022",
 )
 ONE_FRACTAL = Source(
     "one_fractal",
@@ -30,6 +22,4 @@ ONE_FRACTAL = Source(
     "P1",
     "#9F80FF",
     "ktglite_formulas.one_fractal:open_source",
-    "drawn here; published renderer: MIT",
-    "Nakamura et al., ECCV 2024",
 )

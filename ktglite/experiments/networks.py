@@ -17,7 +17,7 @@ from ktglite.sources.images import read_image
 from ktglite.store import atomic_write
 from ktglite.trainer import predict
 
-__all__ = ["classify", "load_network", "read_card", "save_network"]
+__all__ = ["classify", "load_network"]
 
 
 def save_network(net: nn.Module, path: str | Path, card: Mapping) -> Path:

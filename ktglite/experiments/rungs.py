@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-__all__ = ["Rungs", "replay", "simulate"]
+__all__ = ["replay"]
 
 
 class Rungs:

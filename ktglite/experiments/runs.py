@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +38,7 @@ from ktglite.store import (
 )
 from ktglite.trainer import TrainConfig, epochs, initial_models, predict
 
-__all__ = ["Run", "Store", "load_records", "run", "run_all", "run_until"]
+__all__ = ["Run", "Store", "load_records", "run", "run_all"]
 
 log = logging.getLogger(__name__)
 
@@ -180,8 +181,11 @@ def _train(task: Run, path: Path, checkpoint: Checkpoint, kept: Mapping) -> None
     history = []
     error = None
     nets = task.initial_models()
+    bar = {"total": task.config.epochs, "unit": "epoch", "disable": parent_process() is not None}
     try:
-        history += task.epochs(checkpoint, nets)
+        for epoch in (shown := tqdm(task.epochs(checkpoint, nets), "epochs", **bar)):
+            history.append(epoch)
+            shown.set_postfix_str(f"validation {epoch['val_accuracy'][0]:.1f} %")
     except FloatingPointError as failure:
         error = str(failure)
     last = history[-1] if error is None else {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import stdtr, stdtrit  # Student's t, without the cost of scipy.stats
 
-__all__ = ["Arm", "contrast", "difference", "holm", "prediction", "summary"]
+__all__ = ["contrast", "difference", "holm", "summary"]
 
 LEVEL = 0.95  # of every interval; 1 - LEVEL is the threshold of every verdict
 UNKNOWN = dict.fromkeys(("effect", "low", "high", "p", "df", "error"), np.nan)

@@ -7,8 +7,6 @@ from typing import Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-__all__ = ["NOTEBOOKS", "PROFILES", "load_profile", "parse_overrides", "raw_settings", "run_folder"]
-
 PROFILES = ("smoke", "quick", "photos", "lab", "paper", "cars64")
 NOTEBOOKS = (
     "00_knowledge_transfer_graph",

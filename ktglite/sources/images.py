@@ -13,8 +13,6 @@ with suppress(ImportError):  # Pillow reads an iPhone's photographs with it
 
     pillow_heif.register_heif_opener()
 
-__all__ = ["read_image", "to_square"]
-
 # Extensions of images that Pillow alone does not read; of RAW it would read the thumbnail.
 RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"}
 HEIF = {".heic", ".heics", ".heif", ".heifs", ".hif"}

@@ -4,6 +4,7 @@ The same loop serves every source that is drawn by formula, and any folder of cl
 ImageNet-1k's train/ among them, on one core or one GPU.
 """
 
+import copy
 import dataclasses
 import json
 import math
@@ -29,14 +30,14 @@ from tqdm import tqdm
 
 from ktglite import store, trainer
 from ktglite.captured import captured, restore
-from ktglite.data import MEAN, STD, Data, augment, normalise
+from ktglite.data import MEAN, STD, Data, augment
 from ktglite.devices import numerics, resolve_device, resolve_precision
-from ktglite.models import SOURCES, build, file_hash, head_of
+from ktglite.models import SOURCES, file_hash, head_of, initialise
 from ktglite.pool import cores
 from ktglite.sources.datasets import image_files, size_and_time
 from ktglite.sources.images import read_image
 
-__all__ = ["PretrainConfig", "adopt", "nearest_neighbours", "pretrain", "pretrain_all", "read_card"]
+__all__ = ["PretrainConfig", "adopt", "nearest_neighbours", "pretrain", "read_card"]
 
 SCHEMA = 2  # of a card
 RANK = 0  # in the seeds of views and dropout; of a process among several, as weights were made
@@ -179,14 +180,11 @@ def adopt(
 
 def read_card(path: str | Path) -> dict:
     """The card beside a weights file. Raises ValueError naming the card when it is not one."""
-    card_path = Path(path).with_suffix(".json")
-    try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
-        if card["schema"] != SCHEMA:
-            raise ValueError(f"schema {card['schema']}, this version reads {SCHEMA}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        way_out = "delete it and pre-train again"
-        raise ValueError(f"{card_path} is not a readable card ({error}); {way_out}") from error
+    place = Path(path).with_suffix(".json")
+    card = store.read_json(place, "card", "delete it and pre-train again")
+    if not isinstance(card, dict) or card.get("schema") != SCHEMA:
+        found = f"{place} is no card of schema {SCHEMA}"
+        raise ValueError(f"{found}: delete it and pre-train again")
     return card
 
 
@@ -363,9 +361,8 @@ def _train(
     source = open_source(config, cache)
     batch_size = _order(config, source, 1).shape[1]
     with numerics(device, config.deterministic, config.tf32):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(trainer.derive(config.seed, "init"))
-            model = build(config.arch, len(source.classes))
+        start = trainer.derive(config.seed, "init")
+        model = initialise(config.arch, "scratch", len(source.classes), start)
         model = model.to(device, memory_format=torch.channels_last)
         optimizer = trainer.sgd(model, config)
         curve = []
@@ -411,8 +408,7 @@ def _train_epoch(
     rows = []  # of every batch; looked at when the epoch is over, so that a GPU never waits
     for k, (images, labels) in enumerate(tqdm(batches, name, len(order), mininterval=5), 1):
         views = trainer.generator(config.seed, "views", epoch, k, RANK)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(trainer.derive(config.seed, "dropout", epoch, k, RANK))
+        with trainer.seeded(device, config.seed, "dropout", epoch, k, RANK):
             view = _view_of(images.to(device), config, views)
             rows.append(torch.stack(step(view, labels.to(device))))
     rows = torch.stack(rows).cpu().double()
@@ -477,15 +473,10 @@ def nearest_neighbours(model: nn.Module, data: Data, k: int = 5) -> float:
     The `k` nearest by cosine of the features before the head; nothing is trained, so it tells what
     the features hold already.
     """
-    features = []
-    head = model.get_submodule(head_of(model))
-    handle = head.register_forward_hook(lambda _, inputs, __: features.append(inputs[0].flatten(1)))
-    model.eval()
-    for split in (data.train, data.val):
-        for images in split.images.split(256):
-            model(normalise(images))
-    handle.remove()
-    train, val = F.normalize(torch.cat(features)).split([len(data.train), len(data.val)])
+    headless = copy.deepcopy(model)
+    headless.set_submodule(head_of(model), nn.Identity())
+    features = [trainer.predict(headless, split).flatten(1) for split in (data.train, data.val)]
+    train, val = map(F.normalize, features)
     nearest = (val @ train.T).topk(min(k, len(train)), dim=1).indices
     votes = data.train.labels[nearest].mode(dim=1).values
     return 100 * (votes == data.val.labels).float().mean().item()
