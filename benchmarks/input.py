@@ -23,8 +23,8 @@ from torchvision import datasets, transforms
 from ktglite import load_data
 from ktglite.data import MEAN, STD, apply_views, draw_views
 from ktglite.pool import cores
-from ktglite.sources import synthcars
 from ktglite.sources.pretrain import ImageFiles
+from ktglite_formulas import synthcars
 
 SIZE, BATCH = 64, 64
 CASES = {"128 px JPEGs": ((128, 128), 512, 4), "500x375 photos": ((500, 375), 256, 10)}

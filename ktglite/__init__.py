@@ -25,14 +25,15 @@ if TYPE_CHECKING:  # editors read this block, and so does `__getattr__`
     from ktglite.losses import edge_losses, node_losses
     from ktglite.pool import open_pool
     from ktglite.settings import load_settings
-    from ktglite.sources import datasets, fractaldb, pretrain, synthcars
+    from ktglite.sources import datasets, fractaldb, pretrain
     from ktglite.sources.datasets import load_data
     from ktglite.sources.fractaldb import FractalDB
     from ktglite.trainer import TrainConfig, epochs, initial_models
+    from ktglite_formulas import synthcars
 
 __version__ = "0.3.0"
 
-_PACKAGES = ("ktglite", "ktglite.experiments", "ktglite.sources")
+_PACKAGES = ("ktglite", "ktglite.experiments", "ktglite.sources", "ktglite_formulas")
 
 
 def _names() -> dict[str, tuple[str, str]]:

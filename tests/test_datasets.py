@@ -6,6 +6,7 @@ import sys
 import unicodedata
 import weakref
 from functools import partial
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -409,6 +410,29 @@ def test_home_is_expanded(folder, tmp_path, monkeypatch):
 
 
 # ---- names
+
+
+def test_a_data_set_of_a_plug_in(tmp_path, monkeypatch):
+    lines = [
+        "import numpy as np",
+        "IMAGES = 12",
+        "def class_names(): return ['dark', 'light']",
+        "def draw(count, size):",
+        "    labels = np.arange(count) % 2",
+        "    images = np.full((count, size, size, 3), 255, np.uint8) * labels[:, None, None, None]",
+        "    return images.astype(np.uint8), labels",
+    ]
+    (tmp_path / "my_shapes.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("shapes", "my_shapes", "ktglite.datasets")
+    monkeypatch.setattr(datasets, "entry_points", lambda group: [point])
+    data = datasets.load_data("shapes", 16, cache=tmp_path / "cache")
+    assert data.classes == ("dark", "light")
+    assert sum(map(len, (data.train, data.val, data.test))) == 12
+    assert (data.train.images[data.train.labels == 1] == 255).all()
+    assert not data.train.images[data.train.labels == 0].any()
+    with pytest.raises(FileNotFoundError, match="nor one of shapes, stanford_cars"):
+        datasets.load_data("other", 16, cache=tmp_path / "cache")
 
 
 def test_synthcars_by_name(tmp_path):

@@ -19,9 +19,9 @@ from ktglite.data import Data, Split, augment
 from ktglite.models import SOURCES, build, file_hash, initialise, read_weights
 from ktglite.pool import open_pool
 from ktglite.sources import pretrain as step1
-from ktglite.sources import synthcars
 from ktglite.sources.pretrain import PretrainConfig, pretrain, read_card
 from ktglite.trainer import derive, generator
+from ktglite_formulas import synthcars
 
 SMALL = PretrainConfig(
     "imagenet1k_standin", "resnet18_w8", 16, epochs=2, images_per_epoch=96, batch_size=32,
@@ -162,7 +162,7 @@ def test_the_code_of_a_source_is_all_that_draws_it():
         "ktglite_formulas.one_fractal",
         "ktglite.sources.fractaldb",
     } <= {*of["one_fractal"]}
-    assert "ktglite.sources.synthcars" in step1._modules(SMALL)
+    assert "ktglite_formulas.synthcars" in step1._modules(SMALL)
     assert "ktglite.sources.datasets" in step1._modules(replace(SMALL, folder="."))
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ktglite.sources import synthcars
+from ktglite_formulas import synthcars
 
 
 def test_there_are_at_least_twenty_models_and_no_two_alike():

@@ -16,7 +16,7 @@ _OURS = (
         "ImageNet-1k stand-in",
         "SI",
         "#F3DDB3",
-        f"{__name__}.synthcars:open_standin",
+        "ktglite_formulas.synthcars:open_standin",
     ),
     Source("fractaldb1k", "FractalDB-1k", "PF", "#A9D8F2", "ktglite.sources.fractaldb:open_source"),
     Source("teacher", "trained on the task", "T", "#C9C9C9"),

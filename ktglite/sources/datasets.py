@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from torchvision import datasets
 
 from ktglite import store
 from ktglite.data import Data, Split
-from ktglite.sources import synthcars
 from ktglite.sources.images import READS_HEIF, SUFFIXES, UNREADABLE, read_image, to_square
 
 __all__ = ["load_data"]
@@ -26,7 +26,6 @@ __all__ = ["load_data"]
 log = logging.getLogger(__name__)
 
 SCHEMA = 1  # of cached images
-SYNTHCARS_IMAGES = 12_554  # of the paper's car set
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
     "train": 0, "training": 0, "trainval": 0, "val": 1, "valid": 1, "validate": 1,
@@ -70,8 +69,9 @@ def load_data(
     What was understood is logged at level INFO, what is doubtful at WARNING.
 
     Args:
-        name_or_folder: "synthcars", a data set of torchvision (`TORCHVISION`) or of the Hugging
-            Face hub (`_hugging_face`), or a folder of class folders, or of train/, val/ and test/.
+        name_or_folder: "synthcars" or another drawn data set (`_drawn`), one of torchvision
+            (`TORCHVISION`) or of the Hugging Face hub (`_hugging_face`), or a folder of class
+            folders, or of train/, val/ and test/.
         size: side of the square images in pixels, 8..1024.
         limit: number of images to use at most, the same share of every class; None for all.
         split: shares of train, val and test where the data set has no splits; stratified, from
@@ -126,10 +126,12 @@ def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
     key = [name, size, fit, store.code_hash(__name__, "ktglite.sources.images")]
     stem = name.partition(":")[0]
     found = []
-    if name == "synthcars":
-        count = max(spec["limit"] or SYNTHCARS_IMAGES, 3 * len(synthcars.class_names()))
-        make = partial(_synthcars, count, size)
-        key += [count, store.code_hash("ktglite.sources.synthcars")]
+    drawn = {point.name: point for point in entry_points(group="ktglite.datasets")}
+    if name in drawn:
+        module = drawn[name].load()
+        count = max(spec["limit"] or module.IMAGES, 3 * len(module.class_names()))
+        make = partial(_drawn, module, count, size)
+        key += [count, store.code_hash(drawn[name].module)]
     elif name in TORCHVISION:
         make = partial(_torchvision, name, size, fit, spec["raw"])
     elif name.startswith("hf:"):
@@ -143,7 +145,7 @@ def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
         key += [os.path.realpath(name), spec["skip_unreadable"], READS_HEIF]
         key += [(str(path), *size_and_time(path), *where) for path, *where in found]
     else:
-        names = ", ".join(["synthcars", *TORCHVISION])
+        names = ", ".join([*drawn, *TORCHVISION])
         raise FileNotFoundError(f"{name!r} is neither a folder nor hf:USER/NAME nor one of {names}")
     place = Path(spec["cache"]) / f"{stem}-{store.make_key(key)[:16]}.json"
     path = store.make_once(place, partial(_write, name, make))
@@ -281,9 +283,11 @@ def size_and_time(path: Path) -> tuple[int, ...]:
 # ---- data sets that go by a name
 
 
-def _synthcars(count: int, size: int) -> tuple[list[str], Rows]:
-    drawn = zip(*synthcars.draw(count, size), strict=True)
-    return synthcars.class_names(), ((np.moveaxis(image, 2, 0), i, -1) for image, i in drawn)
+def _drawn(module, count: int, size: int) -> tuple[list[str], Rows]:
+    """Images of a plug-in: a module with `IMAGES`, their usual number, `class_names()`, and
+    `draw(count, size)`, which gives images, uint8 (count, size, size, 3), and labels, int64."""
+    rows = zip(*module.draw(count, size), strict=True)
+    return module.class_names(), ((np.moveaxis(image, 2, 0), i, -1) for image, i in rows)
 
 
 def _torchvision(name: str, size: int, fit: str, raw: str) -> tuple[list[str], Rows]:

@@ -13,6 +13,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 __all__ = ["class_names", "draw"]
 
+IMAGES = 12_554  # as many as the paper's car set has, unless a limit is given
 STANDIN_MODELS = 40
 STANDIN_SEED = 1  # car models that no fine-tuning set has: those are drawn from seed 0
 
