@@ -248,7 +248,9 @@ def claims(run: Run = "quick") -> None:
     folder = find_run(run)
     searched = list(folder.glob("search/*.json"))
     summaries = ktglite.search.read_summaries(folder / "search") if searched else {}
-    table = ktglite.claims.claims_table(ktglite.ablation.read_runs(folder), summaries)
+    searches_only = summaries and not (folder / "table1.json").exists()
+    runs = [] if searches_only else ktglite.ablation.read_runs(folder)
+    table = ktglite.claims.claims_table(runs, summaries)
     print(f"{folder}: effects in points, with 95 % intervals")
     columns = ["claim", "source", "effect", "low", "high", "n", "verdict", "paper effect"]
     _print_table(table[columns].round(2))
@@ -320,8 +322,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     KTGLITE_DEBUG=1 shows where they were raised."""
     signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):  # files are UTF-8; a terminal may have no ±
-        encoding = stream.encoding if stream.isatty() else "utf-8"
-        stream.reconfigure(encoding=encoding, errors="replace")
+        if hasattr(stream, "reconfigure"):
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="replace")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("ktglite").setLevel(logging.INFO)
     try:

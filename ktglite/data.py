@@ -37,7 +37,8 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set ready to train on.
+    """A data set ready to train on. Raises ValueError for images of another size, and for labels
+    that are no class.
 
     - `fingerprint`: SHA-256 of everything that training can see.
     - `spec`: the arguments of `load_data` that give this object again in another process; None
@@ -56,11 +57,35 @@ class Data:
 
     def __post_init__(self):
         digest = hashlib.sha256(json.dumps([self.size, self.classes]).encode())
-        for split in (self.train, self.val, self.test):
+        for name in ("train", "val", "test"):
+            split = getattr(self, name)
+            if not len(split) or split.images.shape[2:] != (self.size, self.size):
+                found = tuple(split.images.shape)
+                raise ValueError(f"{name} needs images of {self.size} x {self.size} px: {found}")
+            if split.labels.min() < 0 or split.labels.max() >= len(self.classes):
+                raise ValueError(f"labels of {name} must be 0..{len(self.classes) - 1}, by class")
             # The memory itself: no copy of the images.
             digest.update(split.images.contiguous().numpy())
             digest.update(split.labels.contiguous().numpy())
         object.__setattr__(self, "fingerprint", digest.hexdigest())
+        object.__setattr__(self, "_writes", self._count_writes())
+
+    def _count_writes(self) -> list[int]:
+        """How often torch has written into the images and labels."""
+        tensors = [t for s in (self.train, self.val, self.test) for t in (s.images, s.labels)]
+        return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+
+    def check_unchanged(self) -> None:
+        """Raise ValueError where images or labels were changed in place: their fingerprint would be
+        that of others."""
+        if self._count_writes() != self._writes:
+            found = f"images or labels of {self.name} were changed in place"
+            way_out = "dataclasses.replace(data, train=Split(images, labels)) makes new data"
+            raise ValueError(f"{found}: {way_out}")
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)  # in another process
+        self.__dict__["_writes"] = self._count_writes()
 
     def loaded_by(self, spec: dict | None) -> "Data":
         """The same data, which `load_data(**spec)` gives again."""
@@ -100,6 +125,8 @@ def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
 
 def draw_views(n: int, size: int, kind: str, generator: torch.Generator) -> Tensor | None:
     """The views `augment` takes of `n` images, as affine maps (n, 2, 3); None for "none"."""
+    if kind not in ("crop", "shift", "none"):
+        raise ValueError(f"augmentation is {kind!r}: allowed are crop, shift, none")
     if kind == "none":
         return None
     flip = 1 - 2 * torch.randint(2, (n,), generator=generator).float()

@@ -22,6 +22,8 @@ import torch
 
 __all__ = ["open_pool"]
 
+log = logging.getLogger(__name__)
+
 RESTARTS = 2  # of a task whose process was killed
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -156,6 +158,8 @@ class _DaskPool:
         except (OSError, ValueError) as error:
             raise ValueError(f"no Dask scheduler answers at {address!r}: {error}") from error
         self._address = address
+        if not self._client.nthreads():
+            log.warning("the Dask scheduler at %s has no workers yet: start them", address)
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # `_settle` tells it
 
     @property

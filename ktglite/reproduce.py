@@ -14,13 +14,15 @@ from unittest.mock import patch
 from filelock import FileLock, Timeout
 
 from ktglite.pages import to_html, without_widgets
-from ktglite.profiles import NOTEBOOKS, PROFILES, run_folder
+from ktglite.profiles import NOTEBOOKS, run_folder
 
 __all__ = ["reproduce"]
 
 PACKAGE = Path(__file__).parent
-# Kernels inherit the environment: no debugger's warnings, bars that fit, and files in UTF-8.
+# Kernels inherit the environment: no debugger's warnings, bars that fit, files in UTF-8, and no
+# way up to the top folder, from which paths would be others.
 KERNEL = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_NCOLS": "100", "PYTHONUTF8": "1"}
+KERNEL["KTGLITE_STAY"] = "1"
 
 
 class NotebookError(Exception):
@@ -54,10 +56,6 @@ def reproduce(
         raise ValueError(f"--only {unknown[0]!r}: allowed are {', '.join(numbers)}")
     out = run_folder(profile, out)
     given = {"profile": str(profile), "out": str(out), "overrides": dict(overrides or {})}
-    if not Path("ktglite/__init__.py").exists():  # from below the top folder, notebooks go up
-        given["out"] = str(out.absolute())
-        if str(profile) not in PROFILES:
-            given["profile"] = str(Path(profile).expanduser().absolute())
     places = [Path(notebooks)] if notebooks else [Path("notebooks"), PACKAGE.parent / "notebooks"]
     folder = next((place for place in places if (place / f"{NOTEBOOKS[0]}.ipynb").is_file()), None)
     if folder is None:
@@ -65,7 +63,7 @@ def reproduce(
         raise FileNotFoundError(f"{found}; run this in a checkout of ktglite, or give --notebooks")
     from ktglite.settings import load_settings
 
-    for number in numbers:
+    for number in sorted(only or numbers):
         load_settings(number, profile, out, **given["overrides"])
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
     try:

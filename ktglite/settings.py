@@ -158,9 +158,10 @@ class Settings(TrainConfig):
         mark = Path(self.out) / "profile.json"
         if not mark.exists():
             write_json(mark, {"profile": self.profile})
-        places = (self.ready_weights, f"data/runs/{self.profile}/weights")
         for config in self.pretrain_configs():
-            any(adopt(config, place, self.weights, self.cache) for place in places)
+            given = self.weights, self.cache
+            if not adopt(config, self.ready_weights, *given):
+                adopt(config, f"data/runs/{self.profile}/weights", *given, same_code=True)
         ready = read_folder(self.ready_runs) if self.ready_runs else []
         return Store(Path(self.out) / "runs", self.keep, ready=ready)
 
@@ -211,6 +212,8 @@ def load_settings(
             does not take; and for a folder that holds the results of another profile.
     """
     values = profiles.raw_settings(notebook, profile, overrides)
+    if taken := sorted({"profile", "out"} & values.keys()):
+        raise ValueError(f"profile {profile}: {taken[0]} is of the whole run, give --{taken[0]}")
     where = f"notebook {notebook}, profile {profile}"
     kinds = get_type_hints(Settings)
     given = {name: name for name in values}  # a notebook's number is for overrides alone

@@ -116,7 +116,7 @@ def class_table(target: Path, dataset: str | None = None) -> pd.DataFrame:
 
     The images are split as for its training; by default they are those of its training. A frame
     with a row per class: `class`, `images`, `correct`. Raises ValueError for a data set with
-    classes that the network does not know.
+    classes that the network does not know, and for its own where that was changed.
     """
     net = networks.load_network(target)
     spec = net.card.get("dataset") or {}
@@ -127,6 +127,12 @@ def class_table(target: Path, dataset: str | None = None) -> pd.DataFrame:
     if unknown := set(data.classes) - set(net.classes):
         known = ", ".join(net.classes[:5])
         raise ValueError(f"{name}: the network does not know {min(unknown)!r}; it knows {known} ..")
+    trained = net.card.get("data") or {}
+    known = trained.get("fingerprint", data.fingerprint)
+    if name == spec.get("name_or_folder") and known != data.fingerprint:
+        found = f"{name} is not as it was when {target} was trained"
+        risk = "its test split now has images that the network was trained on"
+        raise ValueError(f"{found}: {risk}; restore it, or give --dataset of new images")
     given = predict(net, data.test).argmax(1)
     frame = pd.DataFrame({"class": [data.classes[i] for i in data.test.labels]})
     frame["correct"] = frame["class"] == [net.classes[i] for i in given]

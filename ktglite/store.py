@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import pkgutil
 import platform
 import re
 import socket
@@ -54,7 +55,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f"{glob.escape(mine)}-*.partial"):
-            if not psutil.pid_exists(int(left.stem.rpartition("-")[2])):  # its writer was killed
+            writer = re.fullmatch(r"-(\d+)\.partial", left.name.removeprefix(mine))
+            if writer and not psutil.pid_exists(int(writer[1])):  # it was killed
                 left.unlink(missing_ok=True)
         with open(partial, "wb") as file:
             yield file
@@ -213,9 +215,18 @@ def code_hash(*modules: str) -> str:
     """
     digest = hashlib.sha256()
     for module in modules:
-        source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
-        digest.update(_dump_code(source).encode())
+        if origin := importlib.util.find_spec(module).origin:  # a namespace has none
+            source = Path(origin).read_text(encoding="utf-8")
+            digest.update(_dump_code(source).encode())
     return digest.hexdigest()[:16]
+
+
+def package_of(module: str) -> list[str]:
+    """All modules of the package that a plug-in's module is in: it may import any of them."""
+    package = module.partition(".")[0]
+    places = getattr(importlib.import_module(package), "__path__", ())
+    inside = pkgutil.walk_packages(places, f"{package}.")
+    return [package, *sorted(part.name for part in inside)]
 
 
 def torch_version() -> str:

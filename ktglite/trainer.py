@@ -10,6 +10,8 @@ the accuracy of the nodes' mean softmax. The last record also has `test_accuracy
 import copy
 import hashlib
 import math
+import numbers
+import operator
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +32,11 @@ from ktglite.models import NARROW, initialise
 
 __all__ = ["TrainConfig", "epochs", "initial_models", "predict"]
 
+NUMBERS = {
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    bool: (bool, "True or False"),
+}
 _WAY_OUT = "lower the learning rate, or use precision='fp32'"
 
 
@@ -92,11 +99,18 @@ class TrainConfig:
 
 
 def check_config(config, limits: dict[str, tuple[float, float]]) -> None:
-    """Raise ValueError naming a setting that is none of its choices, or outside its (low, high)."""
+    """Raise ValueError naming a setting that is none of its choices, of another type, or outside
+    its (low, high). Numbers become Python's own: 1 and 1.0, or numpy's, must not make two keys."""
     for name, kind in get_type_hints(type(config)).items():
-        if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
+        value = getattr(config, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
             allowed = ", ".join(get_args(kind))
-            raise ValueError(f"{name} is {getattr(config, name)!r}: allowed are {allowed}")
+            raise ValueError(f"{name} is {value!r}: allowed are {allowed}")
+        if kind in NUMBERS:
+            fits, words = NUMBERS[kind]
+            if not isinstance(value, fits) or (kind is not bool and isinstance(value, bool)):
+                raise ValueError(f"{name} is {value!r}: it must be {words}")
+            object.__setattr__(config, name, kind(value))
     for name, (low, high) in limits.items():
         value = getattr(config, name)
         if not low <= value <= high:
@@ -383,7 +397,11 @@ def learning_rate(config, epoch: int, milestones: Sequence[float] = (0.3, 0.6, 0
 
 
 def derive(seed: int, *purpose: object) -> int:
-    """An independent seed for one purpose: initialisation, order and views are drawn separately."""
+    """An independent seed for one purpose: initialisation, order and views are drawn separately.
+
+    Raises TypeError for a seed that is not a whole number.
+    """
+    seed = int(operator.index(seed))  # numpy's 0 is 0
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return int.from_bytes(digest[:7], "little")
 

@@ -134,6 +134,14 @@ def test_a_network_is_evaluated_on_its_own_test_images(
     accuracy = record["test_accuracy"][0]
     assert f"accuracy {accuracy:.2f} % of {record['data']['test']} test images" in text
     assert load_network(target).classes == tuple(sorted(COLOURS))
+    taken = next((pictures / "blue").iterdir())
+    taken.rename(tmp_path / taken.name)  # the split is another one then
+    try:
+        for arguments in ([], ["--dataset", str(pictures)]):
+            with pytest.raises(SystemExit, match="is not as it was when .*target.*was trained"):
+                main(["evaluate", target, *arguments])
+    finally:
+        (tmp_path / taken.name).rename(taken)
     (pictures / "blue").rename(pictures / "violet")
     try:
         with pytest.raises(SystemExit, match="the network does not know 'violet'"):

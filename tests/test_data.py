@@ -1,6 +1,7 @@
 """Images as tensors: fingerprints, and augmentation that keeps its promises."""
 
 import dataclasses
+import pickle
 import tracemalloc
 
 import pytest
@@ -25,6 +26,32 @@ def test_augmentation_is_seeded_and_keeps_the_shape():
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
     assert torch.equal(augment(images, "none", None), normalise(images))
+
+
+def test_unknown_augmentation_is_refused():
+    with pytest.raises(ValueError, match="augmentation is 'flip': allowed are crop"):
+        augment(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "flip", torch.Generator())
+
+
+def test_images_and_labels_belong_to_the_data(tiny_data):
+    small = Split(tiny_data.val.images[..., :16], tiny_data.val.labels)
+    with pytest.raises(ValueError, match="val needs images of 32 x 32 px"):
+        dataclasses.replace(tiny_data, val=small)
+    for label in (-100, 3):
+        labels = tiny_data.train.labels.clone()
+        labels[0] = label
+        with pytest.raises(ValueError, match=r"labels of train must be 0\.\.2"):
+            dataclasses.replace(tiny_data, train=Split(tiny_data.train.images, labels))
+
+
+def test_what_is_changed_in_place_is_refused(tiny_data):
+    own = Split(tiny_data.train.images.clone(), tiny_data.train.labels.clone())
+    data = dataclasses.replace(tiny_data, train=own)
+    data.check_unchanged()
+    pickle.loads(pickle.dumps(data)).check_unchanged()
+    own.labels[:] = own.labels.flip(0)
+    with pytest.raises(ValueError, match="random were changed in place: dataclasses.replace"):
+        data.check_unchanged()
 
 
 def test_shift_moves_whole_pixels():

@@ -435,6 +435,36 @@ def test_a_data_set_of_a_plug_in(tmp_path, monkeypatch):
         datasets.load_data("other", 16, cache=tmp_path / "cache")
 
 
+def test_a_folder_called_like_a_data_set_and_images_beyond_a_limit_are_told(
+    tmp_path, load, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    write_classes(tmp_path / "synthcars", count=10)
+    load_data("synthcars", 16, limit=60, cache=tmp_path / "c")
+    assert "synthcars is the data set of that name; ./synthcars would be the folder" in caplog.text
+    load("./synthcars", limit=12)
+    assert "./synthcars: limit 12 leaves out 8 of 20 images" in caplog.text
+    for wrong in ({"size": "24"}, {"size": 24, "split_seed": -1}):
+        with pytest.raises(ValueError, match=f"{[*wrong][-1]} is "):
+            load_data("synthcars", cache=tmp_path / "c", **wrong)
+
+
+def test_the_folder_of_torchvision_s_files_counts(tmp_path, monkeypatch):
+    def fake(raw, split, download):
+        picture = Image.new("RGB", (16, 16), (len(str(raw)), 0, 0))
+        return Rows((picture, i % 2) for i in range(6))
+
+    class Rows(list):
+        classes = ("a", "b")
+
+    entry = fake, "split", {"train": 0, "test": 2}
+    monkeypatch.setitem(datasets.TORCHVISION, "flowers102", entry)
+    one, other = (
+        load_data("flowers102", 16, cache=tmp_path / "c", raw=tmp_path / raw) for raw in ("a", "bb")
+    )
+    assert one.fingerprint != other.fingerprint
+
+
 def test_synthcars_by_name(tmp_path):
     data = load_data("synthcars", 16, limit=120, cache=tmp_path)
     assert len(data.classes) >= 20

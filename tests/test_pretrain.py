@@ -2,10 +2,15 @@
 
 import dataclasses
 import importlib
+import importlib.metadata
 import json
 import os
 import re
+import shutil
+import sys
+import types
 from functools import partial
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -109,6 +114,13 @@ def test_finished_weights_are_adopted_where_the_settings_are_the_same(tmp_path, 
     assert step1.adopt(SMALL, tmp_path / "ready", tmp_path / "here")
     assert file_hash(pretrain(SMALL, tmp_path / "here")) == file_hash(ready)
     assert not step1.adopt(replace(SMALL, seed=1), tmp_path / "ready", tmp_path / "there")
+    edited = step1.read_card(tmp_path / "ready/imagenet1k_standin-resnet18_w8.safetensors")
+    card = tmp_path / "ready/imagenet1k_standin-resnet18_w8.json"
+    card.write_text(json.dumps(edited | {"key": "of other code"}))
+    given = SMALL, tmp_path / "ready", tmp_path / "there"
+    assert not step1.adopt(*given, same_code=True)
+    assert step1.adopt(*given)
+    shutil.rmtree(tmp_path / "there")
     assert not (tmp_path / "there").exists()
     ready.write_bytes(b"cut")
     assert not step1.adopt(SMALL, tmp_path / "ready", tmp_path / "there")
@@ -195,6 +207,20 @@ def test_a_source_of_one_s_own_is_found_and_known_by_its_whole_package(tmp_path,
     (tmp_path / "waves/base.py").write_text("HEIGHT = 200")
     store.code_hash.cache_clear()
     assert not step1._is_done(path, step1._facts(config, tmp_path)["key"])
+
+
+def test_a_broken_plug_in_is_left_out(monkeypatch, caplog):
+    points = [
+        EntryPoint("waves", "not_there:WAVES", "ktglite.sources"),
+        EntryPoint("table", "json:loads", "ktglite.sources"),
+        EntryPoint("scratch", "broken_scratch:SCRATCH", "ktglite.sources"),
+    ]
+    taken = types.SimpleNamespace(SCRATCH=replace(SOURCES["scratch"], title="Surprise"))
+    monkeypatch.setitem(sys.modules, "broken_scratch", taken)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    importlib.reload(sources)
+    assert [record.args[0] for record in caplog.records] == ["waves", "table", "scratch"]
+    assert SOURCES["scratch"].title == "no pre-training"
 
 
 @pytest.mark.parametrize("change", ["content", "added", "class", "same listing"])

@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from ktglite import reproduce as work
 from ktglite.profiles import NOTEBOOKS
 
+NOTEBOOK_FOLDER = Path(__file__).parents[1] / "notebooks"
 PARAMETERS = 'profile = "quick"\nout = None\noverrides = {}'
 
 
@@ -76,16 +77,17 @@ def test_the_kernel_is_this_python_whatever_is_called_python3(tmp_path, notebook
     assert text_of(done[NOTEBOOKS[0]]) == f"{sys.executable} 1\n"
 
 
-def test_records_and_notebooks_lie_in_one_folder(tmp_path, notebooks, monkeypatch):
-    """In a folder of the checkout, too, out of which a notebook's head goes up."""
-    write(notebooks, NOTEBOOKS[0], "%cd -q ..", "import os\nprint(os.path.abspath(out))")
+def test_paths_are_those_of_the_folder_where_the_command_is_given(tmp_path, notebooks, monkeypatch):
+    """In a folder of the checkout, too, out of which a notebook that is opened by hand goes up."""
+    up = "import os\nif 'KTGLITE_STAY' not in os.environ:\n    os.chdir('..')"
+    write(notebooks, NOTEBOOKS[0], up, "print(*map(os.path.abspath, (out, profile)))")
     monkeypatch.chdir(tmp_path / "docs")
-    done = work.reproduce("smoke", ["00"], "out", {}, notebooks)
-    assert text_of(done[NOTEBOOKS[0]]) == f"{tmp_path / 'docs/out'}\n"
-    write(notebooks, NOTEBOOKS[0], "%cd -q ..", "open(profile).close()\nprint('found')")
     Path("own.yaml").write_text("shared: {epochs: 1}")
-    done = work.reproduce("own.yaml", ["00"], "own", {}, notebooks)
-    assert text_of(done[NOTEBOOKS[0]]) == "found\n"
+    done = work.reproduce("own.yaml", ["00"], "out", {}, notebooks)
+    here = tmp_path / "docs"
+    assert text_of(done[NOTEBOOKS[0]]) == f"{here / 'out'} {here / 'own.yaml'}\n"
+    head = nbformat.read(NOTEBOOK_FOLDER / f"{NOTEBOOKS[0]}.ipynb", as_version=4).cells[3].source
+    assert "KTGLITE_STAY" in head
 
 
 def test_a_second_reproduce_in_a_folder_is_refused(tmp_path, notebooks):

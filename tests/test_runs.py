@@ -1,6 +1,7 @@
 """Run once and remember: keys, records, resuming, processes, and what is ready."""
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import threading
 import time
 from concurrent.futures import Future
 
+import numpy as np
 import pytest
 import torch
 from conftest import random_split
@@ -23,6 +25,7 @@ from ktglite.experiments.runs import Run, Store, load_records, portable, run, ru
 from ktglite.pool import open_pool
 from ktglite.sources.datasets import load_data
 from ktglite.store import write_json
+from ktglite.trainer import derive
 
 A = Node("resnet18_w8")
 F = Node("resnet18_w8", "fractaldb1k")
@@ -105,6 +108,26 @@ def test_a_gate_from_outside_the_package_is_refused(tiny_data, tmp_path, monkeyp
     with pytest.raises(ValueError, match="'mine' is not the package's own: .* ktglite/gates.py"):
         run(task, tmp_path)
     assert len(list(task.epochs())) == 1  # it can be trained, and is not remembered
+    wrapped = functools.wraps(GATES["linear"])(lambda losses, right, progress: 2 * losses.mean())
+    monkeypatch.setitem(GATES, "linear", wrapped)
+    with pytest.raises(ValueError, match="'linear' is not the package's own"):
+        Run(distillation(A, A, gate="linear"), tiny_data, CONFIG, 0).key()
+
+
+def test_a_seed_is_a_whole_number_and_images_are_as_they_were(tiny_data):
+    graph = independent(A)
+    assert (
+        Run(graph, tiny_data, CONFIG, np.int64(3)).key() == Run(graph, tiny_data, CONFIG, 3).key()
+    )
+    assert derive(np.int64(3), "init") == derive(3, "init")
+    for seed in ("3", 3.0):
+        with pytest.raises(TypeError, match="integer"):
+            Run(graph, tiny_data, CONFIG, seed)
+    own = Split(tiny_data.train.images, tiny_data.train.labels.clone())
+    data = dataclasses.replace(tiny_data, train=own)
+    own.labels[:] = 0
+    with pytest.raises(ValueError, match="changed in place"):
+        Run(graph, data, CONFIG, 0)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +367,7 @@ def test_what_a_start_cannot_be_good_for_is_told(tiny_data, tmp_path, caplog):
     assert len(told) == 3
     assert "starts from scratch never learns, and its head is random" in told[0]
     assert f"starts from {other.init} never learns" in told[1]
-    assert f"{split.init} was trained on another split of random" in told[2]
+    assert f"{split.init} was trained on other images of random, or another split" in told[2]
 
 
 # ---- records from elsewhere

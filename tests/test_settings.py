@@ -187,7 +187,7 @@ def test_weights_that_come_with_the_kit_are_found_from_any_folder(home, monkeypa
     load_settings("02", "quick", "any out").store()
     assert (home / "any out/weights/fractaldb1k-resnet18_w16.safetensors").is_file()
     asked = []
-    monkeypatch.setattr(ktglite.settings, "adopt", lambda *given: asked.append(given))
+    monkeypatch.setattr(ktglite.settings, "adopt", lambda *given, **how: asked.append(given))
     load_settings("02", "quick", "other").store()
     places = [place for config, place, *_ in asked if config.source == "imagenet1k_standin"]
     assert places == ["data/weights", "data/runs/quick/weights"]
@@ -220,6 +220,15 @@ def test_a_profile_s_split_is_for_its_own_data_set():
     assert load_settings("02", "quick", **{"03.dataset": "cats"}).split == third
     told = load_settings("02", "quick", dataset="my cats", split="[.5, .2, .3]")
     assert told.split == (0.5, 0.2, 0.3)
+    assert load_settings("02", "quick").limit == 2880
+    assert load_settings("02", "quick", dataset="my cats").limit is None
+
+
+@pytest.mark.parametrize("name", ["out", "profile"])
+def test_a_profile_does_not_say_where_its_run_lies(tmp_path, name):
+    (tmp_path / "own.yaml").write_text(f"shared: {{{name}: here}}")
+    with pytest.raises(ValueError, match=f"own.yaml: {name} is of the whole run, give --{name}"):
+        load_settings("02", tmp_path / "own.yaml")
 
 
 def test_data_and_fit_come_from_settings(tmp_path):

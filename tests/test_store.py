@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -79,6 +80,17 @@ def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch, caplog, flock):
     os.unlink(lock.lock_file) if not flock else lock.release()
     waiting.join(30)
     assert json.loads(path.read_text()) == 1
+
+
+def test_partial_files_of_others_stay(tmp_path):
+    host = socket.gethostname()
+    others = [f"x.json.{host}-b-1.partial", f"x.json.{host}-x.partial"]
+    for name in others:
+        (tmp_path / name).touch()
+    dead = tmp_path / f"x.json.{host}-4194999.partial"
+    dead.touch()
+    write_json(tmp_path / "x.json", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["x.json", *others])
 
 
 @pytest.mark.parametrize(

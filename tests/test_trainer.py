@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -198,6 +200,27 @@ def test_schedules():
     cosine = TrainConfig(epochs=10, lr=1.0, schedule="cosine")
     assert learning_rate(cosine, 1) == 1
     assert learning_rate(cosine, 6) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("epochs", "3", "a whole number"),
+        ("epochs", 2.5, "a whole number"),
+        ("epochs", True, "a whole number"),
+        ("lr", "0.1", "a number"),
+        ("nesterov", "false", "True or False"),
+    ],
+)
+def test_settings_of_another_type_are_named(setting, value, words):
+    with pytest.raises(ValueError, match=f"{setting} is {value!r}: it must be {words}"):
+        TrainConfig(**{setting: value})
+
+
+def test_numbers_become_python_s_own():
+    config = TrainConfig(epochs=np.int64(3), temperature=4)
+    assert json.dumps(dataclasses.asdict(config))
+    assert type(config.temperature) is float
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def load_network(path: str | Path) -> nn.Module:
     """
     card = read_card(path)
     classes = tuple(card["classes"])
-    if not {"arch", "size"} <= card.keys():
-        raise ValueError(f"{path} does not say its architecture and image size: train it again")
+    if absent := sorted({"arch", "size", "fit"} - card.keys()):
+        raise ValueError(f"{path} does not say its {absent[0]}: train it again")
     where = str(Path(path).expanduser())
     net = initialise(card["arch"], where, len(classes), 0, classes=classes).eval()
     net.classes = classes

@@ -1,6 +1,7 @@
 """Run once and remember: a training is one JSON record, under a key of all that decides it."""
 
 import logging
+import operator
 import pickle
 import threading
 from collections import defaultdict
@@ -15,8 +16,10 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
 from tqdm import tqdm
 
+from ktglite import gates
 from ktglite.data import Data, Split
 from ktglite.devices import resolve_device, resolve_precision
 from ktglite.experiments import networks
@@ -28,6 +31,7 @@ from ktglite.sources.datasets import load_data
 from ktglite.store import (
     CORE,
     Checkpoint,
+    acquire,
     code_hash,
     make_key,
     make_once,
@@ -68,6 +72,9 @@ class Run:
             if not isinstance(value := getattr(self, name), allowed):
                 wanted = allowed[0].__name__
                 raise TypeError(f"{name} must be a {wanted}: {value!r:.40} is not")
+        if isinstance(self.data, Data):
+            self.data.check_unchanged()
+        object.__setattr__(self, "seed", int(operator.index(self.seed)))
 
     def key(self) -> str:
         """32 hex digits over all that decides the result: the core's code, torch's version, graph,
@@ -141,7 +148,7 @@ def weights_folder(weights: str | Path | Sequence[str | Path], seed: int) -> str
 def check_gates(names: Iterable[str]) -> None:
     """Raise ValueError for a gate from outside the package, whose code no key can know."""
     for name in sorted(set(names)):
-        if GATES[name].__module__ != "ktglite.gates":
+        if GATES[name] is not getattr(gates, name, None):
             way_out = "train it by ktglite.epochs, or write it into ktglite/gates.py"
             raise ValueError(f"gate {name!r} is not the package's own: {way_out}")
 
@@ -212,22 +219,28 @@ def _train(task: Run, path: Path, checkpoint: Checkpoint, kept: Mapping) -> None
     write_record(path, record, SCHEMA)
 
 
-def train_teacher(arch: str, data: Data, config: TrainConfig, weights: str | Path) -> Path:
+def train_teacher(
+    arch: str, data: "Data | Images", config: TrainConfig, weights: str | Path
+) -> Path:
     """One network alone, trained once on these images as the start "teacher"; its weights file.
 
-    One of other code, torch or precision is made again. Raises ValueError where the folder has the
-    teacher of another task or training.
+    A killed one resumes. One of other code, torch or precision is made again. Raises ValueError
+    where the folder has the teacher of another task or training.
     """
+    data = data.load() if isinstance(data, Images) else data
     path = Path(weights) / f"teacher-{arch}.safetensors"
     teacher = Run(independent(Node(arch)), data, config, TEACHER_SEED, weights)
     record = {"key": teacher.key(), "graph": teacher.graph.to_dict(), "data": describe(data)}
     record["config"] = asdict(config)
 
+    checkpoint = Checkpoint(path.with_suffix(".ckpt"), record["key"], CHECKPOINT_TIME_SHARE)
+
     def make(file: Path) -> None:
         nets = teacher.initial_models()
-        *_, last = teacher.epochs(models=nets)
+        *_, last = teacher.epochs(checkpoint, nets)
         record["test_accuracy"] = last["test_accuracy"][0]
         networks.save_network(nets[0], file, networks.card_of(record, data, node=1))
+        checkpoint.drop()
 
     card = networks.read_card(make_once(path, make))
     if card.get("key") != record["key"]:
@@ -236,7 +249,9 @@ def train_teacher(arch: str, data: Data, config: TrainConfig, weights: str | Pat
         if others or changed.keys() - {"device", "precision"}:
             found = f"{path} was trained on other images or with other settings"
             raise ValueError(f"{found}: remove it, and it is made again")
-        make(path)
+        with acquire(FileLock(f"{path}.lock")):
+            if networks.read_card(path).get("key") != record["key"]:
+                make(path)
     return path
 
 
@@ -338,12 +353,14 @@ def check_starts(tasks: Iterable[Run]) -> None:
         path = find_weights(node.arch, node.init, folder)
         card = networks.read_header(path) if path and path.suffix == ".safetensors" else {}
         images = card.get("data", {})
-        if images.get("name") == data.name and images["fingerprint"] != data.fingerprint:
-            trained = f"{path} was trained on another split of {data.name}: test images of this"
-            risk = "one may be among its training images, and accuracies too high"
+        same_classes = card.get("classes") == [*data.classes]
+        alike = same_classes or images.get("name") == data.name
+        if alike and images.get("fingerprint") != data.fingerprint:
+            trained = f"{path} was trained on other images of {data.name}, or another split: test"
+            risk = "images of this one may be among its training images, and accuracies too high"
             log.warning("%s %s; train it on the same split", trained, risk)
         whole = config.head == "fit" and config.stages == 5
-        if not all(learns) and not (whole and card.get("classes") == [*data.classes]):
+        if not all(learns) and not (whole and same_classes):
             noise = "never learns, and its head is random: it teaches noise"
             way_out = "start it from a network trained on these images, as keep= leaves them"
             log.warning("a node that starts from %s %s; %s", node.init, noise, way_out)
@@ -387,9 +404,13 @@ def _pickled(data: Data) -> bytes:
 
 def portable(task: Run) -> Run:
     """A run as it is sent to another process, which loads its images if `load_data` made them."""
-    data = task.data
+    return replace(task, data=portable_images(task.data))
+
+
+def portable_images(data: Data) -> Images:
+    """Images as they are sent to another process."""
     content = _pickled(data) if data.spec is None else None
-    return replace(task, data=Images(data.fingerprint, data.spec, content))
+    return Images(data.fingerprint, data.spec, content)
 
 
 @contextmanager

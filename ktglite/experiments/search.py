@@ -70,12 +70,14 @@ def search(
     folder = str(runs.weights_folder(weights, settings.seed))
     precision = resolve_precision(config.precision, resolve_device(config.device))
     config = replace(config, precision=precision)  # one for all workers
-    for arch in settings.archs if settings.teachers == "trained" else ():
-        runs.train_teacher(arch, data, config, folder)
-    starts = (*settings.choices, *["teacher"] * (settings.teachers == "trained"))
-    every_node = all_through(*starmap(Node, product(settings.archs, starts)))
-    every_start = Run(every_node, data, config, settings.seed, folder)
+    starts = list(product(settings.archs, settings.choices))
+    every_start = Run(all_through(*starmap(Node, starts)), data, config, settings.seed, folder)
     runs.check_starts([every_start])
+    if settings.teachers == "trained":
+        for arch in settings.archs:
+            runs.train_teacher(arch, data, config, folder)
+            starts.append((arch, "teacher"))
+        every_start = replace(every_start, graph=all_through(*starmap(Node, starts)))
     coordinator = _Coordinator(settings, data, config, out, folder)
     journal = out / "search" / f"{settings.condition}.log"
     journal.parent.mkdir(parents=True, exist_ok=True)

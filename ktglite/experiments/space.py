@@ -59,7 +59,7 @@ class SearchConfig:
     select_on: Literal["val", "test"] = "val"
 
     def __post_init__(self):
-        limits = dict.fromkeys(("nodes", "trials", "min_resource"), (1, inf))
+        limits = dict.fromkeys(("trials", "min_resource"), (1, inf)) | {"nodes": (1, 8)}
         check_config(self, limits | {"reduction_factor": (2, inf)})
         if len(self.choices) != len(CONDITIONS[self.condition]):
             needed = ", ".join(CONDITIONS[self.condition][1:])

@@ -68,8 +68,8 @@ def raw_settings(number: str, profile: str | Path, overrides: Mapping[str, objec
     """What a profile and overrides say for notebook `number`; the later ones hold.
 
     Of the overrides, "03.trials" is for notebook 03 alone, and "trials" for all. A profile's split
-    is for its own data set: another one has the default. Raises ValueError for notebooks that are
-    not there; names and values of settings are not looked at.
+    and limit are for its own data set: another one has the defaults. Raises ValueError for
+    notebooks that are not there; names and values of settings are not looked at.
     """
     stems = {stem[:2]: stem for stem in NOTEBOOKS}
     if number not in stems:
@@ -81,5 +81,6 @@ def raw_settings(number: str, profile: str | Path, overrides: Mapping[str, objec
     names = [name for name in overrides if name.rpartition(".")[0] in ("", number)]
     given = {name.rpartition(".")[2]: overrides[name] for name in names}
     if given.get("dataset", values.get("dataset")) != values.get("dataset"):
-        values.pop("split", None)
+        for name in ("split", "limit"):
+            values.pop(name, None)
     return values | given

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
 from importlib.metadata import entry_points
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,10 @@ def load_data(
     """
     spec = locals() | {"split": tuple(split)}
     spec |= {name: os.path.expanduser(spec[name]) for name in ("name_or_folder", "cache", "raw")}
-    if not 8 <= size <= 1024:
-        raise ValueError(f"size is {size}: images are square, 8 to 1024 px")
+    if not isinstance(size, Integral) or not 8 <= size <= 1024:
+        raise ValueError(f"size is {size!r}: images are square, 8 to 1024 px")
+    if split_seed < 0:
+        raise ValueError(f"split_seed is {split_seed}: it must be at least 0")
     for name, allowed in {"fit": ("squash", "crop"), "validate_on": ("val", "test")}.items():
         if spec[name] not in allowed:
             raise ValueError(f"{name} is {spec[name]!r}: allowed are {', '.join(allowed)}")
@@ -100,6 +103,8 @@ def load_data(
         given[given == 1] = 2
         log.warning("%s has no test set: its val is one, and a new val is taken from train", name)
     part = assign_splits(labels, given, classes, split, split_seed, limit)
+    if unused := int((part == -1).sum()):
+        log.warning("%s: limit %d leaves out %d of %d images", name, limit, unused, len(part))
     digests = np.array(facts["digests"])
     if copies := np.isin(digests[part == 2], digests[np.isin(part, (0, 1))]).sum():
         message = "%s: %d of %d test images are in train or val, too: results on them say little"
@@ -131,9 +136,10 @@ def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
         module = drawn[name].load()
         count = max(spec["limit"] or module.IMAGES, 3 * len(module.class_names()))
         make = partial(_drawn, module, count, size)
-        key += [count, store.code_hash(drawn[name].module)]
+        key += [count, store.code_hash(*store.package_of(drawn[name].module))]
     elif name in TORCHVISION:
         make = partial(_torchvision, name, size, fit, spec["raw"])
+        key.append(os.path.realpath(spec["raw"]))
     elif name.startswith("hf:"):
         make = partial(_hugging_face, name, size, fit)
         saved = Path(_hub_name(name)[0])
@@ -148,6 +154,8 @@ def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
         names = ", ".join([*drawn, *TORCHVISION])
         raise FileNotFoundError(f"{name!r} is neither a folder nor hf:USER/NAME nor one of {names}")
     place = Path(spec["cache"]) / f"{stem}-{store.make_key(key)[:16]}.json"
+    if not found and os.path.isdir(name):
+        log.warning("%s is the data set of that name; ./%s would be the folder", name, name)
     path = store.make_once(place, partial(_write, name, make))
     try:
         facts = store.read_record(path, SCHEMA)

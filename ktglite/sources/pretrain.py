@@ -8,7 +8,6 @@ import copy
 import dataclasses
 import json
 import math
-import pkgutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -158,18 +157,23 @@ def find_ready(
 
 
 def adopt(
-    config: PretrainConfig, ready: str | Path, out: str | Path, cache: str | Path = "data/cache"
+    config: PretrainConfig,
+    ready: str | Path,
+    out: str | Path,
+    cache: str | Path = "data/cache",
+    same_code: bool = False,
 ) -> bool:
     """Copy what `find_ready` finds in `ready` to `out`; whether `out` now has finished weights.
 
-    The card is given the key of today's code, so that `pretrain` takes them for done.
+    The card is given the key of today's code, so that `pretrain` takes them for done. `same_code`:
+    only weights that today's code has made.
     """
     target = _weights_path(config, out)
     facts = _facts(config, cache)
     if _is_done(target, facts["key"]):
         return True
     path = find_ready(config, ready, cache)
-    if path is None:
+    if path is None or (same_code and read_card(path)["key"] != facts["key"]):
         return False
     with store.atomic_write(target) as file:
         file.write(path.read_bytes())
@@ -229,12 +233,10 @@ def _modules(config: PretrainConfig) -> list[str]:
     if config.folder is not None:
         return [*modules, "ktglite.sources.datasets", "ktglite.sources.images"]
     drawing = SOURCES[config.source].open.partition(":")[0]
-    package = drawing.partition(".")[0]
-    if package == "ktglite":
+    if drawing.startswith("ktglite."):
         return [*modules, drawing]
-    places = getattr(import_module(package), "__path__", ())
-    parts = sorted(part.name for part in pkgutil.walk_packages(places, f"{package}."))
-    return [*modules, "ktglite.sources.fractaldb", package, *parts]  # `mix` is for plug-ins, too
+    own = store.package_of(drawing)
+    return [*modules, "ktglite.sources.fractaldb", *own]  # `mix` is for plug-ins, too
 
 
 def _images_hash(config: PretrainConfig, cache: str | Path) -> str | None:
@@ -296,6 +298,8 @@ class ImageFiles:
     def __init__(self, folder: Path, size: int, crop: bool = False):
         self.found = image_files(folder)
         self.classes = tuple(sorted({name for _, name in self.found}))
+        if len(self.classes) < 2:
+            raise ValueError(f"{folder} has one class only: pre-training needs at least two")
         number = {name: i for i, name in enumerate(self.classes)}
         self.labels = np.array([number[name] for _, name in self.found], np.int64)
         self.size = size
