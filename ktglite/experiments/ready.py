@@ -14,7 +14,7 @@ from ktglite.experiments.ablation import read_runs, same_training
 from ktglite.experiments.bench import load
 from ktglite.experiments.rungs import replay
 from ktglite.experiments.runs import SCHEMA, Run, Store, describe, load_records
-from ktglite.experiments.space import CONDITIONS
+from ktglite.experiments.space import CONDITIONS, SearchConfig
 from ktglite.graph import Graph
 from ktglite.store import from_checkout, read_record
 from ktglite.trainer import TrainConfig
@@ -74,9 +74,10 @@ def more_seeds(
 def recorded_searches(settings) -> dict[str, dict]:
     """Searches by condition that stand for those of this run; empty unless `ready_runs` is set.
 
-    They are the finished searches in `<ready_runs>/search` where these had the settings' images and
-    trained as they say; else what a search of `trials` graphs would have kept of the recorded ones
-    (`recorded`), whose winners were not trained again, where that holds of them.
+    They are the finished searches in `<ready_runs>/search` where these had the settings' images,
+    graphs and objective, and trained as they say; else what a search of `trials` graphs would have
+    kept of the recorded ones (`recorded`), whose winners were not trained again, where that holds
+    of them.
     """
     if settings.ready_runs is None:
         return {}
@@ -87,9 +88,12 @@ def recorded_searches(settings) -> dict[str, dict]:
     asked = {"data": describe(settings.load_data()), "config": asdict(settings.train_config())}
 
     def alike(own: Mapping) -> bool:
-        archs = {node["arch"] for trial in own["trials"] for node in trial["graph"]["nodes"]}
-        made = {"data": own["data"], "config": own["training"]}
-        return archs <= {*settings.archs} and same_training(made, asked)
+        graphs = [trial["graph"]["nodes"] for trial in own["trials"]]
+        archs = {node["arch"] for nodes in graphs for node in nodes}
+        same = archs <= {*settings.archs} and max(map(len, graphs)) == settings.nodes
+        for name in ("select_on", "teachers"):
+            same &= own["search"].get(name, getattr(SearchConfig, name)) == getattr(settings, name)
+        return same and same_training({"data": own["data"], "config": own["training"]}, asked)
 
     if not found or not all(map(alike, found.values())):
         whole = load(settings.recorded).as_searches()
