@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -12,13 +13,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ktglite import profiles
 from ktglite.data import Data
-from ktglite.experiments import bench
+from ktglite.experiments import ablation, bench
 from ktglite.experiments.ready import read_folder, recorded_seeds
 from ktglite.experiments.runs import Store
 from ktglite.experiments.space import CONDITIONS, SearchConfig
 from ktglite.graph import Node
 from ktglite.models import SOURCES
-from ktglite.profiles import parse_overrides
+from ktglite.profiles import PROFILES, parse_overrides
 from ktglite.sources.datasets import check_shares, load_data
 from ktglite.sources.pretrain import PretrainConfig, adopt
 from ktglite.store import write_json
@@ -164,6 +165,16 @@ class Settings(TrainConfig):
                 adopt(config, f"data/runs/{self.profile}/weights", *given, same_code=True)
         ready = read_folder(self.ready_runs) if self.ready_runs else []
         return Store(Path(self.out) / "runs", self.keep, ready=ready)
+
+    def judged_runs(self, live: Sequence[Mapping]) -> list[Mapping]:
+        """The runs that verdicts on Table 1 rest on: those recorded of this profile, or live ones,
+        see `ablation.judged_runs`; all are live where nodes start from another Step 1."""
+        usual = load_settings("02", self.profile, self.out) if self.profile in PROFILES else self
+        recorded = {(config.source, config.arch): config for config in usual.pretrain_configs()}
+        starts = {(config.source, config.arch): config for config in self.pretrain_configs()}
+        if self.weights != usual.weights or not starts.items() <= recorded.items():
+            return list(live)
+        return ablation.judged_runs(live, f"data/reference_runs/{self.profile}")
 
     def train_config(self, **changes: object) -> TrainConfig:
         """The settings of a training, some of them changed."""

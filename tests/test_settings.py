@@ -6,7 +6,9 @@ import pytest
 
 import ktglite.settings
 from ktglite import load_settings
+from ktglite.experiments.ablation import read_runs
 from ktglite.profiles import NOTEBOOKS, PROFILES, parse_overrides, raw_settings
+from ktglite.store import from_checkout
 
 
 @pytest.fixture
@@ -222,6 +224,18 @@ def test_a_profile_s_split_is_for_its_own_data_set():
     assert told.split == (0.5, 0.2, 0.3)
     assert load_settings("02", "quick").limit == 2880
     assert load_settings("02", "quick", dataset="my cats").limit is None
+
+
+def test_recorded_runs_judge_where_the_starts_are_those_of_the_profile(home):
+    recorded = read_runs(from_checkout("data/reference_runs/quick"))
+    live = [dict(record, seed=99) for record in recorded if record["seed"] == 10]
+    assert {run["seed"] for run in load_settings("02", "quick").judged_runs(live)} == {
+        *range(10, 20)
+    }
+    one = load_settings("02", "quick", sources="[fractaldb1k]")
+    assert len(one.judged_runs(live)) == len(recorded)
+    for other in ({"standin_epochs": 1}, {"weights": "mine"}):
+        assert load_settings("02", "quick", **other).judged_runs(live) == live
 
 
 @pytest.mark.parametrize("name", ["out", "profile"])
