@@ -276,13 +276,14 @@ def test_live_runs_lie_where_the_recorded_ones_predict_them():
     check = ablation.reproduction_check(live, recorded).set_index("row")
     assert len(check) == 18
     assert check.inside.all()
-    row = check.loc["FractalDB-1k 1+2"]
+    row = check.loc["FractalDB-1k on nodes 1+2"]
     own = [r["test_accuracy"][0] for r in recorded if r["label"] == "fractaldb1k/1+2"]
     half = 2.262157 * np.std(own, ddof=1) * np.sqrt(1 + 1 / 10)  # t(0.975, 9 df)
     assert (row.low, row.high) == pytest.approx((np.mean(own) - half, np.mean(own) + half))
     assert (row.live, row.n) == (60.0, 10)
     twice = [record | {"seed": seed} for record in live for seed in (98, 99)]
-    row = ablation.reproduction_check(twice, recorded).set_index("row").loc["FractalDB-1k 1+2"]
+    row = ablation.reproduction_check(twice, recorded).set_index("row")
+    row = row.loc["FractalDB-1k on nodes 1+2"]
     half *= np.sqrt(1 / 2 + 1 / 10) / np.sqrt(1 + 1 / 10)  # of the mean of two runs
     assert row.high - row["mean"] == pytest.approx(half)
 
@@ -295,8 +296,8 @@ def test_a_live_run_that_lies_outside_is_named():
     assert text.startswith(
         "17 of 18 rows of this machine's run lie in the 95 % prediction interval"
     )
-    assert "17.1 would by chance alone" in text
-    assert "Outside: FractalDB-1k 2 (90.00 %, recorded" in text
+    assert "17.1 are expected if this machine reproduces the records" in text
+    assert "Outside: FractalDB-1k on node 2 (90.00 %, recorded" in text
 
 
 def test_only_other_seeds_of_the_same_training_predict_a_live_run():
@@ -309,6 +310,36 @@ def test_only_other_seeds_of_the_same_training_predict_a_live_run():
     assert set(check.n) == {0}
     assert check.inside.isna().all()
     assert ablation.reproduction_sentence(check).startswith("No row has two recorded runs")
+
+
+def test_a_live_run_never_counts_beside_recorded_ones(tmp_path):
+    """A live seed may be one that was looked at before the contrasts were declared."""
+    recorded = [r | {"config": {"epochs": 3}, "seed": r["seed"] + 10} for r in records(seeds=3)]
+    live = [r | {"seed": 0, "test_accuracy": [99.0]} for r in recorded if r["seed"] == 10]
+    (tmp_path / "table1.json").write_text(json.dumps(recorded))
+    judged = ablation.judged_runs(live, tmp_path)
+    assert judged == recorded
+    assert set(claims.claims_table(judged).n) == {3}
+    once = [r for r in recorded if r["label"] != "none" or r["seed"] == 10]  # one is no sample
+    (tmp_path / "table1.json").write_text(json.dumps(once))
+    judged = ablation.judged_runs(live, tmp_path)
+    assert [r["seed"] for r in judged if r["label"] == "none"] == [0]
+    assert sorted(r["seed"] for r in judged if r["label"] == "alone") == [10, 11, 12]
+
+
+def test_this_machine_s_runs_count_where_nothing_alike_is_recorded(tmp_path):
+    recorded = [r | {"config": {"epochs": 3}} for r in records(seeds=3)]
+    (tmp_path / "table1.json").write_text(json.dumps(recorded))
+    longer = [r | {"config": {"epochs": 4}} for r in recorded]
+    wider = ablation.ablation_grid("resnet18_w16", SOURCES)
+    wider = [r | {"graph": wider[r["label"]].to_dict()} for r in recorded]
+    for live in ([], longer, [r | {"data": {"fingerprint": "1"}} for r in recorded], wider):
+        assert ablation.judged_runs(live, tmp_path) == live
+    assert ablation.judged_runs(longer, tmp_path / "nowhere") == longer
+    kit = ablation.read_runs(REFERENCE / "quick")
+    assert ablation.judged_runs(kit[:50], REFERENCE / "cars64") == kit[:50]
+    rows = {record["label"] for record in kit[:50]}
+    assert {r["label"] for r in ablation.judged_runs(kit[:50], REFERENCE / "quick")} == rows
 
 
 def test_missing_runs_lower_n_and_break_nothing():

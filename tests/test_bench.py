@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -212,6 +213,31 @@ def test_the_best_of_many_is_too_good():
     assert (found.low <= found.accuracy).all()
     assert (found.accuracy <= found.high).all()
     assert set(found.graphs) == {199}  # one diverged
+
+
+def test_luck_is_found_where_graphs_differ_less_than_their_measurement_errs():
+    """A graph's worth spreads by 3 points, a seed's luck by 5 or by none."""
+    lucky = small_benchmark(graphs=200, several=100)
+    exact = replace(lucky, val=lucky.val.copy())
+    exact.val[:, -1] = lucky.runs.test
+    found = bench.optimism(lucky).iloc[0]
+    table = lucky.of("none")
+    assert 3 < found.low < found.effect < found.high
+    assert found.spread == pytest.approx(np.nanstd(table.val[~table.runs.diverged, -1]), abs=0.1)
+    assert found.noise == pytest.approx(100 * (0.25 / 480) ** 0.5, abs=0.1)
+    assert bench.optimism(exact).effect[0] == pytest.approx(0)
+
+
+def test_a_late_first_rung_keeps_the_best_more_often(recorded):
+    table = small_benchmark()
+    all_of_it = bench.kept_best(table, Rule("none")).iloc[0]
+    assert all_of_it.kept == 100
+    early, late = (bench.kept_best(table, Rule("asha", rung), 16, 30) for rung in (1, 3))
+    assert early.spent[0] < late.spent[0] < 100
+    assert early.kept[0] <= late.kept[0]
+    found = bench.kept_best(recorded, Rule("promote", 3), trials=8, repeats=10)
+    assert list(found.condition) == recorded.conditions
+    assert found.kept.between(0, 100).all()
 
 
 def test_regret_falls_with_what_is_spent(recorded):

@@ -300,6 +300,15 @@ def test_graphs_of_two_nodes_have_a_table_without_the_papers_numbers():
     assert set(table["paper verdict"]) == {"not measured"}
 
 
+def test_a_winner_against_its_target_alone_is_welch_s_test_with_both_numbers():
+    gaps = claims.winner_gaps(SUMMARIES, records(seeds=5))
+    judged = claims.claims_table(records(seeds=5), SUMMARIES).set_index(["claim", "source"])
+    row = judged.loc["C0", "searched: no pre-training"]
+    assert gaps["none"]["effect"] == pytest.approx(row.effect)
+    assert (gaps["none"]["winner"], gaps["none"]["alone"]) == (3, 5)
+    assert claims.winner_gaps(SUMMARIES, []) == {}
+
+
 def test_gate_effects_are_found_again():
     settings = SearchConfig("fractaldb1k", arch="resnet18_w8", seed=3)
     rng = np.random.default_rng(0)

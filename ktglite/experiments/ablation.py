@@ -3,7 +3,7 @@ to node 1. Patterns are data, `runs.run_all` trains them, `stats` and `claims` j
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -19,7 +19,7 @@ from ktglite.models import title
 from ktglite.store import atomic_write, from_checkout
 
 __all__ = ["ablation_graphs", "ablation_grid", "ablation_table", "paper", "reproduction_check"]
-__all__ += ["tidy", "with_recorded", "write_table"]
+__all__ += ["judged_runs", "tidy", "write_table"]
 
 Records = Sequence[Mapping]  # of runs of Table 1
 Sources = Sequence[str] | None  # what is shown, in this order; by default all of the records
@@ -273,7 +273,7 @@ def style_table(table: pd.DataFrame):
 
 
 def reproduction_check(live: Records, recorded: Records) -> pd.DataFrame:
-    """For every row, does a live run lie where recorded ones of the same training predict it?
+    """For every row, does a live run lie where the recorded ones of the same row predict it?
 
     Recorded runs of a live seed are left out, since they are the same run. Returns a row per label
     of `live`: `row`, `live` (mean of its runs: node 1, test images, %), `mean` (recorded), `low`
@@ -285,7 +285,7 @@ def reproduction_check(live: Records, recorded: Records) -> pd.DataFrame:
         ours = [record for record in live if record["label"] == label]
         seeds = {record["seed"] for record in ours}
         theirs = [r for r in recorded if r["label"] == label and r["seed"] not in seeds]
-        values = [target_accuracy(r) for r in theirs if same_training(r, ours[0])]
+        values = [target_accuracy(r) for r in theirs if same_row(r, ours[0])]
         means = np.mean([target_accuracy(r) for r in ours]), stats.summary(values)["mean"]
         ends = stats.prediction(values, len(ours))
         rows.append((row_title(ours[0]), *means, *ends, len(values)))
@@ -295,21 +295,33 @@ def reproduction_check(live: Records, recorded: Records) -> pd.DataFrame:
     return table.assign(inside=inside.mask(table.n < 2))
 
 
-def with_recorded(live: Records, folder: str | Path) -> list[Mapping]:
-    """Live runs and, where `folder` has a Table 1 of the same images and settings, its runs, too:
-    those of other seeds, of the rows that `live` has."""
+def judged_runs(live: Records, folder: str | Path) -> list[Mapping]:
+    """The runs that verdicts rest on: never recorded ones and those of this machine together.
+
+    Where the Table 1 in `folder` has two seeds or more of a row of `live`, of the same graph,
+    images and settings, they count alone; the other rows have their live runs.
+    """
     folder = from_checkout(folder)
-    theirs = read_runs(folder) if live and (folder / "table1.json").is_file() else []
-    known = {(record["label"], record["seed"]) for record in live}
-    rows = {label for label, _ in known}
-    alike = [r for r in theirs if r["label"] in rows and same_training(r, live[0])]
-    return [*live, *(r for r in alike if (r["label"], r["seed"]) not in known)]
+    rows = {record["label"]: record for record in live}
+    theirs = read_runs(folder) if rows and (folder / "table1.json").is_file() else []
+    theirs = [r for r in theirs if r["label"] in rows and same_row(r, rows[r["label"]])]
+    seeds = Counter(record["label"] for record in theirs)
+    recorded = [record for record in theirs if seeds[record["label"]] > 1]
+    return recorded + [record for record in live if seeds[record["label"]] < 2]
 
 
 def row_title(record: Mapping) -> str:
-    """A row for readers: "none", "FractalDB-1k 1+2"."""
+    """A row for readers: "none", "FractalDB-1k alone", "FractalDB-1k on nodes 1+2"."""
     source, pattern = split_label(record)
-    return pattern if source == "scratch" else f"{title(source)} {pattern}"
+    if source == "scratch":
+        return pattern
+    on = "" if pattern == "alone" else "on nodes " if "+" in pattern else "on node "
+    return f"{title(source)} {on}{pattern}"
+
+
+def same_row(a: Mapping, b: Mapping) -> bool:
+    """Whether two records are of the same graph, images and settings."""
+    return a["graph"] == b["graph"] and same_training(a, b)
 
 
 def same_training(a: Mapping, b: Mapping) -> bool:
@@ -326,8 +338,8 @@ def reproduction_sentence(check: pd.DataFrame) -> str:
     if known.empty:
         return "No row has two recorded runs of the same images and settings to compare with."
     told = f"{known.inside.sum()} of {len(known)} rows of this machine's run lie in the 95 % "
-    told += f"prediction interval of the recorded runs; {stats.LEVEL * len(known):.1f} would by "
-    told += "chance alone."
+    told += f"prediction interval of the recorded runs; {stats.LEVEL * len(known):.1f} are "
+    told += "expected if this machine reproduces the records."
     outside = [
         f"{row.row} ({row.live:.2f} %, recorded {row.low:.2f} to {row.high:.2f})"
         for row in known[~known.inside.astype(bool)].itertuples()

@@ -17,14 +17,15 @@ import numpy as np
 import pandas as pd
 
 from ktglite.experiments import stats
-from ktglite.experiments.rungs import Rungs, simulate
+from ktglite.experiments.rungs import Rungs, replay, simulate
 from ktglite.gates import GATES
 from ktglite.graph import Graph
 from ktglite.models import SOURCES, file_hash
 from ktglite.store import atomic_write, from_checkout
 from ktglite.trainer import check_config
 
-__all__ = ["Benchmark", "Rule", "best_of", "load", "rank_alone", "regret", "repeated_claims"]
+__all__ = ["Benchmark", "Rule", "best_of", "kept_best", "load", "optimism", "rank_alone"]
+__all__ += ["regret", "repeated_claims"]
 
 PATH = "data/graph_benchmark.npz"  # that which comes with the kit
 
@@ -264,6 +265,64 @@ def best_of(
                 rows.append((condition, n, measure, mean, low, high, len(whole)))
     columns = ["condition", "n", "measure", "accuracy", "low", "high", "graphs"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def optimism(bench: Benchmark, n: int = 8, repeats: int = 200) -> pd.DataFrame:
+    """How much more the winner of n graphs shows in the search than on test images, beyond what
+    graphs show that nobody has chosen.
+
+    By `condition`: the mean `effect` over searches (points), and the range `low` to `high` that
+    holds 95 % of it when the recorded graphs are drawn anew, with replacement, `repeats` times;
+    `spread`: the standard deviation of the graphs in the search, and `noise`: that of the accuracy
+    of one of them on so many images (%).
+    """
+    rng = np.random.default_rng(0)
+    rows = []
+    for condition in bench.conditions:
+        table = bench.of(condition)
+        value, test = table.val[:, -1], table.runs.test.to_numpy()
+        whole = np.flatnonzero(np.isfinite(value) & np.isfinite(test))
+        resampled = [rng.choice(whole, len(whole)) for _ in range(repeats)]
+        luck = [_luck(value[own], test[own], table.shares[own], n, rng) for own in resampled]
+        own = table.shares[whole] / table.shares[whole].sum()
+        mean = own @ value[whole]
+        spread = (own @ (value[whole] - mean) ** 2) ** 0.5
+        noise = (mean * (100 - mean) / table.about["data"]["val"]) ** 0.5
+        effect = _luck(value[whole], test[whole], own, n, rng, 20_000)
+        rows.append((condition, effect, *np.quantile(luck, [0.025, 0.975]), spread, noise))
+    return pd.DataFrame(rows, columns=["condition", "effect", "low", "high", "spread", "noise"])
+
+
+def _luck(
+    value: np.ndarray, test: np.ndarray, shares: np.ndarray, n: int, rng, searches: int = 300
+) -> float:
+    """Value minus test of the best of n graphs, mean over `searches`, minus that of all graphs."""
+    keys = rng.gumbel(size=(searches, len(value))) + np.log(shares)  # the n largest: drawn by share
+    drawn = np.argpartition(-keys, n - 1, axis=1)[:, :n]
+    winners = drawn[np.arange(searches), value[drawn].argmax(1)]
+    gap = value - test
+    return float(gap[winners].mean() - shares @ gap / shares.sum())
+
+
+def kept_best(
+    bench: Benchmark, rule: Rule, trials: int | None = None, repeats: int = 100
+) -> pd.DataFrame:
+    """In how many searches the rule trains the best of their graphs to its end.
+
+    `trials`: graphs of a search, by default all of a condition; each search draws them anew, in an
+    order of its own. By `condition`: `kept` (% of `repeats` searches), `spent` (% of the epochs).
+    """
+    rows = []
+    for condition in bench.conditions:
+        table = bench.of(condition)
+        count = len(table) if trials is None else min(trials, len(table))
+        drawn = [table.val[table.draw(count, seed)] for seed in range(repeats)]
+        settings = rule.pruner, rule.reduction_factor, rule.min_resource, rule.workers
+        ends = [replay(own, *settings) for own in drawn]
+        best = [np.nanargmax(own[:, -1]) for own in drawn]
+        kept = [end[i] == own.shape[1] for end, i, own in zip(ends, best, drawn, strict=True)]
+        rows.append((condition, 100 * np.mean(kept), 100 * np.sum(ends) / np.size(drawn)))
+    return pd.DataFrame(rows, columns=["condition", "kept", "spent"])
 
 
 def regret(

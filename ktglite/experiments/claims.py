@@ -18,7 +18,7 @@ from ktglite.models import title
 from ktglite.store import atomic_write
 
 __all__ = ["CLAIMS", "claims_table", "convergence_table", "differs", "exploratory"]
-__all__ += ["forest", "gate_effects", "overview", "write_tables"]
+__all__ += ["forest", "gate_effects", "overview", "winner_gaps", "write_tables"]
 
 CLAIMS = {
     "C0": "the graph beats its target alone, with the same start and budget",
@@ -343,6 +343,21 @@ def _search_rows(summaries: ablation.Summaries, table1: ablation.Records) -> lis
     return rows
 
 
+def winner_gaps(
+    summaries: ablation.Summaries, table1: ablation.Records
+) -> dict[str, dict[str, float]]:
+    """By condition whose winner was trained again: the winner minus its target alone, as
+    `stats.contrast` of `search_arms`, with the numbers of runs of both, `winner` and `alone`."""
+    arms = search_arms(summaries, table1)
+    found = {}
+    for name in summaries:
+        winner, alone = (name, "top 1"), (name, "independent")
+        gap = stats.contrast(arms, {winner: 1.0, alone: -1.0})
+        if gap["n"]:
+            found[name] = gap | {"winner": arms[winner].n, "alone": arms[alone].n}
+    return found
+
+
 def gate_effects(summary: Mapping) -> pd.DataFrame:
     """What starts and gates are worth to node 1: least squares on all graphs of a search that were
     trained to the end. Exploratory. Raises ValueError where there are too few.
@@ -386,6 +401,13 @@ def condition_title(condition: str, summaries: ablation.Summaries) -> str:
     return " + ".join(pretrained) or title("scratch")
 
 
+def effect_text(found: Mapping) -> str:
+    """An effect with its interval, "+2.4 [+1.1, +3.7]" points; without one the effect alone."""
+    text = "{effect:+.1f}" if np.isnan(found["low"]) else "{effect:+.1f} [{low:+.1f}, {high:+.1f}]"
+    rounded = {name: round(found[name], 1) + 0.0 for name in ("effect", "low", "high")}  # no -0.0
+    return text.format_map(rounded).replace("-", "−")
+
+
 def differs(found: Mapping) -> str:
     """An effect in points as words: "8.5 points better [6.1, 10.9]", or that none is shown.
 
@@ -396,7 +418,7 @@ def differs(found: Mapping) -> str:
     if np.isnan(low):
         return f"{size} (no interval from so few runs)" if effect else "no different"
     if low <= 0 <= high:
-        text = f"{effect:+.1f} points [{low:+.1f}, {high:+.1f}]".replace("-", "−")
+        text = effect_text(found).replace(" [", " points [")
         return f"not shown to be better or worse ({text})"
     ends = sorted((abs(low), abs(high)))
     return f"{size} [{ends[0]:.1f}, {ends[1]:.1f}]"
@@ -407,8 +429,5 @@ def overview(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame[frame.effect.notna()].copy()
     short = frame.source.str.removeprefix("searched: ")
     names = frame.source.where(frame.claim == "C0", short)  # C4 and C5 are of searched graphs only
-    effects = frame.effect.map("{:+.1f}".format)
-    ends = frame.low.map(" [{:+.1f}".format) + frame.high.map(", {:+.1f}]".format)
-    told = (effects + ends.where(frame.low.notna(), "")).str.replace("-", "−")
-    frame["text"] = names + ": " + told + ", " + frame.verdict
+    frame["text"] = names + ": " + frame.apply(effect_text, axis=1) + ", " + frame.verdict
     return frame.groupby(["claim", "set"]).text.agg("; ".join).unstack()

@@ -236,33 +236,40 @@ def condition_label(name: str, summaries: Summaries) -> str:
 
 def plot_best_graphs(summaries: Summaries, table1: Records = ()) -> Figure:
     """The paper's Figure 2: the best graph of every condition, its accuracy with new seeds, that of
-    its target alone in `table1`, and its gain over (a) by the rule of the claims."""
+    its target alone in `table1`, its gain over that, and over (a), by the rule of the claims."""
     order = in_order(summaries)
     figure, axes = style.panels([""] * len(order), 3.3, columns=2)
-    arms = claims.search_arms(summaries, table1)
+    arms, gaps = claims.search_arms(summaries, table1), claims.winner_gaps(summaries, table1)
     graphs = []
     for axis, name in zip(axes, order, strict=True):
         axis.axis("off")
-        lines = [plain(condition_label(name, summaries)), "no trial was completed", "", ""]
+        lines = [plain(condition_label(name, summaries)), "no trial was completed", "", "", ""]
         if best := summaries[name]["best"]:
             graphs.append(Graph.from_dict(best["graph"]))
             top = arms.get((name, "top 1"))
             draw_graph(graphs[-1], axis, accuracy=top and top.mean)
             lines[0] += " (a single network)" * (len(graphs[-1].reaching_target()) == 1)
-            # three lines, some of them empty, so that the titles of all panels are equally high
-            lines[1] = f"{top.mean:.2f} ± {top.std:.2f} % (n = {top.n})" if top else ""
+            # five lines, some of them empty, so that the titles of all panels are equally high
+            lines[1] = _mean_text(top) if top else ""
             if (alone := arms[name, "independent"]).n:
-                lines[2] = f"target alone: {alone.mean:.2f} %"
+                lines[2] = f"target alone: {_mean_text(alone)}"
+            if name in gaps:
+                lines[3] = f"difference: {claims.effect_text(gaps[name])}"
             gain = stats.contrast(arms, {(name, "top 1"): 1.0, ("none", "top 1"): -1.0})
             if name != "none" and gain["n"]:
-                numbers = "{effect:+.2f} [{low:+.2f}, {high:+.2f}]".format_map(gain)
-                lines[3] = f"over (a): {numbers}".replace("-", "−")
+                lines[4] = f"over (a): {claims.effect_text(gain)}"
         axis.set_title("\n".join(lines))
     says = "node 1, test, new seeds: mean ± standard deviation"
-    if any("over (a)" in axis.get_title() for axis in axes):
-        says += "; gain with 95 % interval"
+    if any("[" in axis.get_title() for axis in axes):
+        says += "; differences with 95 % intervals"
     style.legend_below(figure, [*gate_legend(), *init_legend(graphs)], says)
     return figure
+
+
+def _mean_text(arm: stats.Arm) -> str:
+    """ "51.50 ± 2.12 % (n = 2)"; of one run without its spread."""
+    spread = f" ± {arm.std:.2f}" if arm.n > 1 else ""
+    return f"{arm.mean:.2f}{spread} % (n = {arm.n})"
 
 
 # ---- claims and gates

@@ -89,7 +89,8 @@ def plot_pretraining(cards: Iterable[Mapping]) -> Axes:
 
 def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None = None) -> Figure:
     """One training, epoch by epoch: validation accuracy of every node that influences the target,
-    and the mean gated loss on every open edge, in the colour and line of its gate.
+    and the mean gated loss on every open edge, in the colour and line of its gate, with a marker of
+    its own.
 
     `records`: from `epochs(graph, ..)`, at least one of the `epochs` that there will be.
     """
@@ -106,8 +107,9 @@ def plot_training(graph: Graph, records: Sequence[Mapping], epochs: int | None =
             colour, line, _ = style.gate_style(graph.gates[t][s])
             values = [record["edge_loss"][t][s] for record in records]
             label = f"{'label' if s == t else s + 1} → {t + 1} ({graph.gates[t][s].title()})"
-            look = {"color": colour, "ls": line, "marker": marks[(s + t) % 6], "ms": 4}
-            (labels if s == t else between).plot(done, values, label=label, **look)
+            axis = labels if s == t else between
+            look = {"color": colour, "ls": line, "marker": marks[len(axis.lines) % 6], "ms": 4}
+            axis.plot(done, values, label=label, **look)
     loss = "mean loss after the gate"
     titles = {"accuracy": "validation (%)", "label edges": loss, "edges between nodes": loss}
     for axis, (name, ylabel) in zip((accuracy, labels, between), titles.items(), strict=True):

@@ -2,6 +2,7 @@
 come from `experiments`, in points and percent."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -23,6 +24,7 @@ __all__ += ["plot_gain_against_knowledge", "plot_learning_curves", "plot_main_ef
 __all__ += ["plot_reproduction", "plot_seed_pairs", "plot_sources", "plot_table1"]
 
 OWN_SCALE = "each panel has its own scale"
+CROWDED = 5  # points on either side of 0 where labels would lie on each other
 
 
 def plot_effects(
@@ -96,18 +98,21 @@ def claim_row(claim: str, source: str) -> str:
     return f"{claim} {what}, {source}"
 
 
-def plot_main_effects(records: Records, sources: Sources = None) -> Figure:
+def plot_main_effects(
+    records: Records, sources: Sources = None, whose: str = "these runs"
+) -> Figure:
     """What pre-training node 1, 2 or 3 adds on average over the states of the others.
 
-    A row of panels for these records, and one for the paper. Nodes 2 and 3 must be equal by design.
+    A row of panels for these records, called `whose`, and one for the paper. Nodes 2 and 3 must be
+    equal by design.
     The panel of a run that lacks rows of Table 1 is empty: a main effect is a mean over all.
     """
     table = claims.exploratory(records, sources)
     table = table[table.contrast.str.startswith("main effect")]
     table = table[table.effect.notna() | (table["from"] == "this run")]
     names = table.source.mask(table["from"] == "paper", table.source.map(ablation.stands_for))
-    whose = table["from"].replace("this run", "these runs")
-    table = table.assign(panel=whose + ": " + names, node="node " + table.contrast.str[-1])
+    origin = table["from"].replace("this run", whose)
+    table = table.assign(panel=origin + ": " + names, node="node " + table.contrast.str[-1])
     parts = dict(list(table.groupby("panel", sort=False)))
     columns = sum(not name.startswith("paper") for name in parts)
     return plot_effects(parts, "node", "effect on node 1 (points)", "row", columns)
@@ -116,10 +121,10 @@ def plot_main_effects(records: Records, sources: Sources = None) -> Figure:
 # ---- Table 1
 
 
-def plot_table1(records: Records, sources: Sources = None) -> Figure:
+def plot_table1(records: Records, sources: Sources = None, whose: str = "these runs") -> Figure:
     """A dot per run, mean and 95 % interval per pattern of pre-trained nodes, beside the paper's.
 
-    The panels of these records share a scale, those of the paper another.
+    The panels of these records, called `whose`, share a scale, those of the paper another.
     """
     sources = list(sources or ablation.sources_of(records))
     runs = ablation.tidy(records, sources)
@@ -128,7 +133,7 @@ def plot_table1(records: Records, sources: Sources = None) -> Figure:
     parts = {source: table[title(source)].reset_index() for source in sources}
     published = {source: part for source, part in parts.items() if "paper mean" in part}
     titles = [
-        f"{style.source_title(source)}\nthese runs, n = {style.span(part.n[part.n > 0])}"
+        f"{style.source_title(source)}\n{whose}, n = {style.span(part.n[part.n > 0])}"
         for source, part in parts.items()
     ]
     titles += [f"{title(ablation.paper_source(source))}\npaper, n = 3" for source in published]
@@ -160,7 +165,8 @@ def plot_learning_curves(records: Records, sources: Sources = None) -> Figure:
     """Validation accuracy of node 1 after every epoch, mean and range over seeds: a row per source.
 
     On the left node 1 starts from scratch, on the right pre-trained. Lines in the source's colour
-    have pre-trained neighbours; titles say what all of them add in the last epoch.
+    have pre-trained neighbours; those in the same place of the graph are one line, "2 or 3". Titles
+    have the number n of seeds, and what all neighbours add in the last epoch.
     """
     sources = list(sources or ablation.sources_of(records))
     figure, axes = panels([""] * 2 * len(sources), 2.1, columns=2, sharey="row")
@@ -177,7 +183,7 @@ def plot_learning_curves(records: Records, sources: Sources = None) -> Figure:
         last = table[table.epoch == table.epoch.max()].groupby("neighbours").accuracy.mean()
         gain = f"{last.get(order[-1], np.nan) - last.get('none', np.nan):+.1f}".replace("-", "−")
         words = f"{style.source_title(source)}: node 1 {start.replace('scratch', 'from scratch')}"
-        words += f"\n{order[-1]} minus none, last epoch: {gain} points"
+        words += f", n = {table.seed.nunique()}\n{order[-1]} minus none, last epoch: {gain} points"
         axis.set(title=words, xlabel="epoch", ylabel="validation (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=style.TICKS))
     handles, _ = axes[0].get_legend_handles_labels()
@@ -192,16 +198,23 @@ def plot_learning_curves(records: Records, sources: Sources = None) -> Figure:
 
 def curve_table(records: Records, source: str) -> pd.DataFrame:
     """A row per epoch of the runs of Table 1: `start` of node 1 ("scratch", "pre-trained"),
-    `neighbours` that are pre-trained, `epoch`, `accuracy` (validation, node 1, %)."""
-    rows = []
-    for pattern in ablation.patterns(ablation.count_nodes(records)):
+    `neighbours` that are pre-trained ("2 or 3"), `seed`, `epoch`, `accuracy` (validation, node 1,
+    %)."""
+    rows, alike = [], defaultdict(list)
+    patterns = ablation.patterns(ablation.count_nodes(records))
+    for pattern in patterns[1 : len(patterns) // 2]:
+        alike[pattern.count("+")].append(pattern)
+    for pattern in patterns:
         start = "pre-trained" if pattern[0] == "1" else "scratch"
         neighbours = re.sub(r"^1\+?", "", pattern) or "none"
+        if neighbours != "none":
+            neighbours = " or ".join(sorted(alike[neighbours.count("+")]))
         label = pattern if pattern == "none" else f"{source}/{pattern}"
         for record in (record for record in records if record["label"] == label):
             for epoch in record["epochs"]:
-                rows.append((start, neighbours, epoch["epoch"], epoch["val_accuracy"][0]))
-    return pd.DataFrame(rows, columns=["start", "neighbours", "epoch", "accuracy"])
+                value = epoch["val_accuracy"][0]
+                rows.append((start, neighbours, record["seed"], epoch["epoch"], value))
+    return pd.DataFrame(rows, columns=["start", "neighbours", "seed", "epoch", "accuracy"])
 
 
 # ---- a graph beside its target alone
@@ -257,11 +270,12 @@ def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
     panel per data set of `table`, from `knowledge_table`."""
     named = table.groupby("data", sort=False)
     parts = {f"{name}, n = {style.span(part.n)}": part for name, part in named}
-    figure, axes = panels(parts, 3.4, max(2, len(parts)))
+    figure, axes = panels(parts, 3.8, max(2, len(parts)))
     for axis, part in zip(axes, parts.values(), strict=True):
         for source, own in part.groupby("source", sort=False):
             dots(axis, own, "knowledge", colour=style.source_colour(source))
         outside = part[(part.low > 0) | (part.high < 0)].sort_values("effect")
+        outside = outside[outside.knowledge.abs() > CROWDED]
         for i, row in enumerate(outside.itertuples()):  # left and right in turn: they lie close
             beside = style.LEFT if i % 2 else style.BESIDE
             axis.annotate(row.pattern, (row.knowledge, row.effect), **beside)
@@ -269,7 +283,8 @@ def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
         axis.set_xlabel("neighbours alone (mean) − node 1 alone (points)")
     axes[0].set_ylabel("graph − its target alone (points)")
     sources = style.source_legend(dict.fromkeys(table.source), "starts: {}")
-    note = f"labels: pre-trained nodes, where the interval leaves out 0; {OWN_SCALE}"
+    note = f"labels: pre-trained nodes, where the interval excludes 0, outside ± {CROWDED} points; "
+    note += OWN_SCALE
     style.legend_below(figure, [*sources, *style.mark_legend(table)], note)
     return figure
 
@@ -282,7 +297,7 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
     order = list(dict.fromkeys(table.start))
     ends = table.epochs * 1.07 ** (table.start.map(order.index) - len(order) // 2)  # side by side
     table = table.assign(shown_at=ends)
-    figure, axes = panels([f"n = {style.span(table.n)} seeds", ""], 3.2)
+    figure, axes = panels([f"n = {style.span(table.n)} seeds"] * 2, 3.6)
     for axis, column in zip(axes, ("train_accuracy", "shown_at"), strict=True):
         for start, part in table.groupby("start", sort=False):
             look = {"color": style.source_colour(start), "lw": 1, "zorder": 1, "sort": False}
@@ -314,7 +329,8 @@ def plot_sources(records: Records) -> Figure:
             start += f" ({record['accuracy there']:.0f} % on its own images)"
         row = {"data": record["data"], "start": start}
         rows.append(row | stats.difference(record["start"], record["scratch"]))
-    parts = dict(list(pd.DataFrame(rows).groupby("data", sort=False)))
+    table = pd.DataFrame(rows).replace({"data": {"drawn cars": "synthetic cars"}})
+    parts = dict(list(table.groupby("data", sort=False)))
     return plot_effects(parts, "start", "gain over scratch (points)", shared=False)
 
 
@@ -323,7 +339,8 @@ def plot_reproduction(check: pd.DataFrame) -> Figure:
     lie in their prediction interval?"""
     rows = check.inside.count()
     inside = check.inside.fillna(True).to_numpy(bool)
-    words = f"{(~inside).sum()} of {rows} outside; {0.05 * rows:.1f} expected by chance"
+    expected = (1 - stats.LEVEL) * rows
+    words = f"{(~inside).sum()} of {rows} outside; {expected:.1f} expected"
     figure, (axis,) = panels([words], 1.1 + 0.2 * len(check))
     place = np.arange(len(check))
     band = {"color": style.PALE, "lw": 5, "label": "recorded: 95 % prediction interval"}

@@ -43,7 +43,9 @@ def plot_searches(summaries: Summaries) -> Figure:
         _epoch_axis(axis, max((len(trial["values"]) for trial in trials), default=1))
         label = condition_label(name, summaries).replace(" + ", "\n+ ")
         done = summary["states"].get("COMPLETE", 0)
-        axis.set_title(f"{plain(label)}\n{len(summary['trials'])} graphs, {done} to the end")
+        count = len(summary["trials"])
+        ends = f", {done} to the end" if done < count else ""
+        axis.set_title(f"{plain(label)}\n{count} graphs{ends}")
         split = {"val": "validation"}.get(summary["select_on"], "test")
         axis.set(xlabel="epoch", ylabel=f"{split} accuracy of node 1 (%)")
         axis.label_outer()
@@ -72,10 +74,11 @@ def plot_search(
     ax: Axes | None = None,
 ) -> Axes:
     """A search, replayed on recorded curves: a cross where a graph was stopped, pale what
-    came. The graph that ends best is thick, and red where it was stopped.
+    came. The graph that ends best is thick, and red if it was stopped.
 
-    `curves`: accuracy (%) of each graph after every epoch, (graphs, epochs), in the order of the
-    search. The rule is that of `rungs.replay`. `ax`: where, by default a figure of its own.
+    `curves`: validation accuracy (%) of each graph after every epoch, (graphs, epochs), in the
+    order of the search. The rule is that of `rungs.replay`. `ax`: where, by default a figure of its
+    own.
     """
     curves = np.asarray(curves, float)
     if ax is None:
@@ -96,7 +99,7 @@ def plot_search(
     share = 100 * trained.sum() / curves.size
     fate = "kept" if trained[best] == epochs else "lost"
     words = f"first rung: epoch {first_rung}\n{share:.0f} % of the epochs, the best graph is {fate}"
-    ax.set(title=words, xlabel="epoch", ylabel="accuracy of node 1 (%)")
+    ax.set(title=words, xlabel="epoch", ylabel="validation accuracy of node 1 (%)")
     _epoch_axis(ax, epochs)
     return ax
 
@@ -144,5 +147,5 @@ def plot_regret(table: pd.DataFrame) -> Figure:
     for axis in axes:
         axis.set(xlabel="epochs spent", ylabel="behind the best graph (points)")
     axes[0].set_ylim(bottom=0)
-    style.legend_below(figure, handles, "bands: 95 % intervals")
+    style.legend_below(figure, handles, "bands: 95 % intervals of the mean")
     return figure

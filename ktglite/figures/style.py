@@ -175,8 +175,8 @@ def mark_of(row: tuple) -> str:
     if row.low <= 0 <= row.high:
         return "interval contains 0"
     if verdict.startswith("not resolved"):
-        return "interval excludes 0, but not after correction"
-    return "interval leaves out 0 (not a verdict)"
+        return "interval excludes 0, not significant after Holm"
+    return "interval excludes 0"
 
 
 def count_rows(axis: Axes, table: pd.DataFrame, at: str, order: Sequence[str]) -> None:
