@@ -49,7 +49,8 @@ repository = "{address}"  # `make notebooks` copies it from CITATION.cff
 if importlib.util.find_spec("ktglite") is None:  # on Colab, for one
     assert repository, "ktglite is not installed: give `pip install -e .` in its folder, and restart the kernel"
     %pip install --quiet "git+{{repository}}"
-if "KTGLITE_STAY" not in os.environ and Path("../ktglite/__init__.py").exists():  # opened by hand: paths are meant from the top folder
+# opened by hand: paths are meant from the top folder
+if "KTGLITE_STAY" not in os.environ and Path("../ktglite/__init__.py").exists():
     %cd -q ..
 """
 

@@ -67,12 +67,7 @@ MUTANTS = {
         "_evaluate(nets, data.val,",
         LOOP,
     ),
-    "dropout not seeded": (
-        "trainer.py",
-        'torch.manual_seed(derive(seed, *purpose))',
-        "pass",
-        LOOP,
-    ),
+    "dropout not seeded": ("trainer.py", "torch.manual_seed(derive(seed, *purpose))", "pass", LOOP),
     "BatchNorm of a learner in eval mode": (
         "trainer.py",
         "nets[i].train(graph.learns(i))",

@@ -29,6 +29,7 @@ from ktglite import figures as plots
 from ktglite.experiments import ablation, claims
 from ktglite.figures import graphs, style
 from ktglite.models import SOURCES as KNOWN
+from ktglite.models import build
 from ktglite.store import write_record
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -473,8 +474,8 @@ def test_images_in_either_order_of_axes_with_names_as_they_are():
     assert (sheet.axes[1].images[0].get_array() == other.axes[1].images[0].get_array()).all()
     title = sheet.axes[1].title
     assert title._preprocess_math(title.get_text()) == ("Ba$$in", False)  # no formula
-    axis = plots.plot_filters(np.zeros((10, 3, 3, 3)), plt.figure().gca())
-    assert axis.images[0].get_array().shape == (1 + 3 * 4, 1 + 4 * 4, 3)
+    axis = plots.plot_filters(build("mobilenet_v3_small", 2), plt.figure().gca())
+    assert axis.images[0].get_array().shape == (1 + 4 * 4, 1 + 4 * 4, 3)
 
 
 # ---- files, style, languages

@@ -17,7 +17,7 @@ from ktglite.figures.pictures import *  # noqa: F403
 from ktglite.figures.results import *  # noqa: F403
 from ktglite.figures.searches import *  # noqa: F403
 from ktglite.figures.style import *  # noqa: F403
-from ktglite.store import from_checkout
+from ktglite.store import CHECKOUT, from_checkout
 
 __all__ = ["draw_all", "translate", *graphs.__all__, *pictures.__all__, *results.__all__]
 __all__ += [*searches.__all__, *style.__all__]
@@ -47,7 +47,7 @@ def draw_all(
         drawn |= {name: partial(getattr(results, f"plot_{name}"), found[name]) for name in found}
     if summaries:
         drawn["figure2_best_graphs"] = partial(graphs.plot_best_graphs, summaries, runs)
-        drawn["search_curves"] = partial(searches.plot_searches, _whole(summaries))
+        drawn["search_curves"] = partial(searches.plot_searches, _whole(summaries, records))
     paths = []
     with plt.rc_context():
         style.use_style(lang)
@@ -72,9 +72,10 @@ def _tables(runs: list[dict], summaries: dict, folder: Path) -> dict[str, pd.Dat
     return {name: table for name, table in tables.items() if len(table)}
 
 
-def _whole(summaries: dict) -> dict:
-    """The recorded graphs, none stopped, if they are of the same images; else these searches."""
-    if from_checkout(bench.PATH).exists():
+def _whole(summaries: dict, folder: Path) -> dict:
+    """Of the records that come with the kit, the recorded graphs, none stopped, if they are of the
+    same images; else these searches."""
+    if folder.absolute().parent == CHECKOUT / "data/reference_runs":
         recorded = bench.load(bench.PATH)
         images = {summary["data"]["fingerprint"] for summary in summaries.values()}
         if images == {recorded.about["data"]["fingerprint"]}:

@@ -62,11 +62,13 @@ def with_sliders(draw: Callable, **ranges) -> VBox:
     return VBox([*controls.values(), picture])
 
 
-def plot_filters(weight, ax: Axes) -> Axes:
-    """The filters of a first layer, (O, 3, k, k), as colour pictures, each in its own range."""
+def plot_filters(model: torch.nn.Module, ax: Axes) -> Axes:
+    """The filters of a network's first convolution as colour pictures, each in its own range."""
+    first = next(layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))
+    weight = first.weight.detach()
     columns = math.ceil(len(weight) ** 0.5)
     look = {"padding": 1, "pad_value": 1, "normalize": True, "scale_each": True}
-    ax.imshow(make_grid(torch.as_tensor(weight), columns, **look).permute(1, 2, 0).numpy())
+    ax.imshow(make_grid(weight, columns, **look).permute(1, 2, 0).numpy())
     ax.axis("off")
     return ax
 

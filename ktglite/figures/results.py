@@ -4,7 +4,7 @@ come from `experiments`, in points and percent."""
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import cycle, product
 
 import numpy as np
 import pandas as pd
@@ -176,7 +176,7 @@ def plot_learning_curves(records: Records, sources: Sources = None) -> Figure:
         order = list(dict.fromkeys(table.neighbours))
         table = table[table.start == start]
         palette = dict.fromkeys(order, style.source_colour(source)) | {"none": BLACK}
-        markers = dict(zip(order, "os^DvPX*", strict=False))
+        markers = dict(zip(order, cycle("os^DvPX*"), strict=False))
         look = {"hue": "neighbours", "style": "neighbours", "palette": palette, "markers": markers}
         look |= {"errorbar": ("pi", 100), "err_kws": {"alpha": 0.1}, "legend": axis is axes[0]}
         sns.lineplot(table, x="epoch", y="accuracy", ax=axis, ms=4, **look)
