@@ -4,20 +4,71 @@ has found.
     ktglite search mixed --profile quick --trials 1500 --set pruner=asha --set min_resource=1 --out RUN
     python benchmarks/paper_search.py --run RUN --save data/reference_runs/asha1500.json
     python benchmarks/paper_search.py
+    python benchmarks/paper_search.py --restore RUN
 
 The first command may be interrupted, and goes on; the last reads the record that came with the kit.
+On another machine `--restore RUN` makes the journal of the record anew, and the first command, with
+the same weights, goes on from it there: graphs that are over count as they are, whichever version
+of the kit has trained them.
 """
 
 import argparse
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import optuna
 import pandas as pd
+from optuna.distributions import CategoricalDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import ktglite as ktg
 from ktglite.experiments.search import SCHEMA, load_study, study_summary
-from ktglite.store import read_record, write_record
+from ktglite.experiments.space import SearchConfig, sample_graphs, to_params
+from ktglite.store import CORE, code_hash, read_record, torch_version, write_record
 
 RECORD = Path("data/reference_runs/asha1500.json")
+
+
+def restore(summary: dict, run: Path) -> Path:
+    """The journal of a study from its summary, as `ktglite search` would have left it."""
+    search = summary["search"]
+    names = ("condition", "arch", "nodes", "seed", "pruner", "min_resource", "reduction_factor")
+    same = {name: search[name] for name in (*names, "teachers", "select_on")}
+    trials = {trial["number"]: trial for trial in summary["trials"]}
+    settings = SearchConfig(**same, sources=search["choices"][1:], trials=max(trials) + 1)
+    first, *_ = settings.rungs(summary["training"]["epochs"]).epochs
+    space = {name: CategoricalDistribution(of) for name, of in settings.space.items()}
+    journal = run / "search" / f"{summary['study']}.log"
+    if journal.exists():
+        raise FileExistsError(f"{journal} is there: give another --restore")
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    study = optuna.create_study(storage=storage, study_name=summary["study"], direction="maximize")
+    code = {"hash": code_hash(*CORE), "torch": torch_version()}
+    for part in ("search", "training", "data", "weights"):
+        study.set_user_attr(part, summary[part])
+    study.set_user_attr("code", code)
+    begun = datetime(2026, 1, 1)  # durations are kept, and dates are not
+    for number, graph in enumerate(sample_graphs(settings)):
+        own = {"params": to_params(graph), "distributions": space}
+        trial = trials.get(number)
+        if trial is None:  # it was in training, and begins anew
+            attrs = {"until": first}
+            study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attrs, **own))
+            continue
+        assert graph == ktg.Graph.from_dict(trial["graph"]), f"graph {number} is another one"
+        own["intermediate_values"] = dict(enumerate(trial["values"], 1))
+        own["user_attrs"] = {"until": len(trial["values"])}
+        own["user_attrs"] |= {n: trial[n] for n in ("test_accuracy", "error") if trial[n]}
+        value = None if trial["state"] == "FAIL" else trial["values"][-1]
+        end = begun + timedelta(seconds=trial["seconds"] or 0)
+        state = TrialState[trial["state"]]
+        where = {"number": number, "trial_id": -1, "system_attrs": {}}
+        when = {"datetime_start": begun, "datetime_complete": end}
+        study.add_trial(FrozenTrial(state=state, value=value, **own, **where, **when))
+    return journal
 
 
 def main() -> None:
@@ -25,7 +76,11 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="folder of a search, finished or not")
     parser.add_argument("--condition", default="mixed")
     parser.add_argument("--save", type=Path)
+    parser.add_argument("--restore", type=Path, help="folder of a run to go on with")
     given = parser.parse_args()
+    if given.restore:
+        print(restore(read_record(RECORD, SCHEMA), given.restore))
+        return
     if given.run:
         journal = given.run / "search" / f"{given.condition}.log"
         summary = study_summary(load_study(given.condition, journal))
