@@ -220,11 +220,14 @@ class DaskClient:
         self.futures[-1].release = self.futures[-1].cancel
         return self.futures[-1]
 
+    def nthreads(self):
+        return {}
+
     def close(self):
         pass
 
 
-def test_what_dask_gives_up_is_told_in_our_words(monkeypatch):
+def test_what_dask_gives_up_is_told_in_our_words(monkeypatch, caplog):
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(distributed, "Client", DaskClient)
     gone = "the Dask scheduler at tcp://a:1 is gone: .* the same command resumes"
@@ -234,6 +237,7 @@ def test_what_dask_gives_up_is_told_in_our_words(monkeypatch):
         (ZeroDivisionError("mine"), ZeroDivisionError, "mine"),
     ]
     with open_pool(dask="tcp://a:1") as pool:
+        assert "tcp://a:1 has no workers yet: start them" in caplog.text
         for theirs, kind, words in kinds:
             future = pool.submit(print)
             pool._client.futures[-1].set_exception(theirs)
