@@ -19,7 +19,7 @@ from ktglite.models import title
 from ktglite.store import atomic_write, from_checkout
 
 __all__ = ["ablation_graphs", "ablation_grid", "ablation_table", "paper", "reproduction_check"]
-__all__ += ["judged_runs", "tidy", "write_table"]
+__all__ += ["judged_runs", "write_table"]
 
 Records = Sequence[Mapping]  # of runs of Table 1
 Sources = Sequence[str] | None  # what is shown, in this order; by default all of the records

@@ -24,7 +24,7 @@ from ktglite.models import SOURCES, file_hash
 from ktglite.store import atomic_write, from_checkout
 from ktglite.trainer import check_config
 
-__all__ = ["Benchmark", "Rule", "best_of", "kept_best", "load", "optimism", "rank_alone"]
+__all__ = ["Rule", "best_of", "kept_best", "load", "optimism", "rank_alone"]
 __all__ += ["regret", "repeated_claims"]
 
 PATH = "data/graph_benchmark.npz"  # that which comes with the kit

@@ -17,7 +17,7 @@ from ktglite.graph import Graph
 from ktglite.models import title
 from ktglite.store import atomic_write
 
-__all__ = ["CLAIMS", "claims_table", "convergence_table", "differs", "exploratory"]
+__all__ = ["claims_table", "convergence_table", "differs", "exploratory"]
 __all__ += ["forest", "gate_effects", "overview", "winner_gaps", "write_tables"]
 
 CLAIMS = {

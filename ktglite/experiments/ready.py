@@ -19,7 +19,7 @@ from ktglite.graph import Graph
 from ktglite.store import from_checkout, read_record
 from ktglite.trainer import TrainConfig
 
-__all__ = ["more_seeds", "read_folder", "recorded_searches", "recorded_seeds"]
+__all__ = ["more_seeds", "recorded_searches"]
 
 
 def read_folder(folder: str | Path) -> list[dict]:
