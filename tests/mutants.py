@@ -291,10 +291,34 @@ MUTANTS = {
         "    spec: dict | None = None",
         ("test_data.py",),
     ),
+    "live runs count beside the recorded": (
+        "experiments/ablation.py",
+        'if seeds[record["label"]] < 2]',
+        "]",
+        TABLE1,
+    ),
+    "images changed in place keep their record": (
+        "data.py",
+        "if self._count_writes() != self._writes:",
+        "if False:",
+        ("test_data.py", "test_runs.py"),
+    ),
+    "a network is tested on images it was trained on": (
+        "single_run.py",
+        "known != data.fingerprint",
+        "False",
+        ("test_cli.py",),
+    ),
+    "weights of other code are today's": (
+        "sources/pretrain.py",
+        'same_code and read_card(path)["key"] != facts["key"]',
+        "False",
+        ("test_pretrain.py",),
+    ),
     "recorded searches of other images": (
         "experiments/ready.py",
-        "return archs <= {*settings.archs} and same_training(made, asked)",
-        "return True",
+        'return same and same_training({"data": own["data"], "config": own["training"]}, asked)',
+        "return same",
         ("test_ready.py",),
     ),
     "the kit's weights replace the user's": (
