@@ -141,11 +141,7 @@ def epochs(
     """
     device = resolve_device(config.device)
     nets = initial_models(graph, data, config, seed, weights) if models is None else models
-    optimizers = {
-        i: sgd(net, config, nesterov=config.nesterov and config.momentum > 0)
-        for i, net in enumerate(nets)
-        if net is not None and graph.learns(i)
-    }
+    optimizers = _optimizers(graph, nets, config)
     records, best = _resume(checkpoint, nets, optimizers, device)
     yield from records
     step = captured(partial(_step, graph, nets, optimizers, config), device, data.size)
@@ -335,6 +331,15 @@ def initial_models(
         layout = torch.channels_last if last else torch.contiguous_format
         nets[i] = net.to(device, memory_format=layout)
     return nets
+
+
+def _optimizers(graph: Graph, nets: list, config: TrainConfig) -> dict[int, torch.optim.SGD]:
+    """One optimizer per node that learns."""
+    return {
+        i: sgd(net, config, nesterov=config.nesterov and config.momentum > 0)
+        for i, net in enumerate(nets)
+        if net is not None and graph.learns(i)
+    }
 
 
 def sgd(net: nn.Module, config, nesterov: bool = False) -> torch.optim.SGD:
