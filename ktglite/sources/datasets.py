@@ -87,14 +87,7 @@ def load_data(
     """
     spec = locals() | {"split": tuple(split)}
     spec |= {name: os.path.expanduser(spec[name]) for name in ("name_or_folder", "cache", "raw")}
-    if not isinstance(size, Integral) or not 8 <= size <= 1024:
-        raise ValueError(f"size is {size!r}: images are square, 8 to 1024 px")
-    if split_seed < 0:
-        raise ValueError(f"split_seed is {split_seed}: it must be at least 0")
-    for name, allowed in {"fit": ("squash", "crop"), "validate_on": ("val", "test")}.items():
-        if spec[name] not in allowed:
-            raise ValueError(f"{name} is {spec[name]!r}: allowed are {', '.join(allowed)}")
-    check_shares(split)
+    _check(spec)
     images, facts = _decoded(spec)
     name, classes = spec["name_or_folder"], facts["classes"]
     labels = np.array(facts["labels"], np.int64)
@@ -116,6 +109,19 @@ def load_data(
     kind = "as given" if (given >= 0).any() else "by seed"
     log.info("%s: %r, split %s, of %s", name, data, kind, _some(classes))
     return data
+
+
+def _check(spec: dict) -> None:
+    """Raise ValueError naming an argument of `load_data` that is out of range."""
+    size, seed = spec["size"], spec["split_seed"]
+    if not isinstance(size, Integral) or not 8 <= size <= 1024:
+        raise ValueError(f"size is {size!r}: images are square, 8 to 1024 px")
+    if seed < 0:
+        raise ValueError(f"split_seed is {seed}: it must be at least 0")
+    for name, allowed in {"fit": ("squash", "crop"), "validate_on": ("val", "test")}.items():
+        if spec[name] not in allowed:
+            raise ValueError(f"{name} is {spec[name]!r}: allowed are {', '.join(allowed)}")
+    check_shares(spec["split"])
 
 
 def check_shares(split: tuple[float, ...]) -> None:
