@@ -127,7 +127,7 @@ CHECK = effects(
 CHECK = CHECK.assign(mean=[41.0, 50], low=[38.0, 48], high=[44.0, 52])
 GAIN = {"source": "fractaldb1k", "accuracy there": 81.5, "scratch": {"0": 50, "1": 60}}
 GAINS = [
-    GAIN | {"data": "drawn cars", "start": {"0": 52, "1": 63}},
+    GAIN | {"data": "synthetic cars", "start": {"0": 52, "1": 63}},
     GAIN | {"data": "photographs", "start": {"1": 60, "0": 49}},
 ]
 CARD = {"source": SOURCES[0], "classes": 40, "curve": [{"images": 100, "accuracy": 5.0}] * 2}

@@ -133,3 +133,12 @@ def test_every_sentence_has_its_japanese(gain):
         plots.use_style("ja")
         words = [plots.hint(text) for text in told]
     assert [text for text in words if re.search("[A-Za-z]", re.sub(kept, "", text))] == []
+
+
+def test_a_search_without_a_finished_graph_has_no_winner():
+    lost = {"best": None, "selection_value": None, "states": {"FAIL": 8}}
+    found = {name: {**search, **lost} for name, search in SEARCHES.items()}
+    for text in (sentences.searches(found, ()), sentences.best_graphs(found)):
+        assert "no winner" in text or text == "no graph was trained to the end"
+        assert "winner" not in plots.translate(text)
+        assert "graph was" not in plots.translate(text)

@@ -239,7 +239,8 @@ def plot_best_graphs(summaries: Summaries, table1: Records = ()) -> Figure:
     its target alone in `table1`, its gain over that, and over (a), by the rule of the claims."""
     order = in_order(summaries)
     figure, axes = style.panels([""] * len(order), 3.3, columns=2)
-    arms, gaps = claims.search_arms(summaries, table1), claims.winner_gaps(summaries, table1)
+    arms = claims.search_arms(summaries, table1)
+    gaps = claims.winner_gaps(summaries, table1)
     graphs = []
     for axis, name in zip(axes, order, strict=True):
         axis.axis("off")

@@ -200,7 +200,8 @@ def curve_table(records: Records, source: str) -> pd.DataFrame:
     """A row per epoch of the runs of Table 1: `start` of node 1 ("scratch", "pre-trained"),
     `neighbours` that are pre-trained ("2 or 3"), `seed`, `epoch`, `accuracy` (validation, node 1,
     %)."""
-    rows, alike = [], defaultdict(list)
+    rows = []
+    alike = defaultdict(list)
     patterns = ablation.patterns(ablation.count_nodes(records))
     for pattern in patterns[1 : len(patterns) // 2]:
         alike[pattern.count("+")].append(pattern)
@@ -283,8 +284,8 @@ def plot_gain_against_knowledge(table: pd.DataFrame) -> Figure:
         axis.set_xlabel("neighbours alone (mean) − node 1 alone (points)")
     axes[0].set_ylabel("graph − its target alone (points)")
     sources = style.source_legend(dict.fromkeys(table.source), "starts: {}")
-    note = f"labels: pre-trained nodes, where the interval excludes 0, outside ± {CROWDED} points; "
-    note += OWN_SCALE
+    note = "labels: pre-trained nodes, where the interval excludes 0, "
+    note += f"outside ± {CROWDED} points; {OWN_SCALE}"
     style.legend_below(figure, [*sources, *style.mark_legend(table)], note)
     return figure
 
@@ -329,8 +330,7 @@ def plot_sources(records: Records) -> Figure:
             start += f" ({record['accuracy there']:.0f} % on its own images)"
         row = {"data": record["data"], "start": start}
         rows.append(row | stats.difference(record["start"], record["scratch"]))
-    table = pd.DataFrame(rows).replace({"data": {"drawn cars": "synthetic cars"}})
-    parts = dict(list(table.groupby("data", sort=False)))
+    parts = dict(list(pd.DataFrame(rows).groupby("data", sort=False)))
     return plot_effects(parts, "start", "gain over scratch (points)", shared=False)
 
 

@@ -77,7 +77,11 @@ def searches(summaries: ablation.Summaries, recorded: Iterable[str]) -> str:
         done = summary["states"].get("COMPLETE", 0)
         text = f"{condition_label(name, summaries)} ({how}): {len(summary['trials'])} graphs, "
         text += f"{done} to the end; {_saved([summary])} % of the epochs saved; "
-        told.append(text + f"the winner has {summary['selection_value']:.1f} % (validation)")
+        if summary["best"]:
+            text += f"the winner has {summary['selection_value']:.1f} % (validation)"
+        else:
+            text += "no winner"
+        told.append(text)
     return "\n".join(told)
 
 
@@ -92,7 +96,10 @@ def best_graphs(summaries: ablation.Summaries) -> str:
     found = [
         f"{condition_label(name, summaries)} {summaries[name]['selection_value']:.1f} %"
         for name in in_order(summaries)
+        if summaries[name]["best"]
     ]
+    if not found:
+        return "no graph was trained to the end"
     return f"best recorded graph, one run each (validation): {'; '.join(found)}"
 
 
