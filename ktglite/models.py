@@ -22,6 +22,7 @@ __all__ = ["SOURCES", "Source", "initialise", "title"]
 # stage (64 there).
 NARROW = {"resnet18_w8": 8, "resnet18_w16": 16}
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+CHECKPOINT_ENTRIES = ("state_dict", "model", "model_state_dict")
 # In training these two return auxiliary logits besides their own: not the (B, C) a node needs.
 NOT_A_NODE = ("googlenet", "inception_v3")
 
@@ -177,8 +178,9 @@ def file_hash(path: str | Path) -> str:
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """State dict and metadata of a weights file. Code in a pickle is never run.
 
-    The prefixes of DataParallel and torch.compile are taken off, and the names that DenseNets had
-    in older files are brought up to date.
+    Of a checkpoint the entry `state_dict`, `model` or `model_state_dict` is taken. The prefixes of
+    DataParallel, torch.compile and Lightning are taken off, and the names that DenseNets had in
+    older files are brought up to date.
 
     Raises:
         ValueError: if the file is not a state dict of finite numbers, or not the one that the card
@@ -202,9 +204,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
     except Exception as error:  # every reader has its own for a file that is no such file
         found = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a readable weights file ({found})") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if isinstance(state, dict):  # it may be one entry of a checkpoint
+        state = next((state[name] for name in CHECKPOINT_ENTRIES if name in state), state)
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no state dict of tensors")
+        raise ValueError(f"{path} holds no state dict of tensors: save net.state_dict() by itself")
     for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             found = f"{name} has values that are NaN or infinite"
@@ -214,7 +217,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
 
 def _current_name(name: str) -> str:
     """A parameter's name in today's torchvision, without what wrappers put before it."""
-    name = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
+    name = re.sub(r"^(module\.|_orig_mod\.|model\.)+", "", name)
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name)
 
 

@@ -40,7 +40,7 @@ class Settings(TrainConfig):
     - `arch`: of every node, or one for each of the `nodes`; a search chooses among them.
     - `sources`: what a node may start from, besides random numbers.  `weights`: the folder of their
       weights, the run's own unless given; or several for repeated pre-trainings, used in turn by
-      seed. What is given is only read.
+      seed. What is given is only read, trained `teachers` aside.
     - `ready_weights`: finished weights, taken where they were made with these settings.
     - `ready_runs`: the folder of a finished run, whose records are taken instead of training; its
       seeds, too, where neither `seeds` nor `first_seed` is asked for.
