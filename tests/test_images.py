@@ -233,5 +233,20 @@ def test_the_table_of_the_documentation_is_this_one():
     )
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("pixels", [np.uint8, np.uint16])
+def test_grey_pictures_are_turned_by_their_exif_entry(tmp_path, suffix, pixels):
+    """Bringing 16 bits to 8 makes a new picture, without the entry; Pillow maps a TIFF that is
+    opened by its name into memory, and then takes its width for its height."""
+    left = np.zeros((20, 40), pixels)
+    left[:, :10] = np.iinfo(pixels).max
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was turned: what is on the left belongs to the top
+    Image.fromarray(left).save(tmp_path / f"turned.{suffix}", exif=turned)
+    found = read_image(tmp_path / f"turned.{suffix}", 16)[0]
+    assert found[0].min() > 200
+    assert found[-1].max() == 0
+
+
 if __name__ == "__main__":
     print(table())

@@ -38,7 +38,8 @@ def read_image(path: str | Path, size: int, fit: str | Fit = "squash") -> np.nda
             raise ValueError("it is empty, 0 bytes")
         if suffix in RAW:
             raise ValueError("it is a camera's raw file")
-        with Image.open(path) as picture:
+        # By its name, Pillow would map a TIFF into memory, and then misread one to be turned.
+        with open(path, "rb") as file, Image.open(file) as picture:
             return to_square(picture, size, fit)
     except UNREADABLE as error:
         way = "convert it to JPEG or PNG" if suffix in NO_READER else "replace it"
@@ -52,12 +53,13 @@ def to_square(picture: Image.Image, size: int, fit: str | Fit) -> np.ndarray:
     `fit`: "squash", "crop", or a function of (width, height) that gives the box to show: left, top,
     right, bottom. Raises ValueError for 32-bit pixels, whose range nothing tells.
     """
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+    kind = picture.format
+    picture = ImageOps.exif_transpose(picture)  # first: what is made below has no EXIF
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and kind == "PNG"):
         # PIL would clip 16 bits to 255 instead of scaling them
         picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise ValueError("32 bits a pixel have no agreed white: save it with 8 or 16 a channel")
-    picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture.convert("RGBA"))
