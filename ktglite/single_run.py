@@ -12,8 +12,7 @@ from ktglite.experiments.runs import SCHEMA, Run, check_starts, run, weights_fol
 from ktglite.figures import plot_training, save_figure, use_style
 from ktglite.graph import Graph, Node, all_through, distillation, independent, mutual
 from ktglite.settings import Settings
-from ktglite.sources.datasets import load_data
-from ktglite.sources.images import SUFFIXES
+from ktglite.sources.datasets import load_data, walk
 from ktglite.store import atomic_write, write_record
 from ktglite.trainer import predict
 
@@ -96,15 +95,18 @@ def node_table(record: dict) -> pd.DataFrame:
 def answers(target: Path, images: Iterable[Path]) -> pd.DataFrame:
     """What the network in a file takes images for: columns `file`, `class`, `probability` (%).
 
-    Folders stand for every image below them. Raises FileNotFoundError for a path that is not there,
-    and for folders without images.
+    Folders stand for every image below them, found as those of a data set are. Raises
+    FileNotFoundError for a path that is not there, and for folders without images, ValueError
+    where none is given.
     """
+    images = list(images)
+    if not images:
+        raise ValueError("no IMAGE is given: name image files, or folders of them")
     files = []
     for path in images:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        inside = [p for p in path.rglob("[!.]*") if p.suffix.lower() in SUFFIXES]
-        files += [path] if path.is_file() else sorted(inside)
+        files += [path] if path.is_file() else [path.joinpath(*parts) for parts in walk(path)[0]]
     if not files:
         raise FileNotFoundError(f"no images in {', '.join(map(str, images))}")
     table = networks.classify(networks.load_network(target), files)

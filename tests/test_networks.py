@@ -1,7 +1,9 @@
 """Trained networks to take away: what their files say, and what they answer."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from ktglite import Node, TrainConfig, all_through, load_data, models, trainer
 from ktglite.experiments import networks
 from ktglite.experiments.networks import classify, load_network
 from ktglite.experiments.runs import Run, Store, run
-from ktglite.single_run import class_table
+from ktglite.single_run import answers, class_table
 from ktglite.store import from_checkout
 
 CONFIG = TrainConfig(epochs=2, batch_size=8, augmentation="shift", precision="fp32", device="cpu")
@@ -121,3 +123,30 @@ def test_a_file_that_is_no_network_of_ours_is_refused_in_a_sentence(tmp_path, na
     with pytest.raises(ValueError, match=words) as caught:
         load_network(tmp_path / name)
     assert name in str(caught.value)
+
+
+@pytest.fixture
+def three_classes(tmp_path):
+    """A network that was not trained, in a file."""
+    net = models.initialise("resnet18_w8", "scratch", 3, 5)
+    card = {"arch": "resnet18_w8", "classes": ["a", "b", "c"], "size": 32, "fit": "squash"}
+    return networks.save_network(net, tmp_path / "net.safetensors", card)
+
+
+def test_a_folder_to_predict_is_searched_as_a_data_set_is(three_classes, tmp_path):
+    """Links to folders are followed; a folder that is called like an image is one; what a NAS and
+    Jupyter put there is left out."""
+    for name in ("in/1.png", "far/2.png", "in/album.png/3.png", "in/@eaDir/4.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(path)
+    shutil.copytree(tmp_path / "far", tmp_path / "in/.ipynb_checkpoints")
+    (tmp_path / "in/linked").symlink_to("../far")
+    table = answers(three_classes, [tmp_path / "in"])
+    found = {Path(file).relative_to(tmp_path / "in").as_posix() for file in table["file"]}
+    assert found == {"1.png", "linked/2.png", "album.png/3.png"}
+
+
+def test_predict_without_an_image_says_what_to_give(three_classes):
+    with pytest.raises(ValueError, match="no IMAGE is given: name image files, or folders"):
+        answers(three_classes, [])

@@ -399,7 +399,7 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
     A split is a folder called like one; its class is the folder in it or, at its end, around it.
     Without splits, the class is the first folder that not all images share.
     """
-    images, folders = _walk(root)
+    images, folders = walk(root)
     deep = {path[:-1] for path in images} - {()}
     common = os.path.commonprefix([*deep])  # noqa: RUF071 (of tuples, name by name)
     depth = min([len(common), *(len(parts) - 1 for parts in deep)])
@@ -458,7 +458,7 @@ def _folder_roles(root: Path, deep: set, common: tuple[str, ...], depth: int) ->
     return {}
 
 
-def _walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+def walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """The images and the folders below `root`, as tuples of names; sorted. Links are followed,
     unless they lead round. What is left out is said, hidden files aside."""
     images, inner, others, left_out = [], [], [], set()
