@@ -198,8 +198,9 @@ def predict(target: Network, images: Images, csv: File = None) -> None:
     if csv is None:
         _print_table(table)
         return
-    csv.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(csv, index=False)
+    with ktglite.store.atomic_write(csv) as file:
+        # a file's name need not be UTF-8
+        file.write(table.to_csv(index=False).encode(errors="surrogateescape"))
     print(csv)
 
 

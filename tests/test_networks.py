@@ -1,5 +1,6 @@
 """Trained networks to take away: what their files say, and what they answer."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from ktglite import Node, TrainConfig, all_through, load_data, models, trainer
+from ktglite import Node, TrainConfig, all_through, cli, load_data, models, trainer
 from ktglite.experiments import networks
 from ktglite.experiments.networks import classify, load_network
 from ktglite.experiments.runs import Run, Store, run
@@ -150,3 +151,19 @@ def test_a_folder_to_predict_is_searched_as_a_data_set_is(three_classes, tmp_pat
 def test_predict_without_an_image_says_what_to_give(three_classes):
     with pytest.raises(ValueError, match="no IMAGE is given: name image files, or folders"):
         answers(three_classes, [])
+
+
+def test_classify_takes_a_single_file(three_classes, tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "1.png")
+    net = load_network(three_classes)
+    for file in (tmp_path / "1.png", str(tmp_path / "1.png")):
+        assert list(classify(net, file)["file"]) == [str(tmp_path / "1.png")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are UTF-8")
+def test_answers_on_a_file_whose_name_is_not_utf8_are_written(three_classes, tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(name, "wb") as file:
+        Image.new("RGB", (9, 9)).save(file, "png")
+    cli.predict(three_classes, (Path(os.fsdecode(name)),), tmp_path / "x/a.csv")
+    assert (tmp_path / "x/a.csv").read_bytes().splitlines()[1].startswith(name + b",")

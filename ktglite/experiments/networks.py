@@ -72,12 +72,12 @@ def load_network(path: str | Path) -> nn.Module:
     return net
 
 
-def classify(net: nn.Module, files: Iterable[str | Path]) -> pd.DataFrame:
+def classify(net: nn.Module, files: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     """What a loaded network takes image files for: columns `file`, `class`, `probability` (%).
 
     Raises ValueError naming a file that cannot be read.
     """
-    files = [str(file) for file in files]
+    files = [str(file) for file in ([files] if isinstance(files, str | Path) else files)]
     parts = [torch.zeros(0, len(net.classes))]
     for start in range(0, len(files), 256):  # so many pictures are in memory at a time
         pictures = [read_image(file, net.size, net.fit) for file in files[start : start + 256]]
