@@ -1,6 +1,7 @@
 """One graph of one's own: train it, keep its target, and see what the target is worth."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -125,13 +126,18 @@ def class_table(target: Path, dataset: str | None = None) -> pd.DataFrame:
     name = dataset or spec.get("name_or_folder")
     if name is None:
         raise ValueError(f"{target} does not say on which images it was trained: give --dataset")
-    data = load_data(**spec | {"name_or_folder": name, "size": net.size, "fit": net.fit})
+    try:
+        data = load_data(**spec | {"name_or_folder": name, "size": net.size, "fit": net.fit})
+    except FileNotFoundError as error:
+        way = "where its images lie elsewhere, give --dataset FOLDER"
+        raise FileNotFoundError(f"{error}; {way}") from error
     if unknown := set(data.classes) - set(net.classes):
         known = ", ".join(net.classes[:5])
         raise ValueError(f"{name}: the network does not know {min(unknown)!r}; it knows {known} ..")
     trained = net.card.get("data") or {}
     known = trained.get("fingerprint", data.fingerprint)
-    if name == spec.get("name_or_folder") and known != data.fingerprint:
+    own = os.path.realpath(data.spec["name_or_folder"])
+    if own == os.path.realpath(spec.get("name_or_folder", "")) and known != data.fingerprint:
         found = f"{name} is not as it was when {target} was trained"
         risk = "its test split now has images that the network was trained on"
         raise ValueError(f"{found}: {risk}; restore it, or give --dataset of new images")

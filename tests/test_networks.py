@@ -167,3 +167,28 @@ def test_answers_on_a_file_whose_name_is_not_utf8_are_written(three_classes, tmp
         Image.new("RGB", (9, 9)).save(file, "png")
     cli.predict(three_classes, (Path(os.fsdecode(name)),), tmp_path / "x/a.csv")
     assert (tmp_path / "x/a.csv").read_bytes().splitlines()[1].startswith(name + b",")
+
+
+def test_the_images_of_a_network_are_asked_for_where_they_are_not_and_known_by_any_path(
+    three_classes, tmp_path, monkeypatch
+):
+    for name in ("cars", "other"):
+        for label in "abc":
+            (tmp_path / name / label).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (9, 9), (i, 0, len(name))).save(
+                    tmp_path / name / label / f"{i}.png"
+                )
+    monkeypatch.chdir(tmp_path)
+    card = networks.read_card(three_classes)
+    card |= {"dataset": {"name_or_folder": "cars"}, "data": {"fingerprint": "of before"}}
+    networks.save_network(load_network(three_classes), three_classes, card)
+    for same in (None, "cars", "./cars", str(tmp_path / "cars")):
+        with pytest.raises(
+            ValueError, match=r"is not as it was when .*net.safetensors was trained"
+        ):
+            class_table(three_classes, same)
+    assert len(class_table(three_classes, "other")) == 3
+    shutil.move("cars", "moved")
+    with pytest.raises(FileNotFoundError, match=r"'cars' is neither .* give --dataset FOLDER"):
+        class_table(three_classes)
