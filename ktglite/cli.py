@@ -318,6 +318,14 @@ def _terminate(number, frame) -> None:
     raise KeyboardInterrupt(number)
 
 
+def _at_home(argument: str) -> str:
+    """The home for "~" in front of an argument, and in --out=~/x, where no shell puts it."""
+    option, equals, value = argument.partition("=")
+    if equals and option.startswith("--"):
+        return option + equals + os.path.expanduser(value)
+    return os.path.expanduser(argument)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `ktglite`. Errors that name their cause end with it and code 1;
     KTGLITE_DEBUG=1 shows where they were raised."""
@@ -329,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("ktglite").setLevel(logging.INFO)
     try:
-        _run(sys.argv[1:] if arguments is None else list(arguments))
+        _run([*map(_at_home, sys.argv[1:] if arguments is None else arguments)])
     except KeyboardInterrupt as stop:
         where = "; ".join(["stopped", *getattr(stop, "__notes__", [])])
         print(f"\nktglite: {where}; the same command resumes", file=sys.stderr, flush=True)

@@ -349,3 +349,17 @@ def test_letters_that_a_locale_lacks_are_no_error(tmp_path, monkeypatch, is_term
         main([])
     expected = "mean ± std ?\n".encode("iso-8859-1") if is_terminal else "mean ± std 赤\n".encode()
     assert (tmp_path / "log").read_bytes() == expected
+
+
+def test_the_home_is_meant_in_every_argument(trained, tmp_path, monkeypatch, capsys):
+    """A shell puts it neither into --out=~/x nor into what stands in quotation marks."""
+    out, _ = trained
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/run").symlink_to(out)
+    main(["export", "~/run", "--to", "csv", "--out=~/tables"])
+    assert str(tmp_path / "home/tables/runs.csv") in capsys.readouterr().out
+    assert (tmp_path / "home/tables/runs.csv").is_file()
+    assert not (tmp_path / "~").exists()
