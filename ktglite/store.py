@@ -64,13 +64,18 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())  # a name must not reach the disk before its content does
         os.replace(partial, path)
     except OSError as error:
-        found = f"{path} could not be written ({error.strerror or error})"
-        way = "make room, or choose a folder that can be written, and run the same command again"
-        message = f"{found}; what was there before is untouched: {way}"
-        raise OSError(error.errno or errno.EIO, message) from error  # numpy gives no number
+        raise _unwritten(path, error) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _unwritten(path: Path, error: OSError) -> OSError:
+    """An error of the system with the file that was to be written, and the way out."""
+    found = f"{path} could not be written ({error.strerror or error})"
+    way = "make room, or choose a folder that can be written, and run the same command again"
+    message = f"{found}; what was there before is untouched: {way}"
+    return OSError(error.errno or errno.EIO, message)  # numpy gives no number
 
 
 def make_once(path: str | Path, make: Callable[[Path], None], also: Iterable[Path] = ()) -> Path:
@@ -83,7 +88,6 @@ def make_once(path: str | Path, make: Callable[[Path], None], also: Iterable[Pat
     files = [path, *also]
     if all(file.exists() for file in files):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.lock")  # the system releases it when its holder dies
     with acquire(lock):
         if not all(file.exists() for file in files):
@@ -94,13 +98,20 @@ def make_once(path: str | Path, make: Callable[[Path], None], also: Iterable[Pat
 
 
 def acquire(lock: FileLock) -> AbstractContextManager[FileLock]:
-    """Hold a lock; that another process has it is said after a while."""
+    """Hold a lock; that another process has it is said after a while.
+
+    Raises OSError naming its file and the way out where that cannot be written.
+    """
+    path = Path(lock.lock_file)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         return lock.acquire(timeout=WAIT_IN_SILENCE)
     except Timeout:
         wait = "waiting for another process to release %s; if there is none, delete that file"
-        log.warning(wait, lock.lock_file)
+        log.warning(wait, path)
         return lock.acquire()
+    except OSError as error:
+        raise _unwritten(path, error) from error
 
 
 def write_json(path: str | Path, value: object, indent: int | None = 1) -> None:

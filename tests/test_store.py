@@ -188,3 +188,10 @@ def test_checkpoints_take_no_more_than_their_share(tmp_path, monkeypatch):
     assert kept[0]
     assert 4 <= sum(kept) <= 8
     assert checkpoint.load()["epoch"] == max(epoch for epoch in range(60) if kept[epoch])
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    words = r"cache.x.json.lock could not be written .*choose a folder that can be written"
+    with pytest.raises(OSError, match=words):
+        make_once(tmp_path / "cache" / "x.json", lambda path: write_json(path, 1))
