@@ -285,9 +285,11 @@ def _read(name: str, value: object, kind: type) -> object:
     if value in absent and NoneType in kinds:
         return None
     several = any(get_origin(one) is tuple for one in kinds)
-    if several and value[:1] + value[-1:] == "[]":
-        return tuple(part.strip(" '\"") for part in value[1:-1].split(",") if part.strip())
-    return (value,) if several and str not in kinds else value
+    brackets = value[:1] + value[-1:] == "[]"
+    if several and (brackets or str not in kinds):  # with brackets, or as one types it
+        inside = value[1:-1] if brackets else value
+        return tuple(part.strip(" '\"") for part in inside.split(",") if part.strip())
+    return value
 
 
 def _fill(value: object, out: str) -> object:

@@ -250,3 +250,12 @@ def test_data_and_fit_come_from_settings(tmp_path):
     data = settings.load_data()
     assert data.spec["fit"] == "crop"
     assert (data.size, len(data.train) + len(data.val) + len(data.test)) == (16, 120)
+
+
+def test_a_setting_that_has_several_takes_them_with_commas_alone():
+    given = {"split": ".6,.2,.2", "03.conditions": "none, fractaldb1k"}
+    found = load_settings("03", "smoke", sources="fractaldb1k,w/mine.safetensors", **given)
+    assert found.split == (0.6, 0.2, 0.2)
+    assert found.sources == ("fractaldb1k", "w/mine.safetensors")
+    assert found.conditions == ("none", "fractaldb1k")
+    assert load_settings("02", "smoke", weights="a,b").weights == "a,b"  # a folder's name
