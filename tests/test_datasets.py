@@ -614,3 +614,14 @@ def test_what_the_library_says_is_passed_on(load, hub, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"ktglite\[hf\]"):
         load("hf:u/c")
+
+
+def test_a_run_among_the_classes_is_no_class(folder, load, caplog):
+    """Its figures are no images; the cache beside them is told where it is taken for a class."""
+    write_images(folder / "my run" / "figures", 5, 77)
+    (folder / "my run/profile.json").write_text('{"profile": "quick"}')
+    assert load(folder).classes == ("audi", "bmw", "citroën 2CV")
+    assert "ignored 1 folder in" in caplog.text
+    (folder / "data/cache").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"data holds no images: .* run this in another folder"):
+        load(folder)

@@ -426,7 +426,8 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
     for folder in folders:
         if (at := place(folder)) and at[0] in above and at not in classes:
             empty = root.joinpath(*folder)
-            raise ValueError(f"class folder {empty} holds no images: fill it or remove it")
+            way = "fill it or move it away; if it is our own data/, run this in another folder"
+            raise ValueError(f"class folder {empty} holds no images: {way}")
     _tell_ignored(root, {*images} - {path for path, *_ in found}, "image", " outside the classes")
     filled = {split for *_, split in found}
     said = [f"{name} is {SPLITS[role]}" for name, role in roles.items() if role in filled]
@@ -470,7 +471,8 @@ def walk(root: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
             known = path.name.casefold() in SYSTEM_FOLDERS
             system = known and next(os.walk(path), ())[1:] != ([], [])  # () if it may not be read
             hidden = path.name.startswith(".")
-            if hidden or system or path.resolve() in around:
+            run = (path / "profile.json").is_file()  # of ours, whose figures are no images
+            if hidden or system or run or path.resolve() in around:
                 folders.remove(path.name)
                 left_out.update([] if hidden else [(path.name,)])
             else:
