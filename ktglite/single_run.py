@@ -36,7 +36,7 @@ def read_graph(text: str, archs: Sequence[str], inits: Sequence[str] = ()) -> Gr
     name, _, count = text.partition(":")
     if text.endswith(".json"):
         try:
-            content = json.loads(Path(text).expanduser().read_text(encoding="utf-8"))
+            content = json.loads(Path(text).expanduser().read_text(encoding="utf-8-sig"))
             if "best" in content and content["best"] is None:
                 raise ValueError("this search trained no graph to the end; give it more trials")
             content = content.get("best", content)

@@ -363,3 +363,9 @@ def test_the_home_is_meant_in_every_argument(trained, tmp_path, monkeypatch, cap
     assert str(tmp_path / "home/tables/runs.csv") in capsys.readouterr().out
     assert (tmp_path / "home/tables/runs.csv").is_file()
     assert not (tmp_path / "~").exists()
+
+
+def test_a_graph_that_an_editor_saved_with_a_byte_order_mark_is_read(tmp_path):
+    graph = mutual(Node("resnet18_w8"), Node("resnet18_w16"))
+    (tmp_path / "graph.json").write_text(json.dumps(graph.to_dict()), encoding="utf-8-sig")
+    assert read_graph(str(tmp_path / "graph.json"), ()) == graph

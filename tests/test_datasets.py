@@ -625,3 +625,10 @@ def test_a_run_among_the_classes_is_no_class(folder, load, caplog):
     (folder / "data/cache").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"data holds no images: .* run this in another folder"):
         load(folder)
+
+
+@pytest.mark.parametrize("name", ["limit", "split_seed"])
+@pytest.mark.parametrize("value", ["10", 10.5])
+def test_numbers_of_load_data_are_whole(folder, load, name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}: it must be a whole number"):
+        load(folder, **{name: value})

@@ -116,6 +116,9 @@ def _check(spec: dict) -> None:
     size, seed = spec["size"], spec["split_seed"]
     if not isinstance(size, Integral) or not 8 <= size <= 1024:
         raise ValueError(f"size is {size!r}: images are square, 8 to 1024 px")
+    for name in ("limit", "split_seed"):
+        if not isinstance(spec[name] or 0, Integral):
+            raise ValueError(f"{name} is {spec[name]!r}: it must be a whole number")
     if seed < 0:
         raise ValueError(f"split_seed is {seed}: it must be at least 0")
     for name, allowed in {"fit": ("squash", "crop"), "validate_on": ("val", "test")}.items():
