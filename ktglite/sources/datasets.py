@@ -429,7 +429,7 @@ def _find_images(root: Path) -> list[tuple[Path, str, int]]:
     for folder in folders:
         if (at := place(folder)) and at[0] in above and at not in classes:
             empty = root.joinpath(*folder)
-            way = "fill it or move it away; if it is our own data/, run this in another folder"
+            way = "fill it or move it away; if ktglite wrote it, run this in another folder"
             raise ValueError(f"class folder {empty} holds no images: {way}")
     _tell_ignored(root, {*images} - {path for path, *_ in found}, "image", " outside the classes")
     filled = {split for *_, split in found}
