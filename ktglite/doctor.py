@@ -1,5 +1,6 @@
 """`ktglite doctor`: what a run needs, and which runs wait to be resumed."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ def examine(out: Path) -> Iterator[tuple[bool, str]]:
     free = shutil.disk_usage(place).free
     little = "" if free > MIN_FREE_BYTES else ", little for a long run"
     yield not little, f"{out}: {free / 1e9:.0f} GB free{little}"
+    if not os.access(place, os.W_OK):
+        yield False, f"{place} cannot be written: work in another folder, or give --out"
     yield from list(_unfinished(out)) or [(True, f"no unfinished or failed run below {out}")]
 
 

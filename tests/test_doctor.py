@@ -30,3 +30,9 @@ def test_a_healthy_machine_is_healthy_and_a_gpu_that_torch_misses_is_none(tmp_pa
     monkeypatch.setattr(doctor.Path, "exists", lambda path: True)  # /dev/nvidia0 among them
     troubles = [line for good, line in doctor.examine(tmp_path) if not good]
     assert troubles == ["a GPU that torch does not see: install a torch for its driver"]
+
+
+def test_a_folder_that_cannot_be_written_is_trouble(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    troubles = [line for good, line in doctor.examine(tmp_path / "data/runs") if not good]
+    assert troubles == [f"{tmp_path} cannot be written: work in another folder, or give --out"]
