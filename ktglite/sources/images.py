@@ -38,8 +38,8 @@ def read_image(path: str | Path, size: int, fit: str | Fit = "squash") -> np.nda
             raise ValueError("it is empty, 0 bytes")
         if suffix in RAW:
             raise ValueError("it is a camera's raw file")
-        # By its name, Pillow would map a TIFF into memory, and then misread one to be turned.
-        with open(path, "rb") as file, Image.open(file) as picture:
+        with Image.open(path) as picture:
+            picture.filename = ""  # by it Pillow maps a TIFF, and misreads one to be turned
             return to_square(picture, size, fit)
     except UNREADABLE as error:
         way = "convert it to JPEG or PNG" if suffix in NO_READER else "replace it"
