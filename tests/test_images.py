@@ -91,6 +91,7 @@ def filled(value, *shape):
 
 
 HEIC = b"\0\0\0\x18ftypheic" + bytes(40)
+FLOATS = of_kind(np.float32, 0.4)
 BOMB = "decompression bomb"
 LATIN = os.fsdecode(b"latin-1 \xe9.png")
 # name, writer, what it gives (the mean grey of an image, or words of an error), in words
@@ -104,12 +105,7 @@ CASES = [
     ("bomb.png", png(60_000, 60_000, False), BOMB, "error: claims 60,000 x 60,000 px"),
     ("huge.png", png(20_000, 20_000, True), BOMB, "error: 20,000 x 20,000 px, 60 kB"),
     ("text bomb.png", text_bomb, "too large", "error: 100 MB of text packed into a PNG"),
-    (
-        "float.tiff",
-        of_kind(np.float32, 0.4),
-        "agreed",
-        "error: 32 bits a pixel, of which nobody knows the range",
-    ),
+    ("float.tiff", FLOATS, "agreed", "error: 32 bits a pixel, of which nobody knows the range"),
     ("loop.png", link("loop.png"), "symbolic links", "error: a link to itself"),
     ("dangling.png", link("nowhere.png"), "No such file", "error: a link to nothing"),
     ("photo.heic", content(HEIC), "heic cannot.*pillow-heif", "error: HEIC, without pillow-heif"),
