@@ -52,13 +52,12 @@ def test_numerics_restore_a_caller_s_warnings():
         torch.use_deterministic_algorithms(False)
 
 
-def test_a_device_that_is_none_is_named():
-    with pytest.raises(ValueError, match="device is 'gpu': allowed are auto, cpu, cuda"):
-        devices.resolve_device("gpu")
-
-
-def test_a_gpu_that_is_not_there_is_named(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("gpu", "device is 'gpu': allowed are auto, cpu, cuda"), ("cuda:1", "sees no GPU")],
+)
+def test_a_device_that_is_not_there_is_named(monkeypatch, name, words):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="sees no GPU"):
-        devices.resolve_device("cuda:1")
+    with pytest.raises(ValueError, match=words):
+        devices.resolve_device(name)
     assert devices.resolve_device("auto").type == "cpu"
