@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ktglite_formulas import one_fractal
+from ktglite_formulas import coloured_fractals, one_fractal, visualatom
 from ktglite_formulas.base import sample_system
+from ktglite_formulas.coloured_fractals import ColouredFractals
 from ktglite_formulas.one_fractal import OneFractal
+from ktglite_formulas.visualatom import VisualAtom
 
 
 def plain_coverage(system):
@@ -97,28 +99,45 @@ def test_an_image_is_a_random_half_of_what_is_reached(small):
     assert images[:, share == 1].std() == pytest.approx(127 / 2 / 8, rel=0.06)
 
 
-def test_an_image_is_a_function_of_seed_and_number(small):
-    images, labels = small.batch([3999, 0, 1500, 3])
-    assert images.shape == (4, 3, 64, 64)
+# ---- what the formula sources share
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "size", "categories", "pixels"),
+    [
+        (one_fractal, OneFractal, 64, 4, "cb28e6266d394fc9"),
+        (coloured_fractals, ColouredFractals, 48, 1000, "9002c3c72d37d726"),
+        (visualatom, VisualAtom, 64, 4, "274f9ded3cb477a1"),
+    ],
+)
+def test_an_image_is_a_function_of_seed_and_number(
+    tmp_path, module, kind, size, categories, pixels
+):
+    options = {"cache": tmp_path} if kind is VisualAtom else {}
+    source = kind(size, categories=categories, **options)
+    last = len(source) - 1
+    images, labels = source.batch([last, 0, 1500, 3])
+    assert images.shape == (4, 3, size, size)
     assert images.dtype == np.uint8
-    assert labels.tolist() == [3, 0, 1, 0]
-    np.testing.assert_array_equal(small.batch([3, 3999])[0], images[[3, 0]])
-    np.testing.assert_array_equal(OneFractal(64, categories=2).batch([1500])[0], images[2:3])
-    assert (OneFractal(64, categories=1, seed=1).batch([0])[0] != images[1]).any()
-    assert hashlib.sha256(images.tobytes()).hexdigest()[:16] == "cb28e6266d394fc9"
+    assert labels.tolist() == [categories - 1, 0, 1, 0]
+    np.testing.assert_array_equal(source.batch([3, last])[0], images[[3, 0]])
+    fewer, other = kind(size, categories=2, **options), kind(size, seed=1, categories=2, **options)
+    np.testing.assert_array_equal(fewer.batch([1500])[0], images[2:3])
+    assert (other.batch([0])[0] != images[1]).any()
+    assert hashlib.sha256(images.tobytes()).hexdigest()[:16] == pixels
+    config = SimpleNamespace(size=32, render=48, seed=2, categories=3)
+    found = module.open_source(config, tmp_path)
+    assert (found.size, found.seed, len(found)) == (48, 2, 3000)
 
 
-def test_what_is_out_of_range_is_refused(small):
+def test_what_is_out_of_range_is_refused(small, tmp_path):
+    assert small.batch([])[0].shape == (0, 3, 64, 64)
     with pytest.raises(IndexError, match="from 0 to 3999"):
         small.batch([4000])
-    with pytest.raises(ValueError, match="size is 8"):
-        OneFractal(8)
-    with pytest.raises(ValueError, match="categories is 0"):
-        OneFractal(64, categories=0)
-    assert small.batch([])[0].shape == (0, 3, 64, 64)
-
-
-def test_a_config_opens_it(tmp_path):
-    config = SimpleNamespace(size=32, render=48, seed=2, categories=3)
-    source = one_fractal.open_source(config, tmp_path)
-    assert (source.size, source.seed, len(source)) == (48, 2, 3000)
+    for make, words in (
+        (lambda: OneFractal(8), "size is 8"),
+        (lambda: OneFractal(64, categories=0), "categories is 0"),
+        (lambda: VisualAtom(600, cache=tmp_path), "size is 600"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make()
