@@ -56,8 +56,8 @@ def trained(pictures, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "my run"
     arguments = ["train", "mutual:2", "--dataset", pictures, "--out", out, "--profile", "smoke"]
     arguments += ["--arch", "resnet18_w8", "resnet18_w16", "--epochs", "12"]
-    more = [f"cache={out}/cache", "limit=null", "batch_size=8"]
-    arguments += [text for pair in more for text in ("--set", pair)]
+    for pair in (f"cache={out}/cache", "limit=null", "batch_size=8"):
+        arguments += ["--set", pair]
     main([*map(str, arguments)])
     return out, arguments
 
@@ -68,10 +68,7 @@ def trained(pictures, tmp_path_factory):
         (["figures", "nowhere"], "no table1.json"),
         (["search", "best", "--profile", "smoke"], "condition is 'best'"),
         (["ablation", "--profile", "smoke", "--set", "dataset=nowhere"], "neither a folder nor"),
-        (["ablation", "--profile", "smoke", "--seeds", "0"], "seeds is 0"),
         (["ablation", "--profile", "smoke", "--sources", "a/x.pt", "b/x.pt"], "rename a file"),
-        (["ablation", "--profile", "smoke", "--arch", "resnet9"], "unknown arch 'resnet9'"),
-        (["ablation", "--profile", "smoke", "--nodes", "1"], "nodes is 1"),
         (["train", "ring", "--out", "x", "--profile", "smoke"], "graph is 'ring'"),
         (["train", "alone"], "give it a folder with --out"),
         (["train", "alone", "--out", "x", "--set", "epoch=3"], "no setting 'epoch'; did you mean"),
@@ -134,47 +131,41 @@ def test_a_network_is_evaluated_on_its_own_test_images(
     accuracy = record["test_accuracy"][0]
     assert f"accuracy {accuracy:.2f} % of {record['data']['test']} test images" in text
     assert load_network(target).classes == tuple(sorted(COLOURS))
-    taken = next((pictures / "blue").iterdir())
-    taken.rename(tmp_path / taken.name)  # the split is another one then
-    try:
-        for arguments in ([], ["--dataset", str(pictures)]):
-            with pytest.raises(SystemExit, match="is not as it was when .*target.*was trained"):
-                main(["evaluate", target, *arguments])
-    finally:
-        (tmp_path / taken.name).rename(taken)
-    (pictures / "blue").rename(pictures / "violet")
-    try:
-        with pytest.raises(SystemExit, match="the network does not know 'violet'"):
-            main(["evaluate", target, "--dataset", str(pictures)])
-    finally:
-        (pictures / "violet").rename(pictures / "blue")
+    places = [(pictures / "blue", pictures / "violet", "the network does not know 'violet'")]
+    taken = next((pictures / "blue").iterdir())  # the split is another one then
+    places += [(taken, tmp_path / taken.name, "is not as it was when .*target.*was trained")]
+    for path, elsewhere, words in places:
+        path.rename(elsewhere)
+        try:
+            with pytest.raises(SystemExit, match=words):
+                main(["evaluate", target, "--dataset", str(pictures)])
+        finally:
+            elsewhere.rename(path)
 
 
 def test_graphs_by_name_and_from_files(tmp_path):
-    one = Node("resnet18_w8")
-    assert read_graph("alone", ["resnet18_w8"]).size == 1
-    assert read_graph("all-through", ["resnet18_w8"]).size == 3
-    assert read_graph("all-through:4", ["resnet18_w8"]).size == 4
-    assert read_graph("mutual:3", ["resnet18_w8"]) == mutual(one, one, one)
-    fixed = read_graph("distillation", ["resnet18_w8"], ["scratch", "t.safetensors"])
+    one, archs = Node("resnet18_w8"), ["resnet18_w8"]
+    sizes = {"alone": 1, "all-through": 3, "all-through:4": 4}
+    assert {name: read_graph(name, archs).size for name in sizes} == sizes
+    assert read_graph("mutual:3", archs) == mutual(one, one, one)
+    fixed = read_graph("distillation", archs, ["scratch", "t.safetensors"])
     assert fixed.nodes[1].init == "t.safetensors"
     assert not fixed.learns(1)
-    fixed.save(tmp_path / "graph.json")
-    assert read_graph(str(tmp_path / "graph.json"), ()) == fixed
-    record = {"graph": fixed.to_dict(), "seed": 1}
-    (tmp_path / "record.json").write_text(json.dumps(record))
-    assert read_graph(str(tmp_path / "record.json"), (), ["scratch"]).nodes[1].init == "scratch"
+    path = tmp_path / "graph.json"
+    fixed.save(path)
+    assert read_graph(str(path), ()) == fixed
+    path.write_text(json.dumps({"graph": fixed.to_dict(), "seed": 1}))  # a record
+    assert read_graph(str(path), (), ["scratch"]).nodes[1].init == "scratch"
     summary = from_checkout("data/reference_runs/quick/search/mixed.json")
     best = json.loads(summary.read_text())["best"]["graph"]
     assert read_graph(str(summary), ()) == Graph.from_dict(best)
-    for wrong in ("mutual:x", "alone:2", "distillation:3", "all-through:0"):
-        with pytest.raises(ValueError, match="graph is"):
-            read_graph(wrong, ["resnet18_w8"])
+    path.write_text('{"best": null}')
+    wrong = dict.fromkeys(("mutual:x", "alone:2", "distillation:3", "all-through:0"), "graph is")
+    for name, words in (wrong | {str(path): "no graph to the end"}).items():
+        with pytest.raises(ValueError, match=words):
+            read_graph(name, archs)
     with pytest.raises(ValueError, match="2 were given for 3 nodes"):
         read_graph("all-through", ["resnet18_w8", "resnet18"])
-    (tmp_path / "none.json").write_text('{"best": null}')
-    with pytest.raises(ValueError, match="no graph to the end"):
-        read_graph(str(tmp_path / "none.json"), ())
 
 
 def test_a_search_ends_with_its_best_graph_and_the_command_that_trains_it(tmp_path, capsys):
@@ -213,7 +204,7 @@ def test_pre_training_takes_its_settings_as_options(monkeypatch, capsys):
 # ---- what a run left
 
 
-def test_a_run_is_taken_away_as_tables(trained, tmp_path, capsys):
+def test_a_run_is_taken_away_as_tables(trained, tmp_path, monkeypatch):
     out, _ = trained
     main(["export", str(out), "--to", "csv", "--out", str(tmp_path)])
     runs = pd.read_csv(tmp_path / "runs.csv")
@@ -225,18 +216,11 @@ def test_a_run_is_taken_away_as_tables(trained, tmp_path, capsys):
     assert runs["test_accuracy"][0] == record["test_accuracy"][0]
     second = epochs[epochs["node"] == 2]["val_accuracy"]
     assert list(second) == [epoch["val_accuracy"][1] for epoch in record["epochs"]]
-
-
-@pytest.mark.parametrize(
-    ("to", "package"), [("parquet", "pyarrow"), ("tensorboard", "tensorboard")]
-)
-def test_a_format_whose_package_is_missing_says_how_to_get_it(
-    trained, tmp_path, monkeypatch, to, package
-):
-    for name in ("pyarrow", "fastparquet", "torch.utils.tensorboard"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(SystemExit, match=f"pip install {package}"):
-        main(["export", str(trained[0]), "--to", to, "--out", str(tmp_path)])
+    for to, package in (("parquet", "pyarrow"), ("tensorboard", "tensorboard")):
+        for name in ("pyarrow", "fastparquet", "torch.utils.tensorboard"):
+            monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(SystemExit, match=f"pip install {package}"):
+            main(["export", str(out), "--to", to, "--out", str(tmp_path)])
 
 
 def test_recorded_searches_open_in_optuna(tmp_path, capsys, monkeypatch):
@@ -292,8 +276,10 @@ def damaged(path):
     return read_record(path, 1)
 
 
-def not_json(text):
-    return json.loads(text)
+def noted():
+    error = ValueError("that is wrong")
+    error.add_note("This was run 3.")
+    raise error
 
 
 def test_errors_that_say_their_cause_are_a_line_and_defects_keep_their_trace(tmp_path, monkeypatch):
@@ -309,21 +295,12 @@ def test_errors_that_say_their_cause_are_a_line_and_defects_keep_their_trace(tmp
     with open_pool(1) as pool, pytest.raises(SystemExit, match=words):
         run(pool.submit(damaged, tmp_path / "a.json").result)
     with pytest.raises(json.JSONDecodeError, match="property name"):
-        run(not_json, "{")
+        run(json.loads, "{")
+    with pytest.raises(SystemExit, match="ktglite: that is wrong\nThis was run 3.$"):
+        run(noted)
     monkeypatch.setenv("KTGLITE_DEBUG", "1")
     with pytest.raises(ValueError, match="is not a readable record"):
         run(damaged, tmp_path / "a.json")
-
-
-def test_notes_of_an_error_are_told(monkeypatch):
-    def noted(arguments):
-        error = ValueError("that is wrong")
-        error.add_note("This was run 3.")
-        raise error
-
-    monkeypatch.setattr(cli, "_run", noted)
-    with pytest.raises(SystemExit, match="ktglite: that is wrong\nThis was run 3.$"):
-        main([])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
