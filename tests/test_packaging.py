@@ -58,13 +58,10 @@ def test_every_dependency_is_pinned_with_hashes_and_no_address():
     for name in ("constraints.txt", "constraints-teach.txt", "constraints-browser.txt"):
         assert all(pins(name).values()), name
         assert not re.search(r"://|--index|--find-links", text_of(name)), name
-
-
-@pytest.mark.parametrize("extra", ["teach", "browser"])
-def test_extras_of_make_are_pinned(extra):
-    pinned = {pin.split("==")[0] for pin in pins(f"constraints-{extra}.txt")}
-    wanted = PROJECT["optional-dependencies"][extra]
-    assert {Requirement(text).name for text in wanted} <= pinned
+    for extra in ("teach", "browser"):
+        names = {pin.split("==")[0] for pin in pins(f"constraints-{extra}.txt")}
+        wanted = PROJECT["optional-dependencies"][extra]
+        assert {Requirement(text).name for text in wanted} <= names
 
 
 def test_make_alone_lists_every_target():
@@ -74,18 +71,18 @@ def test_make_alone_lists_every_target():
     assert sorted(listed) == sorted({*" ".join(targets).split()} - {"help"})
 
 
-@pytest.mark.parametrize("torch", ["all", "cpu"])
-def test_make_setup_installs_pinned_versions(torch):
+def test_make_setup_installs_pinned_versions():
     """What would be typed; `--torch-backend` is uv's, and the builds it takes have other hashes."""
-    arguments = ["make", "-C", TOP, "--dry-run", "VENV=nowhere", "setup", f"TORCH={torch}"]
-    typed = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
-    assert "--no-deps --no-build-isolation --editable ." in typed
-    assert ("--torch-backend cpu" in typed) == (torch == "cpu")
-    assert ("--require-hashes --requirement constraints.txt" in typed) == (torch == "all")
-    assert "constraints.txt" in typed
+    for torch in ("all", "cpu"):
+        arguments = ["make", "-C", TOP, "--dry-run", "VENV=nowhere", "setup", f"TORCH={torch}"]
+        typed = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+        assert "--no-deps --no-build-isolation --editable ." in typed
+        assert ("--torch-backend cpu" in typed) == (torch == "cpu")
+        assert ("--require-hashes --requirement constraints.txt" in typed) == (torch == "all")
+        assert "constraints.txt" in typed
 
 
-def test_the_image_ends_with_its_own_check_and_without_root():
+def test_containers_set_the_kit_up_and_the_image_checks_it_without_root():
     lines = [line for line in text_of("Dockerfile").splitlines() if not line.startswith("#")]
     assert lines[0] == "FROM python:3.13-slim"
     words = [line.split()[0] for line in lines if line[:1].isalpha()]
@@ -95,9 +92,6 @@ def test_the_image_ends_with_its_own_check_and_without_root():
     command = next(line for line in lines if line.startswith("CMD"))
     assert json.loads(command.removeprefix("CMD "))[0] == "jupyter"
     assert {".venv", "data/runs", "data/cache"} <= set(text_of(".dockerignore").split())
-
-
-def test_the_dev_container_sets_the_kit_up():
     config = json.loads(text_of(".devcontainer/devcontainer.json"))
     assert config["postCreateCommand"] == "make setup TORCH=cpu"
     assert config["image"].startswith("python:3.")
@@ -126,16 +120,11 @@ def site(tmp_path_factory) -> Path:
     return folder / "site"
 
 
-def test_a_wheel_has_all_that_the_package_reads(site):
-    package = TOP / "ktglite"
-    files = [path for path in package.rglob("*") if path.is_file()]
-    files = [path for path in files if "__pycache__" not in path.parts]
-    missing = [path for path in files if not (site / path.relative_to(TOP)).exists()]
-    assert not missing
-
-
-def test_a_wheel_works_in_an_empty_folder_read_only_and_without_a_home(site, tmp_path):
+def test_a_whole_wheel_works_in_an_empty_folder_read_only_and_without_a_home(site, tmp_path):
     """Another user's installation: no checkout, nothing to write to but the folder one is in."""
+    files = [path.relative_to(TOP) for path in (TOP / "ktglite").rglob("*") if path.is_file()]
+    files = [path for path in files if "__pycache__" not in path.parts]
+    assert not [path for path in files if not (site / path).exists()]
     module, function = PROJECT["scripts"]["ktglite"].split(":")
     code = f"import sys; sys.argv = ['ktglite', 'doctor']; import {module} as m; m.{function}()"
     environment = os.environ | {"PYTHONPATH": str(site), "HOME": "/nonexistent"}
