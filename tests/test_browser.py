@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -42,16 +43,11 @@ if not (shutil.which("chromium") and shutil.which("chromedriver")):
 def folder(tmp_path_factory):
     """A checkout as a reader has it, with the smoke profile's parameters in every notebook."""
     top = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(TOP / "ktglite", top / "ktglite", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(
-        TOP / "notebooks", top / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints")
-    )
-    shutil.copytree(TOP / "docs", top / "docs")
-    values = {
-        "profile": "smoke",
-        "out": str(top / "run"),
-        "overrides": {"cache": str(top / "cache")},
-    }
+    hidden = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in ("ktglite", "notebooks", "docs"):
+        shutil.copytree(TOP / name, top / name, ignore=hidden)
+    overrides = {"cache": str(top / "cache")}
+    values = {"profile": "smoke", "out": str(top / "run"), "overrides": overrides}
     for stem in work.NOTEBOOKS:
         path = top / "notebooks" / f"{stem}.ipynb"
         notebook = parameterize_notebook(load_notebook_node(str(path)), values)
@@ -61,72 +57,13 @@ def folder(tmp_path_factory):
     return top
 
 
-@pytest.fixture(scope="module")
-def server(folder):
-    """JupyterLab as `make lab` starts it, on the loopback interface, with a token; yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token, home = secrets.token_hex(16), folder / "jupyter"
-    command = [sys.executable, "-m", "jupyter", "lab", "notebooks", "--no-browser", "--allow-root"]
-    command += [
-        "--ServerApp.ip=127.0.0.1",
-        f"--ServerApp.port={port}",
-        f"--IdentityProvider.token={token}",
-    ]
-    quiet = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
-    quiet.parent.mkdir(parents=True)
-    quiet.write_text(
-        '{"fetchNews": "false", "checkForUpdates": false}'
-    )  # else it asks, in front of everything
-    places = {"JUPYTER_CONFIG_DIR": home / "config", "JUPYTER_RUNTIME_DIR": home / "runtime"}
-    places |= {
-        "JUPYTERLAB_SETTINGS_DIR": home / "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": home / "workspaces",
-    }
-    places |= {
-        "IPYTHONDIR": home / "ipython",
-        "PYTHONPATH": str(folder),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
-    environment = os.environ | {name: str(value) for name, value in places.items()}
-    with open(folder / "jupyter.log", "w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
+def is_up(address, process, log):
+    assert process.poll() is None, log.read_text()[-3000:]
     try:
-        until = time.monotonic() + 300  # on a busy machine; alone it takes seconds
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/api?token={token}", timeout=2).close()
-                break
-            except OSError:
-                running = process.poll() is None and time.monotonic() < until
-                assert running, (folder / "jupyter.log").read_text()[-3000:]
-                time.sleep(0.5)
-        yield f"{address}/lab/tree/{{}}.ipynb?reset&token={token}"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser(folder):
-    options = webdriver.ChromeOptions()
-    for flag in (*FLAGS, f"--user-data-dir={folder}/chromium"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(
-        options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))
-    )
-    driver.set_script_timeout(60)
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture(scope="module")
-def shots(folder):
-    place = Path(os.environ.get("KTGLITE_SCREENSHOTS", folder / "screenshots"))
-    place.mkdir(parents=True, exist_ok=True)
-    return place
+        urllib.request.urlopen(address, timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def wait(condition, what, seconds=300):
@@ -140,6 +77,60 @@ def wait(condition, what, seconds=300):
     raise AssertionError(f"waited {seconds} s for {what}")
 
 
+@pytest.fixture(scope="module")
+def server(folder):
+    """JupyterLab as `make lab` starts it, on the loopback interface, with a token; yields its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token, home = secrets.token_hex(16), folder / "jupyter"
+    command = [sys.executable, "-m", "jupyter", "lab", "notebooks", "--no-browser", "--allow-root"]
+    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
+    command += [f"--IdentityProvider.token={token}"]
+    quiet = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    # else it asks, in front of everything
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    environment = os.environ | {
+        "JUPYTER_CONFIG_DIR": f"{home}/config",
+        "JUPYTER_RUNTIME_DIR": f"{home}/runtime",
+        "JUPYTERLAB_SETTINGS_DIR": f"{home}/settings",
+        "JUPYTERLAB_WORKSPACES_DIR": f"{home}/workspaces",
+        "IPYTHONDIR": f"{home}/ipython",
+        "PYTHONPATH": str(folder),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    with open(folder / "jupyter.log", "w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        answers = partial(is_up, f"{address}/api?token={token}", process, folder / "jupyter.log")
+        wait(answers, "JupyterLab")
+        yield f"{address}/lab/tree/{{}}.ipynb?reset&token={token}"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser(folder):
+    options = webdriver.ChromeOptions()
+    for flag in (*FLAGS, f"--user-data-dir={folder}/chromium"):
+        options.add_argument(flag)
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.set_script_timeout(60)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def shots(folder):
+    place = Path(os.environ.get("KTGLITE_SCREENSHOTS", folder / "screenshots"))
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
 def shown(browser, css):
     """The elements of a selector that are on the page."""
     return browser.find_elements("css selector", css)
@@ -148,35 +139,26 @@ def shown(browser, css):
 def open_notebook(browser, server, stem):
     browser.get(server.format(stem))
     wait(lambda: shown(browser, ".jp-Notebook .jp-MarkdownOutput h1"), f"{stem} to open")
-    # windowed rendering keeps cells out of the page until they are scrolled to: show all
-    wait(
-        lambda: browser.execute_script("return !!document.querySelector('.jp-NotebookPanel')"),
-        "the panel",
-    )
 
 
 def run_command(browser, label):
     """Click an entry of the menu Run."""
-    entry = wait(
-        lambda: [e for e in shown(browser, ".lm-MenuBar-item") if e.text == "Run"], "the menu"
-    )[0]
-    entry.click()
-    item = wait(
-        lambda: [e for e in shown(browser, ".lm-Menu-item") if e.text.startswith(label)], label
-    )[0]
-    item.click()
+    for css, text in ((".lm-MenuBar-item", "Run"), (".lm-Menu-item", label)):
+
+        def entries(css=css, text=text):
+            return [entry for entry in shown(browser, css) if entry.text.startswith(text)]
+
+        wait(entries, text)[0].click()
 
 
 def scroll_to(browser, css):
-    """Scroll through the notebook until the selector is on the page, and bring it into view."""
+    """Scroll through the notebook, of which windowed rendering shows a part, to the selector."""
     panel = shown(browser, ".jp-WindowedPanel-outer")[0]
     for step in range(200):
-        if shown(browser, css):
-            browser.execute_script(
-                "arguments[0].scrollIntoView({block: 'center'})", shown(browser, css)[0]
-            )
+        if found := shown(browser, css):
+            browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found[0])
             time.sleep(0.5)
-            return shown(browser, css)[0]
+            return
         browser.execute_script("arguments[0].scrollTop = arguments[1]", panel, 400 * step)
         time.sleep(0.1)
     raise AssertionError(f"nothing on the page is {css}")
@@ -190,25 +172,21 @@ def photograph(browser, path):
         browser.execute_script("arguments[0].scrollTop = arguments[1]", panel, top)
         time.sleep(0.6)
         browser.save_screenshot(f"{path}-{page:02d}.png")
-        height, view = (
-            browser.execute_script(f"return arguments[0].{name}", panel)
-            for name in ("scrollHeight", "clientHeight")
-        )
+        size = "return [arguments[0].scrollHeight, arguments[0].clientHeight]"
+        height, view = browser.execute_script(size, panel)
         top += view - 80
         if top >= height - 80:
             break
 
 
 def click(browser, css):
-    browser.execute_script(
-        "document.querySelector(arguments[0]).dispatchEvent(new MouseEvent('click', {bubbles: true}))",
-        css,
-    )
+    event = "new MouseEvent('click', {bubbles: true})"
+    browser.execute_script(f"document.querySelector(arguments[0]).dispatchEvent({event})", css)
 
 
 EXPLORER = TOP / "docs" / "explorer.html"
-TEN_CLICKS = ("edge='01'", "edge='02'", "edge='02'", "edge='02'", "edge='10'", "edge='11'")
-TEN_CLICKS += ("node='1'", "node='2'", "node='0'", "edge='21'")
+TEN_CLICKS = ["edge01", "edge02", "edge02", "edge02", "edge10", "edge11"]
+TEN_CLICKS += ["node1", "node2", "node0", "edge21"]
 
 
 @pytest.fixture
@@ -234,7 +212,7 @@ def test_the_explorer_fits_after_ten_clicks(explorer, shots, width, lang):
     explorer.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     click(explorer, f"#{lang}")
     for place in TEN_CLICKS:
-        click(explorer, f"[data-{place}]")
+        click(explorer, f"[data-{place[:4]}='{place[4:]}']")
     assert explorer.current_url.endswith("#111-TLX-LLT-TLT-1")
     assert explorer.execute_script("return document.documentElement.scrollWidth") <= width
     assert len(explorer.find_elements("css selector", "#near li")) == 3
@@ -278,9 +256,8 @@ def test_the_explorer_finds_what_was_recorded(explorer):
 
 
 def test_the_explorer_copies_a_graph_that_the_kit_reads(explorer):
-    explorer.execute_script(
-        "navigator.clipboard.writeText = async (text) => { window.copy = text; }"
-    )
+    write = "navigator.clipboard.writeText = async (text) => { window.copy = text; }"
+    explorer.execute_script(write)
     click(explorer, "[data-edge='02']")
     click(explorer, "#copy")
     text = wait(lambda: explorer.execute_script("return window.copy"), "the JSON", 10)
@@ -296,9 +273,8 @@ def test_the_explorer_works_in_a_frame_of_a_notebook(explorer):
     explorer.switch_to.frame(0)
     wait(lambda: shown(explorer, "[data-edge='01']"), "the page in its frame")
     click(explorer, "[data-edge='01']")
-    assert "matches no published method" in explorer.execute_script(
-        "return document.getElementById('told').textContent"
-    )
+    told = explorer.execute_script("return document.getElementById('told').textContent")
+    assert "matches no published method" in told
     explorer.switch_to.default_content()
 
 
@@ -316,14 +292,11 @@ def test_00_runs_and_shows_the_explorer(browser, server, shots):
     open_notebook(browser, server, stem)
     run_command(browser, "Run All Cells")
     scroll_to(browser, "[data-windowed-list-index='0']")
-    wait(
-        lambda: shown(browser, ".jp-Notebook-ExecutionIndicator[data-status='idle']"),
-        "the kernel to finish",
-    )
+    idle = ".jp-Notebook-ExecutionIndicator[data-status='idle']"
+    wait(lambda: shown(browser, idle), "the kernel to finish")
     photograph(browser, shots / f"{stem}-run")
     scroll_to(browser, "iframe[title='explorer']")
-    loud = shown(
-        browser, "[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText.jp-mod-error"
-    )
+    errors = "[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText.jp-mod-error"
+    loud = shown(browser, errors)
     texts = [element.get_attribute("textContent").strip() for element in loud]
     assert not [text for text in texts if text and not books.BAR.search(text)]
