@@ -10,6 +10,10 @@ import torch
 from ktglite.data import Data, Split, apply_views, augment, draw_views, normalise
 
 
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def test_images_are_normalised_by_the_constants_of_imagenet():
     pixel = torch.tensor([0, 255, 51], dtype=torch.uint8).reshape(1, 3, 1, 1)
     expected = [-0.485 / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
@@ -19,21 +23,27 @@ def test_images_are_normalised_by_the_constants_of_imagenet():
 def test_augmentation_is_seeded_and_keeps_the_shape():
     images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
     for kind in ("crop", "shift"):
-        first, again, other = (
-            augment(images, kind, torch.Generator().manual_seed(s)) for s in (0, 0, 1)
-        )
+        first, again, other = (augment(images, kind, seeded(seed)) for seed in (0, 0, 1))
         assert first.shape == images.shape
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
+        torch.manual_seed(1)  # whatever else draws from the global generator
+        views = draw_views(8, 16, kind, seeded(0))
+        assert torch.equal(first, apply_views(images, views))
+        torch.testing.assert_close(first[3:5], apply_views(images[3:5], views[3:5]))
     assert torch.equal(augment(images, "none", None), normalise(images))
-
-
-def test_unknown_augmentation_is_refused():
     with pytest.raises(ValueError, match="augmentation is 'flip': allowed are crop"):
-        augment(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "flip", torch.Generator())
+        augment(images, "flip", torch.Generator())
 
 
 def test_images_and_labels_belong_to_the_data(tiny_data):
+    labels, images = torch.arange(2), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    for wrong in (torch.rand(2, 3, 8, 8), images.transpose(1, 3)):
+        with pytest.raises(ValueError, match="images must be uint8"):
+            Split(wrong, labels)
+    for wrong in (torch.arange(3), torch.rand(2)):
+        with pytest.raises(ValueError, match="labels must be int64"):
+            Split(images, wrong)
     small = Split(tiny_data.val.images[..., :16], tiny_data.val.labels)
     with pytest.raises(ValueError, match="val needs images of 32 x 32 px"):
         dataclasses.replace(tiny_data, val=small)
@@ -59,21 +69,9 @@ def test_shift_moves_whole_pixels():
     image = torch.randint(1, 256, (1, 3, 16, 16), dtype=torch.uint8)
     known = torch.unique(torch.cat([normalise(image).flatten(), torch.zeros(1)]))
     for seed in range(20):
-        view = augment(image, "shift", torch.Generator().manual_seed(seed)).flatten()
+        view = augment(image, "shift", seeded(seed)).flatten()
         nearest = (view[:, None] - known[None, :]).abs().min(1).values
         assert nearest.max() < 1e-3
-
-
-def test_views_come_from_their_generator_alone_and_belong_to_their_image():
-    images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
-    for kind in ("crop", "shift"):
-        torch.manual_seed(0)
-        views = draw_views(8, 16, kind, torch.Generator().manual_seed(5))
-        torch.manual_seed(1)  # whatever else draws from the global generator
-        assert torch.equal(views, draw_views(8, 16, kind, torch.Generator().manual_seed(5)))
-        torch.testing.assert_close(
-            apply_views(images, views)[3:5], apply_views(images[3:5], views[3:5])
-        )
 
 
 def test_fingerprint_sees_one_changed_pixel(tiny_data):
@@ -85,6 +83,7 @@ def test_fingerprint_sees_one_changed_pixel(tiny_data):
     loaded = dataclasses.replace(tiny_data).loaded_by({"name_or_folder": "synthcars"})
     replaced = dataclasses.replace(loaded, train=train)  # no worker may load the others instead
     assert (replaced.fingerprint, replaced.spec) == (changed.fingerprint, None)
+    assert repr(tiny_data).startswith("Data(random: 3 classes, 32 train, ")
 
 
 def test_the_fingerprint_copies_no_images():
@@ -98,30 +97,11 @@ def test_the_fingerprint_copies_no_images():
 
 
 def test_views_are_as_large_as_they_say_and_half_of_them_are_flipped():
-    views = draw_views(4000, 48, "crop", torch.Generator().manual_seed(0))
+    views = draw_views(4000, 48, "crop", seeded(0))
     share = views[:, 0, 0].abs() * views[:, 1, 1]
     assert 0.245 < share.min() < 0.28  # a crop shows at least a quarter of the image
     assert share.max() > 0.95
     assert 0.45 < (views[:, 0, 0] < 0).float().mean() < 0.55
-    moved = draw_views(4000, 48, "shift", torch.Generator().manual_seed(0))
+    moved = draw_views(4000, 48, "shift", seeded(0))
     assert 0.45 < (moved[:, 0, 0] < 0).float().mean() < 0.55
     assert moved[:, :, 2].abs().max() == 2 * 6 / 48  # an eighth of the side, in units of half of it
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "wrong"),
-    [
-        (torch.rand(2, 3, 8, 8), torch.arange(2), "images must be uint8"),
-        (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.arange(2), "images must be uint8"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(3), "labels must be int64"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.rand(2), "labels must be int64"),
-    ],
-)
-def test_a_split_takes_uint8_images_and_int64_labels_only(images, labels, wrong):
-    with pytest.raises(ValueError, match=wrong):
-        Split(images, labels)
-
-
-def test_data_is_told_in_a_line(tiny_data):
-    assert repr(tiny_data).startswith("Data(random: 3 classes, 32 train, ")
-    assert "\n" not in repr(tiny_data)
