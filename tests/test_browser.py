@@ -164,21 +164,6 @@ def scroll_to(browser, css):
     raise AssertionError(f"nothing on the page is {css}")
 
 
-def photograph(browser, path):
-    """The whole notebook, page by page, as a reader scrolls."""
-    panel = shown(browser, ".jp-WindowedPanel-outer")[0]
-    top = 0
-    for page in range(30):
-        browser.execute_script("arguments[0].scrollTop = arguments[1]", panel, top)
-        time.sleep(0.6)
-        browser.save_screenshot(f"{path}-{page:02d}.png")
-        size = "return [arguments[0].scrollHeight, arguments[0].clientHeight]"
-        height, view = browser.execute_script(size, panel)
-        top += view - 80
-        if top >= height - 80:
-            break
-
-
 def click(browser, css):
     event = "new MouseEvent('click', {bubbles: true})"
     browser.execute_script(f"document.querySelector(arguments[0]).dispatchEvent({event})", css)
@@ -215,7 +200,7 @@ def test_the_explorer_fits_after_ten_clicks(explorer, shots, width, lang):
         click(explorer, f"[data-{place[:4]}='{place[4:]}']")
     assert explorer.current_url.endswith("#111-TLX-LLT-TLT-1")
     assert explorer.execute_script("return document.documentElement.scrollWidth") <= width
-    assert len(explorer.find_elements("css selector", "#near li")) == 3
+    assert len(shown(explorer, "#near li")) == 3
     explorer.save_screenshot(f"{shots}/explorer-{lang}-{width}.png")
 
 
@@ -227,7 +212,7 @@ def test_the_explorer_says_what_a_graph_is(explorer):
             click(explorer, f"[data-edge='0{source}']")
     assert "not a graph yet" in text_of(explorer, "told")
     assert explorer.current_url.endswith("#000-XXX-TTT-TTT-1")
-    assert not explorer.find_elements("css selector", "[data-edge='00'] text[style*='700']")
+    assert not shown(explorer, "[data-edge='00'] text[style*='700']")
     assert not explorer.find_element("id", "recorded").is_displayed()
     assert not explorer.find_element("id", "copy").is_enabled()
     explorer.get(EXPLORER.as_uri() + "#000-TTX-XXX-XXX-1")
@@ -243,7 +228,7 @@ def test_the_explorer_says_what_a_graph_is(explorer):
 def test_the_explorer_finds_what_was_recorded(explorer):
     explorer.get(EXPLORER.as_uri() + "#012-TXX-TTX-XXT-1")  # nodes 2 and 3 do not count
     wait(lambda: "the same graph" in text_of(explorer, "near"), "the curve of node 1 alone")
-    kinds = explorer.find_elements("css selector", "[data-preset]")
+    kinds = shown(explorer, "[data-preset]")
     for kind in [element.get_attribute("data-preset") for element in kinds]:
         click(explorer, f"[data-preset='{kind}']")
         assert "the same graph" in text_of(explorer, "near")
@@ -284,7 +269,7 @@ def test_it_opens_with_its_question_and_formulas(browser, server, shots, stem):
     assert "Question." in shown(browser, ".jp-Notebook .jp-MarkdownOutput")[0].text
     assert not [e for e in shown(browser, ".jp-Dialog") if e.is_displayed()]
     assert not shown(browser, ".MathJax_Error, mjx-merror, .jp-mod-error")
-    photograph(browser, shots / f"{stem}-opened")
+    browser.save_screenshot(f"{shots}/{stem}.png")
 
 
 def test_00_runs_and_shows_the_explorer(browser, server, shots):
@@ -294,8 +279,8 @@ def test_00_runs_and_shows_the_explorer(browser, server, shots):
     scroll_to(browser, "[data-windowed-list-index='0']")
     idle = ".jp-Notebook-ExecutionIndicator[data-status='idle']"
     wait(lambda: shown(browser, idle), "the kernel to finish")
-    photograph(browser, shots / f"{stem}-run")
     scroll_to(browser, "iframe[title='explorer']")
+    browser.save_screenshot(f"{shots}/{stem}-run.png")
     errors = "[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText.jp-mod-error"
     loud = shown(browser, errors)
     texts = [element.get_attribute("textContent").strip() for element in loud]

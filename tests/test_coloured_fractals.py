@@ -67,20 +67,6 @@ def test_orbits_go_by_the_maps_and_as_often_as_their_determinants():
     np.testing.assert_allclose(shares, areas / areas.sum(), atol=0.01)
 
 
-def test_jitter_scales_one_map_and_keeps_it_contractive():
-    changed = []
-    for k, system in enumerate(coloured._systems(200)):
-        found = system.copy()
-        coloured._jitter(found, np.uint64(k))
-        maps = np.flatnonzero((found != system).any(1))
-        assert len(maps) <= 1
-        changed += [factor for m in maps for factor in found[m, :1] / system[m, :1]]
-        assert np.linalg.svd(found.reshape(4, 2, 3)[..., :2], compute_uv=False).max() <= 1 + 1e-12
-    assert 0.8 <= min(changed) < 0.82
-    assert 1.05 < max(changed) <= 1.1
-    assert len(changed) > 190
-
-
 def test_a_fractal_is_painted_as_counted_point_by_point():
     system, side = coloured._systems(3)[2], 60
     xs, ys = np.empty((2, 4000))
@@ -99,29 +85,6 @@ def test_a_fractal_is_painted_as_counted_point_by_point():
         step = int(int(grades[r, c] / grades.max() * 255) + hue) % 256
         wanted = colorsys.hsv_to_rgb(step * 2 / 360 % 1, saturation / 255, 1)
         np.testing.assert_allclose(unpack(canvas)[r, c], np.array(wanted) * value, atol=0.51)
-
-
-def test_a_window_from_right_to_left_mirrors():
-    xs, ys = np.random.default_rng(0).integers(-1, 9, (2, 50)).astype(float)
-    counts, mirrored = np.empty((2, 13, 13), np.int32)
-    coloured._count(xs.copy(), ys, np.array([0, 0, 8, 8.0]), counts)
-    coloured._count(xs, ys, np.array([8, 0, 0, 8.0]), mirrored)
-    assert counts[1:-1, 1:-1].sum() == 50
-    np.testing.assert_array_equal(mirrored[1:-1, 1:-1], counts[1:-1, 1:-1][::-1])
-
-
-def test_clouds_are_made_by_diamonds_and_squares():
-    heights = np.empty((65, 65))
-    coloured._heights(KEY, heights)
-    least = 0.5 * np.exp(-5 * uniform(KEY, 0, 0.4, 0.8))  # noise of the sixth and last level
-    corners = heights[::2, ::2]
-    middle = (corners[:-1, :-1] + corners[1:, :-1] + corners[:-1, 1:] + corners[1:, 1:]) / 4
-    off = np.abs(heights[1::2, 1::2] - middle)
-    assert 0.95 * least < off.max() <= least
-    centres, sides = heights[1::2, 1::2], corners[1:-1]
-    beside = (sides[:, :-1] + sides[:, 1:] + centres[:-1] + centres[1:]) / 4
-    off = np.abs(heights[2:-2:2, 1::2] - beside)
-    assert 0.95 * least < off.max() <= least
 
 
 def test_images_are_averaged_and_blurred():

@@ -15,9 +15,9 @@ from ktglite.figures import sentences
 LINES = {"C1": "pre-training node 1", "C0": "the graph, over its target alone"}
 QUESTIONS = {"C1": "Pre-training node 1", "C3": "Pre-training all nodes"}
 KEPT = pd.DataFrame({"condition": ["none", "mixed"], "kept": [47.0, 80], "spent": [38.0, 39]})
-LUCK = pd.DataFrame(
-    {"condition": ["none", "mixed"], "effect": [1.2, -0.1], "low": [-0.3, -0.9], "high": [2, 0.8]}
-)
+LUCK = pd.DataFrame({"condition": ["none", "mixed"], "effect": [1.2, -0.1]})
+LUCK = LUCK.assign(low=[-0.3, -0.9], high=[2, 0.8])
+GAP = {"effect": -0.5, "low": -2.3, "high": 1.3, "winner": 4, "alone": 10}
 REPEATED = pd.DataFrame(
     [("C4", "mixed", "none", 30.0, 20.0, 35.0, 100.0, 100),
      ("C5", "mixed", "imagenet1k", 0.2, -1.0, 1.5, 55.0, 100)],
@@ -43,7 +43,7 @@ def test_claims_stand_beside_sources_with_interval_and_verdict():
     assert table.loc["C1: pre-training node 1", "no pre-training"] == ""
 
 
-def test_the_sources_are_said_to_differ_only_where_their_intervals_are_apart():
+def test_sources_or_places_are_said_to_differ_only_where_their_intervals_are_apart():
     told = sentences.sources_matter(primary())
     assert "With FractalDB-1k, pre-training node 1 adds" in told
     assert "each pre-trained neighbour is not resolved (" in told
@@ -54,9 +54,6 @@ def test_the_sources_are_said_to_differ_only_where_their_intervals_are_apart():
     told = sentences.sources_matter(table)
     assert "With FractalDB-1k, pre-training node 1 costs 5.0 points [4.0, 6.0]" in told
     assert told.endswith("So the source matters.")
-
-
-def test_symmetry_is_told_of_our_runs_and_the_paper_s():
     lines = sentences.symmetry(claims.exploratory(records(seeds=5))).splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("these runs, ImageNet-1k stand-in: node 2 minus node 3 ")
@@ -74,6 +71,12 @@ def test_a_search_says_what_it_saved_and_a_rule_how_often_it_kept_the_best():
     saved = "early stopping saved 65 % of the epochs; "
     assert sentences.early_stopping(KEPT, 8, SEARCHES) == saved + best
     assert sentences.best_graphs(SEARCHES).endswith("stand-in + FractalDB-1k 72.3 %")
+    lost = {"best": None, "selection_value": None, "states": {"FAIL": 8}}
+    found = {name: search | lost for name, search in SEARCHES.items()}
+    assert "no winner" in sentences.searches(found, ())
+    assert sentences.best_graphs(found) == "no graph was trained to the end"
+    for text in (sentences.searches(found, ()), sentences.best_graphs(found)):
+        assert not re.search("winner|graph was", plots.translate(text))
 
 
 def test_luck_and_a_graph_are_shown_only_where_an_interval_says_so():
@@ -81,14 +84,11 @@ def test_luck_and_a_graph_are_shown_only_where_an_interval_says_so():
     assert "rises by +1.2 [−0.3, +2.0] (a), −0.1 [−0.9, +0.8] (d) points more" in told
     assert told.endswith("none is distinguishable from 0")
     assert sentences.luck(LUCK.assign(low=0.1)).endswith("2 of 2 are above 0")
-    gap = {"effect": -0.5, "low": -2.3, "high": 1.3, "winner": 4, "alone": 10}
-    told = sentences.winners({"mixed": gap}, SUMMARIES)
-    assert told.endswith(
-        "(−0.5 points [−2.3, +1.3]), n = 4 and 10: that a graph was needed is not shown"
-    )
-    assert "not shown" not in sentences.winners(
-        {"mixed": gap | {"low": 0.2, "effect": 0.7}}, SUMMARIES
-    )
+    told = sentences.winners({"mixed": GAP}, SUMMARIES)
+    words = "(−0.5 points [−2.3, +1.3]), n = 4 and 10: that a graph was needed is not shown"
+    assert told.endswith(words)
+    told = sentences.winners({"mixed": GAP | {"low": 0.2, "effect": 0.7}}, SUMMARIES)
+    assert "not shown" not in told
     assert sentences.winners({}, SUMMARIES).startswith("no winner was trained again")
 
 
@@ -99,9 +99,8 @@ def test_the_last_answer_has_a_line_per_question_with_every_effect_under_its_ver
     assert told[0].count("n = 5") == 2
     assert told[2].endswith("of 100 pairs of winners (d) beats (a) in 100 (+30.0 [+20.0, +35.0])")
     assert told[3].endswith("(d) beats (b) in 55 (+0.2 [−1.0, +1.5]); not shown for (d) over (b)")
-    none = sentences.by_question(
-        claims.forest({"quick": (records(gain=0), {})}), REPEATED, QUESTIONS
-    )
+    unresolved = claims.forest({"quick": (records(gain=0), {})})
+    none = sentences.by_question(unresolved, REPEATED, QUESTIONS)
     assert "Pre-training node 1: not resolved with" in none
     cells = sentences.repeated_claims(REPEATED, SUMMARIES)
     assert cells["C5"] == "(d) − (b) ImageNet-1k stand-in: +0.2 [−1.0, +1.5]"
@@ -112,7 +111,6 @@ def test_every_sentence_has_its_japanese(gain):
     """Names of sources, the profile, and letters of conditions stay."""
     pytest.importorskip("matplotlib_fontja")
     kept = r"(ImageNet|FractalDB)-1k|quick|C\d|\([a-d]\)|\bn (=|では)|この n "
-    gap = {"effect": -0.5, "low": -2.3, "high": 1.3, "winner": 4, "alone": 10}
     forest = claims.forest({"quick": (records(gain=gain), {})})
     told = [
         sentences.sources_matter(primary(gain)),
@@ -123,7 +121,7 @@ def test_every_sentence_has_its_japanese(gain):
         sentences.best_graphs(SEARCHES),
         sentences.luck(LUCK),
         sentences.luck(LUCK.assign(low=0.1)),
-        sentences.winners({"mixed": gap}, SUMMARIES),
+        sentences.winners({"mixed": GAP}, SUMMARIES),
         sentences.winners({}, SUMMARIES),
         sentences.by_question(forest, REPEATED, QUESTIONS),
         *sentences.claim_table(primary(gain), LINES).index,
@@ -133,12 +131,3 @@ def test_every_sentence_has_its_japanese(gain):
         plots.use_style("ja")
         words = [plots.hint(text) for text in told]
     assert [text for text in words if re.search("[A-Za-z]", re.sub(kept, "", text))] == []
-
-
-def test_a_search_without_a_finished_graph_has_no_winner():
-    lost = {"best": None, "selection_value": None, "states": {"FAIL": 8}}
-    found = {name: {**search, **lost} for name, search in SEARCHES.items()}
-    for text in (sentences.searches(found, ()), sentences.best_graphs(found)):
-        assert "no winner" in text or text == "no graph was trained to the end"
-        assert "winner" not in plots.translate(text)
-        assert "graph was" not in plots.translate(text)

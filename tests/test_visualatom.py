@@ -74,18 +74,6 @@ def test_noise_is_distributed_as_published():
     assert [noise.min(), noise.max()] == pytest.approx([-0.952, 0.952], abs=5e-4)
 
 
-def test_atoms_are_in_their_ranges():
-    shapes = [visualatom._vertices(number).shape for number in range(40)]
-    for axes, lines, count in shapes:
-        assert axes == 2
-        assert 1 <= lines <= 200 <= count <= 1000
-    for number in range(8):
-        top, left, pixels = visualatom._shape(number)
-        assert -512 <= top < 0 < top + pixels.shape[0] <= 512
-        assert -512 <= left < 0 < left + pixels.shape[1] <= 512
-        assert pixels.max() == shapes[number][1]  # the last line lies over all others
-
-
 def test_an_image_is_the_canvas_averaged_down(small, cache):
     numbers = [5, 1234, 2001, 3999]
     canvas, _ = VisualAtom(512, categories=4, cache=cache).batch(numbers)
