@@ -251,18 +251,6 @@ def test_the_explorer_copies_a_graph_that_the_kit_reads(explorer):
     assert Graph.from_dict(json.loads(text)) == Graph([Node("resnet18_w16")] * 3, gates)
 
 
-def test_the_explorer_works_in_a_frame_of_a_notebook(explorer):
-    script = "const frame = document.createElement('iframe'); frame.srcdoc = arguments[0];"
-    script += "document.body.replaceChildren(frame)"
-    explorer.execute_script(script, EXPLORER.read_text(encoding="utf-8"))
-    explorer.switch_to.frame(0)
-    wait(lambda: shown(explorer, "[data-edge='01']"), "the page in its frame")
-    click(explorer, "[data-edge='01']")
-    told = explorer.execute_script("return document.getElementById('told').textContent")
-    assert "matches no published method" in told
-    explorer.switch_to.default_content()
-
-
 @pytest.mark.parametrize("stem", work.NOTEBOOKS)
 def test_it_opens_with_its_question_and_formulas(browser, server, shots, stem):
     open_notebook(browser, server, stem)

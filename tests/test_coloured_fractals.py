@@ -52,21 +52,6 @@ def test_systems_are_contractive_full_and_those_of_the_published_search():
     assert (sums <= (6 + maps) / 2).all()
 
 
-def test_orbits_go_by_the_maps_and_as_often_as_their_determinants():
-    (system,) = coloured._systems(1)
-    xs, ys = np.empty((2, 40_000))
-    left, low, right, high = coloured._orbit(system, KEY, xs, ys)
-    found = [xs.min(), ys.min(), xs.max(), ys.max()]
-    assert [left, low, right, high] == pytest.approx(found, abs=1e-3)
-    before, after = np.stack([xs, ys])[:, :-4], np.stack([xs, ys])[:, 4:]  # four orbits take turns
-    steps = [m.reshape(2, 3)[:, :2] @ before + m.reshape(2, 3)[:, 2:] - after for m in system]
-    taken = np.abs(steps).max(1).argmin(0)
-    assert np.abs(steps).max(1).min(0).max() < 1e-9
-    areas = np.abs(np.linalg.det(system.reshape(4, 2, 3)[..., :2]))
-    shares = np.bincount(taken, minlength=4) / len(taken)
-    np.testing.assert_allclose(shares, areas / areas.sum(), atol=0.01)
-
-
 def test_a_fractal_is_painted_as_counted_point_by_point():
     system, side = coloured._systems(3)[2], 60
     xs, ys = np.empty((2, 4000))
@@ -85,20 +70,6 @@ def test_a_fractal_is_painted_as_counted_point_by_point():
         step = int(int(grades[r, c] / grades.max() * 255) + hue) % 256
         wanted = colorsys.hsv_to_rgb(step * 2 / 360 % 1, saturation / 255, 1)
         np.testing.assert_allclose(unpack(canvas)[r, c], np.array(wanted) * value, atol=0.51)
-
-
-def test_images_are_averaged_and_blurred():
-    colours = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
-    canvas = sum(colours[..., k].astype(np.uint64) << np.uint64(16 * k) for k in range(3))
-    image = np.empty((3, 16, 16), np.uint8)
-    coloured._finish(canvas, 0, image)
-    small = colours.reshape(16, 2, 16, 2, 3).mean((1, 3)).transpose(2, 0, 1)
-    np.testing.assert_allclose(image, small, atol=0.5)
-    coloured._finish(canvas, 64, image)
-    padded = np.pad(small, ((0, 0), (1, 1), (1, 1)), "reflect")
-    lines = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
-    blurred = (lines[..., :-2] + 2 * lines[..., 1:-1] + lines[..., 2:]) / 4
-    np.testing.assert_allclose(image, blurred, atol=1.6)
 
 
 @pytest.mark.parametrize(

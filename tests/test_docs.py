@@ -1,7 +1,5 @@
 """README, docs and data/README: links, commands, numbers, and the same content in two languages."""
 
-import importlib
-import json
 import re
 import subprocess
 import sys
@@ -10,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import readme_results
 
 import ktglite
 
@@ -143,40 +142,10 @@ def test_words_that_readers_stumbled_over_stay_away(page):
         assert words not in text, f"{page.name}: {words!r}"
 
 
-@pytest.fixture
-def readme_results(monkeypatch):
-    """The script that writes the numbers."""
-    monkeypatch.syspath_prepend(TOP / "maintain")
-    return importlib.import_module("readme_results")
-
-
-def test_numbers_are_those_of_the_records(readme_results):
+def test_numbers_are_those_of_the_records():
     """README, docs/results.md and docs/faq.md against data/reference_runs and run_times.json."""
     stale = [p.name for p, text in readme_results.pages().items() if p.read_text("utf-8") != text]
     assert not stale, "run: python maintain/readme_results.py"
-
-
-def test_numbers_between_markers_are_filled_anew(readme_results):
-    text = "a <!-- x:begin -->old<!-- x:end --> b\n<!-- y:begin -->\n| old |\n<!-- y:end -->\n"
-    filled = text.replace("-->old<", "-->new<").replace("| old |", "| 1 |\n| 2 |")
-    assert readme_results.fill(text, {"x": "new", "y": "| 1 |\n| 2 |"}) == filled
-
-
-def test_numbers_tolerate_rows_that_are_missing(readme_results, monkeypatch, tmp_path):
-    """While records are trained, and of profiles that train fewer rows."""
-    gone = ("alone", "fractaldb1k/alone", "fractaldb1k/2", "fractaldb1k/1+2+3")
-    for name, folder in readme_results.RECORDS.items():
-        (tmp_path / name).mkdir()
-        records = json.loads((folder / "table1.json").read_text(encoding="utf-8"))
-        kept = [record for record in records if record["label"] not in gone]
-        (tmp_path / name / "table1.json").write_text(json.dumps(kept))
-    here = {name: tmp_path / name for name in readme_results.RECORDS}
-    monkeypatch.setattr(readme_results, "RECORDS", here)
-    pages = {path.name: text for path, text in readme_results.pages().items()}
-    assert not [line for text in pages.values() for line in text.splitlines() if "nan" in line]
-    row = "| C1 | FractalDB-1k | +1.8 [+1.3, +2.3], supported | not measured |"
-    assert row in pages["results.md"]
-    assert "No records yet" in pages["faq.md"]
 
 
 def test_contributing_names_every_module_and_none_that_is_gone():

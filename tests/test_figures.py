@@ -393,15 +393,6 @@ def test_a_replayed_search_loses_the_late_bloomer_unless_its_first_rung_is_late(
     assert not any(map(colours, whole.lines))
 
 
-def test_a_training_is_drawn_with_each_open_edge_in_the_style_of_its_gate():
-    axes = figure("training").axes
-    found = [[line.get_label() for line in axis.lines] for axis in axes]
-    assert found[0] == ["node 1, the target", "node 2", "node 3"]
-    assert found[1] == ["label → 1 (Through)", "label → 2 (Through)", "label → 3 (Through)"]
-    assert found[2][:2] == ["2 → 1 (Linear)", "3 → 1 (Correct)"]
-    assert axes[2].lines[0].get_color() == style.gate_style("linear")[0]
-
-
 def test_images_in_either_order_of_axes_with_names_as_they_are():
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), np.uint8)
     sheet = plots.plot_images(images, ["a", "Ba$$in", "$10_to_$20"], columns=2)
