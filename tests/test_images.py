@@ -2,7 +2,6 @@
 cases; print it with `python tests/test_images.py`.
 """
 
-import logging
 import os
 import struct
 import zlib
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktglite.sources.datasets import image_files, load_data
+from ktglite.sources.datasets import image_files
 from ktglite.sources.images import read_image
 
 GREY = np.full((24, 20, 3), 100, np.uint8)
@@ -167,24 +166,6 @@ def test_what_a_file_gives(tmp_path, name, write, gives, says):
             assert abs(float(image.mean()) - gives) < 3
             turned = image[:, 0].mean() - image[:, -1].mean()
             assert (turned > 100) == (name == "turned.jpg")
-
-
-def test_a_folder_of_all_kinds_trains_on_those_that_can_be_read(tmp_path, caplog):
-    """One bad file stops the command and is named; skip_unreadable names all, uses others."""
-    good = 0
-    for folder in (tmp_path / "cars/a", tmp_path / "cars/b"):
-        folder.mkdir(parents=True)
-        for name, write, gives, _ in CASES:
-            if name not in ("huge.png", "text bomb.png"):  # slow to write
-                write_or_skip(write, folder / name)
-                good += not isinstance(gives, str)
-    with pytest.raises(ValueError, match="cannot be read as an image"):
-        load_data(str(tmp_path / "cars"), 8, cache=tmp_path / "cache")
-    with caplog.at_level(logging.WARNING):
-        data = load_data(str(tmp_path / "cars"), 8, cache=tmp_path / "cache", skip_unreadable=True)
-    assert len(data.train) + len(data.val) + len(data.test) == good
-    for name in ("cut.jpg", "loop.png", "dangling.png", "bomb.png"):
-        assert name in caplog.text
 
 
 def test_what_is_no_still_image_is_counted_and_a_link_to_nowhere_is_named(tmp_path, caplog):
