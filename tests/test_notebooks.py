@@ -8,9 +8,12 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import Future
+from contextlib import nullcontext
 from html import unescape
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import numpy as np
 import pytest
@@ -20,8 +23,10 @@ from nbclient import NotebookClient
 from PIL import Image
 from students_edition import StripSolutions
 
-from ktglite import load_settings, pages
+import ktglite
+from ktglite import load_settings, pages, trainer
 from ktglite.profiles import NOTEBOOKS
+from ktglite.store import Checkpoint
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 STEMS = list(NOTEBOOKS)
@@ -299,6 +304,53 @@ def test_the_paper_profile_is_the_paper():
     assert (search.pruner, search.min_resource, search.reduction_factor) == ("asha", 1, 2)
     assert search.conditions == ("none", "imagenet1k", "fractaldb1k", "mixed")
     assert table1.sources == ("imagenet1k", "fractaldb1k")
+
+
+class HerePool:
+    """Runs tasks in this process; a KeyboardInterrupt kills it."""
+
+    size = 1
+
+    def submit(self, function, *arguments):
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
+def test_a_killed_search_of_notebook_03_goes_on_in_the_middle_of_a_graph(tmp_path, monkeypatch):
+    """Its own cells, killed as the second epoch of the first graph has been kept: two graphs of three epochs."""
+    begun, saved = [], []
+    save, rate = Checkpoint.save, trainer.learning_rate
+
+    def save_and_die(checkpoint, state):
+        save(checkpoint, state)
+        saved.append(len(state["records"]))
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", save_and_die)
+
+    def rate_of(config, epoch):
+        if begun[-1:] != [epoch]:  # asked for every iteration
+            begun.append(epoch)
+        return rate(config, epoch)
+
+    monkeypatch.setattr(trainer, "learning_rate", rate_of)
+    monkeypatch.setattr(ktglite, "open_pool", lambda *arguments: nullcontext(HerePool()))
+    overrides = {"conditions": ["none"], "pruner": "none", "cache": str(tmp_path / "cache")}
+    overrides |= {"trials": 2, "epochs": 3, "limit": 60, "image_size": 16}
+    names = {"profile": "smoke", "out": str(tmp_path), "overrides": overrides}
+    words = "load_settings(", ".load_data(", ".search_config(", "= search("
+    sources = [cell.source for cell in cells(STEMS[3])]
+    code = "\n".join(text for text in sources if any(word in text for word in words))
+    with matplotlib.rc_context():
+        with pytest.raises(KeyboardInterrupt):
+            exec(code, dict(names))
+        assert list(tmp_path.rglob("runs/*.ckpt"))
+        exec(code, names)
+    assert [trial.state.name for trial in names["studies"]["none"].trials] == ["COMPLETE"] * 2
+    assert begun == saved == [1, 2, 3, 1, 2, 3]
+    assert not list(tmp_path.rglob("runs/*.ckpt"))
 
 
 @pytest.fixture(scope="module")
