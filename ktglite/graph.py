@@ -27,6 +27,8 @@ class Node:
     init: str = "scratch"
 
     def __post_init__(self):
+        if isinstance(self.init, Path):
+            object.__setattr__(self, "init", str(self.init))
         if self.arch not in models.arch_names():
             allowed = f"{', '.join(models.NARROW)} and torchvision's, such as resnet18"
             raise ValueError(f"unknown arch {self.arch!r}: allowed are {allowed}")
@@ -157,7 +159,7 @@ class Graph:
     def load(cls, path: str | Path) -> "Graph":
         """The graph in a JSON file. Raises ValueError naming the file when it holds none."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8-sig")))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a graph: {error}") from error
 

@@ -122,6 +122,16 @@ def test_python_of_the_readme_is_python():
         assert all(hasattr(ktglite, name) for name in names), names
 
 
+def test_python_of_the_docs_that_reads_records_runs(monkeypatch):
+    monkeypatch.chdir(TOP)
+    pages = "".join(page.read_text("utf-8") for page in (TOP / "docs").glob("*.md"))
+    blocks = re.findall(r"^```python\n(.*?)^```", pages, re.DOTALL | re.M)
+    readers = [block for block in blocks if '"data/' in block]
+    assert len(readers) == 2
+    for block in readers:
+        exec(block, {})
+
+
 @pytest.mark.parametrize("page", sorted((TOP / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_a_table_of_measurements_has_its_command_beside_it(page):
     """In the section of a table with spreads or intervals stands what computes it."""

@@ -137,6 +137,9 @@ def test_a_graph_is_the_same_after_a_file(tmp_path):
     graph = Graph((Node("resnet18_w8"), Node("resnet18")), [["linear", "correct"], ["through"] * 2])
     graph.save(tmp_path / "graph.json")
     assert Graph.load(tmp_path / "graph.json") == graph
+    text = (tmp_path / "graph.json").read_text("utf-8")
+    (tmp_path / "graph.json").write_text(text, encoding="utf-8-sig")  # as editors on Windows do
+    assert Graph.load(tmp_path / "graph.json") == graph
     (tmp_path / "other.json").write_text('{"nodes": []}')
     with pytest.raises(ValueError, match="other.json is not a graph"):
         Graph.load(tmp_path / "other.json")
