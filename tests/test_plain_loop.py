@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import pytest
 import torch
 from test_trainer import CONFIG, A
 
@@ -38,32 +39,22 @@ def train_plainly(graph, data, config, seed, nets):
     return rates
 
 
-def test_a_training_is_what_a_plain_loop_does(tiny_data):
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_a_training_is_what_a_plain_loop_does(tiny_data, warmup):
     graph = Graph((A, A), [["through", "linear"], ["correct", "through"]])
-    config = dataclasses.replace(CONFIG, lr=0.01, weight_decay=0.05, temperature=2.0)
+    config = dataclasses.replace(CONFIG, lr=0.01, weight_decay=0.05, temperature=2.0, warmup=warmup)
     # no other split has such labels
     val = Split(tiny_data.val.images, torch.zeros_like(tiny_data.val.labels))
     data = dataclasses.replace(tiny_data, val=val)
     nets = initial_models(graph, data, config, seed=3)
     plain = copy.deepcopy(nets)
     records = list(epochs(graph, data, config, 3, models=nets))
-    train_plainly(graph, data, config, 3, plain)
+    rates = train_plainly(graph, data, config, 3, plain)
+    assert rates[0] == learning_rate(config, 1) / (8 if warmup else 1)
+    assert [record["lr"] for record in records] == [rates[3], rates[7]]
     for ours, theirs in zip(nets, plain, strict=True):
         torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-3, atol=1e-5)
     for split, name in ((data.val, "val_accuracy"), (data.test, "test_accuracy")):
         answers = plain[0].eval()(normalise(split.images)).argmax(1)
         right = (answers == split.labels).sum()
         assert round(records[-1][name][0] * len(split) / 100) == right
-
-
-def test_a_warm_up_raises_the_rate_iteration_by_iteration(tiny_data):
-    graph = Graph((A, A), [["through", "linear"], ["correct", "through"]])
-    config = dataclasses.replace(CONFIG, lr=0.01, weight_decay=0.05, temperature=2.0, warmup=2)
-    nets = initial_models(graph, tiny_data, config, seed=3)
-    plain = copy.deepcopy(nets)
-    records = list(epochs(graph, tiny_data, config, 3, models=nets))
-    rates = train_plainly(graph, tiny_data, config, 3, plain)
-    assert rates[0] == learning_rate(config, 1) / 8
-    assert [record["lr"] for record in records] == [rates[3], rates[7]]
-    for ours, theirs in zip(nets, plain, strict=True):
-        torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-3, atol=1e-5)

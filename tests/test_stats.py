@@ -9,6 +9,8 @@ from scipy import stats as reference
 from ktglite.experiments import stats
 from ktglite.experiments.stats import Arm
 
+APART = {"a": 1, "b": -1}
+
 
 def published(values):
     return Arm(float(np.mean(values)), float(np.std(values, ddof=1)), len(values))
@@ -22,60 +24,51 @@ def ends(found):
     return found["low"], found["high"]
 
 
-def test_summary_by_hand():
+def agrees(found, expected):
+    """With a test of scipy."""
+    assert found["p"] == pytest.approx(expected.pvalue)
+    assert ends(found) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_a_summary_and_a_prediction_by_hand():
     found = stats.summary([1.0, 2.0, 3.0])
     assert (found["mean"], found["std"], found["n"]) == (2.0, 1.0, 3)
     assert found["high"] - 2 == pytest.approx(4.302653 / math.sqrt(3), abs=1e-5)  # t(0.975, 2 df)
     single = stats.summary([5.0])
     assert single["mean"] == 5
-    assert math.isnan(single["std"])
-    assert math.isnan(single["low"])
+    assert np.isnan([single["std"], single["low"]]).all()
     assert stats.summary([])["n"] == 0
-
-
-def test_a_further_run_is_predicted_by_hand():
-    low, high = stats.prediction([1.0, 2.0, 3.0])
-    assert high - 2 == pytest.approx(4.302653 * math.sqrt(1 + 1 / 3), abs=1e-5)
-    assert low == pytest.approx(4 - high)
-    _, of_two = stats.prediction([1.0, 2.0, 3.0], runs=2)
-    assert of_two - 2 == pytest.approx(4.302653 * math.sqrt(1 / 2 + 1 / 3), abs=1e-5)
+    for runs in (1, 2):
+        low, high = stats.prediction([1.0, 2.0, 3.0], runs=runs)
+        assert high - 2 == pytest.approx(4.302653 * math.sqrt(1 / runs + 1 / 3), abs=1e-5)
+        assert low == pytest.approx(4 - high)
     assert math.isnan(stats.prediction([1.0])[0])
 
 
-def test_a_difference_by_hand_and_by_scipy():
+def test_a_difference_by_scipy():
     a, b = {0: 12.0, 1: 15.0, 2: 11.0, 9: 99.0}, {0: 10.0, 1: 14.0, 2: 8.0, 5: 0.0}
     found = stats.difference(a, b)  # seeds 9 and 5 have no second one of their kind
-    assert found["effect"] == pytest.approx(2)
-    assert found["n"] == 3
-    expected = reference.ttest_rel([12, 15, 11], [10, 14, 8])
-    assert found["p"] == pytest.approx(expected.pvalue)
-    assert ends(found) == pytest.approx(tuple(expected.confidence_interval()))
-
-
-SLEEP = (
-    [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0],
-    [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4],
-)
+    assert (found["effect"], found["n"]) == (pytest.approx(2), 3)
+    agrees(found, reference.ttest_rel([12, 15, 11], [10, 14, 8]))
 
 
 def test_student_s_sleep_data():
     """Student (1908), hours gained by ten patients under two drugs: the numbers of R's t.test."""
-    first, second = SLEEP
-    same = stats.contrast({"a": by_seed(first), "b": by_seed(second)}, {"a": 1, "b": -1})
+    first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    same = stats.contrast({"a": by_seed(first), "b": by_seed(second)}, APART)
     assert (round(same["effect"], 2), round(same["p"], 6), same["n"]) == (-1.58, 0.002833, 10)
     assert ends(same) == pytest.approx((-2.4598858, -0.7001142), abs=1e-7)
     for other in (by_seed(second, first=100), published(second)):  # no seed in common: Welch's
-        found = stats.contrast({"a": by_seed(first), "b": other}, {"a": 1, "b": -1})
+        found = stats.contrast({"a": by_seed(first), "b": other}, APART)
         assert round(found["p"], 5) == 0.07939
         assert ends(found) == pytest.approx((-3.3654832, 0.2054832), abs=1e-7)
 
 
-def test_published_arms_are_welch_s():
+def test_published_arms_of_other_sizes_are_welch_s():
     a, b = [27.5, 21.0, 19.0, 23.6, 17.0], [27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8]
-    found = stats.contrast({"a": published(a), "b": published(b)}, {"a": 1, "b": -1})
-    expected = reference.ttest_ind(a, b, equal_var=False)
-    assert found["p"] == pytest.approx(expected.pvalue)
-    assert ends(found) == pytest.approx(tuple(expected.confidence_interval()))
+    found = stats.contrast({"a": published(a), "b": published(b)}, APART)
+    agrees(found, reference.ttest_ind(a, b, equal_var=False))
     assert found["n"] == 5
 
 
@@ -84,9 +77,7 @@ def test_a_contrast_of_many_rows_is_a_t_test_of_one_number_per_seed():
     arms = {name: by_seed(row) for name, row in zip("abcd", values, strict=True)}
     weights = {"a": 0.5, "b": 0.5, "c": -0.5, "d": -0.5}
     found = stats.contrast(arms, weights)
-    expected = reference.ttest_1samp([0.5, 0.5, -0.5, -0.5] @ values, 0)
-    assert found["p"] == pytest.approx(expected.pvalue)
-    assert ends(found) == pytest.approx(tuple(expected.confidence_interval()))
+    agrees(found, reference.ttest_1samp([0.5, 0.5, -0.5, -0.5] @ values, 0))
     assert found["df"] == 5
     backwards = {name: weights[name] for name in "dcba"}
     assert stats.contrast(arms, backwards)["low"] == pytest.approx(found["low"])
@@ -94,13 +85,12 @@ def test_a_contrast_of_many_rows_is_a_t_test_of_one_number_per_seed():
 
 def test_every_seed_counts_where_arms_share_only_some():
     """a has seeds 0 to 3, b 0 and 1: seeds add a/4 - b/2 = -1, 1 and a/4 = 1, 2."""
-    arms = {"a": stats.arm({0: 4.0, 1: 8.0, 2: 4.0, 3: 8.0}), "b": stats.arm({0: 4.0, 1: 2.0})}
-    found = stats.contrast(arms, {"a": 1, "b": -1})
-    assert found["effect"] == 6.0 - 3.0
+    arms = {"a": by_seed([4, 8, 4, 8]), "b": by_seed([4, 2])}
+    found = stats.contrast(arms, APART)
+    assert (found["effect"], found["n"]) == (6.0 - 3.0, 2)
     shared, alone = 2 * 2.0, 2 * 0.5  # size x sample variance
     assert found["error"] ** 2 == pytest.approx(shared + alone)
     assert found["df"] == pytest.approx((shared + alone) ** 2 / (shared**2 / 1 + alone**2 / 1))
-    assert found["n"] == 2
 
 
 def test_the_rule_errs_as_often_as_it_says_where_seeds_are_missing():
@@ -124,11 +114,9 @@ def test_the_rule_errs_as_often_as_it_says_where_seeds_are_missing():
 
 def test_what_is_not_known_is_nan():
     arms = {"a": by_seed([1.0, 3.0]), "b": by_seed([1.0])}
-    single = stats.contrast(arms, {"a": 1, "b": -1})
-    assert single["effect"] == 1.0
-    assert single["n"] == 1
-    assert math.isnan(single["low"])
-    assert math.isnan(single["p"])
+    single = stats.contrast(arms, APART)
+    assert (single["effect"], single["n"]) == (1.0, 1)
+    assert np.isnan([single["low"], single["p"]]).all()
     missing = stats.contrast(arms, {"a": 1, "x": -1})
     assert math.isnan(missing["effect"])
     assert missing["n"] == 0
@@ -137,31 +125,27 @@ def test_what_is_not_known_is_nan():
 def test_a_pretraining_is_a_unit_when_several_take_their_turns():
     """Seeds 0, 2, 4 start from weights p, seeds 1, 3 from q: means 2 and 5, of scratch 0 and 1."""
     weights = {seed: ("pq"[seed % 2],) for seed in range(5)}
-    arms = {"on": by_seed([1, 4, 2, 6, 3]), "off": by_seed([0, 1, 0, 1, 0])}
-    arms["on"] = stats.arm(arms["on"].by_seed, weights)
-    found = stats.over_pretrainings(arms, {"on": 1, "off": -1})
-    assert found["effect"] == (2.0 + 4.0) / 2
-    assert found["n"] == 2
+    arms = {"a": by_seed([1, 4, 2, 6, 3]), "b": by_seed([0, 1, 0, 1, 0])}
+    arms["a"] = stats.arm(arms["a"].by_seed, weights)
+    found = stats.over_pretrainings(arms, APART)
+    assert (found["effect"], found["n"]) == ((2.0 + 4.0) / 2, 2)
     assert found["error"] == pytest.approx(1.0)  # of 2 and 4: standard deviation over root 2
-    assert stats.contrast(arms, {"on": 1, "off": -1})["pretrainings"] == 2
-    one = stats.over_pretrainings({"on": by_seed([1, 2, 3]), "off": by_seed([0, 0, 1])}, {"on": 1})
+    assert stats.contrast(arms, APART)["pretrainings"] == 2
+    one = stats.over_pretrainings({"a": by_seed([1, 2, 3]), "b": by_seed([0, 0, 1])}, {"a": 1})
     assert math.isnan(one["low"])
 
 
-def test_holm_as_r_does_it():
-    # R: p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm")
-    adjusted = stats.holm([0.01, 0.02, 0.03, 0.04, 0.05])
-    assert adjusted == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
-    # the usual textbook case: 0.01, 0.04, 0.03, 0.005 become 0.03, 0.06, 0.06, 0.02
-    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert stats.holm([0.9, 0.8]) == [1.0, 1.0]
-
-
-def test_a_declared_test_that_was_not_made_counts_in_its_family():
-    with_nan = stats.holm([0.01, math.nan, 0.04])
-    assert with_nan[0] == pytest.approx(0.03)
-    assert with_nan[2] == pytest.approx(0.08)
-    assert math.isnan(with_nan[1])
+@pytest.mark.parametrize(
+    ("given", "adjusted"),
+    [
+        ([0.01, 0.02, 0.03, 0.04, 0.05], [0.05, 0.08, 0.09, 0.09, 0.09]),  # R's p.adjust
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # the usual textbook case
+        ([0.9, 0.8], [1.0, 1.0]),
+        ([0.01, math.nan, 0.04], [0.03, math.nan, 0.08]),  # declared, not made, and it counts
+    ],
+)
+def test_holm(given, adjusted):
+    assert stats.holm(given) == pytest.approx(adjusted, nan_ok=True)
 
 
 def test_no_spread_is_no_proof():
