@@ -1,5 +1,4 @@
-"""The search: the coordinator and its journal, processes that are killed, what is kept of a
-study."""
+"""The search: the coordinator, its journal, processes that are killed, what is kept of a study."""
 
 import dataclasses
 import json
@@ -38,6 +37,7 @@ from ktglite.trainer import TrainConfig
 ARCH = "resnet18_w8"
 CONFIG = TrainConfig(epochs=2, batch_size=16, augmentation="none", precision="fp32", device="cpu")
 SETTINGS = SearchConfig("none", arch=ARCH, nodes=2, trials=5)
+replace = dataclasses.replace
 
 
 @pytest.fixture(autouse=True)
@@ -82,9 +82,19 @@ def scripted(curves, asked=None):
 
 def run_scripted(monkeypatch, data, out, curves, pool=None, asked=None, **settings):
     monkeypatch.setattr(search, "run_until", scripted(curves, asked))
-    settings = dataclasses.replace(SETTINGS, **{"trials": len(curves), **settings})
-    config = dataclasses.replace(CONFIG, epochs=len(curves[0]))
+    settings = replace(SETTINGS, **{"trials": len(curves), **settings})
+    config = replace(CONFIG, epochs=len(curves[0]))
     return search.search(settings, data, config, out, pool=pool or HerePool())
+
+
+@pytest.fixture
+def play(tiny_data, tmp_path, monkeypatch):
+    """A search over given curves, in the test's folder or one below."""
+
+    def play(curves, out="", **more):
+        return run_scripted(monkeypatch, tiny_data, tmp_path / out, curves, **more)
+
+    return play
 
 
 def spent(study):
@@ -123,20 +133,20 @@ def in_time(monkeypatch):
 
 @pytest.mark.parametrize("pruner", ["asha", "promote", "none"])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_the_coordinator_decides_as_replayed(tiny_data, tmp_path, monkeypatch, pruner, workers):
+def test_the_coordinator_decides_as_replayed(play, monkeypatch, pruner, workers):
     curves = random_curves(1, 30, 9)
     in_time(monkeypatch)
-    study = run_scripted(monkeypatch, tiny_data, tmp_path, curves, HerePool(workers), pruner=pruner)
+    study = play(curves, pool=HerePool(workers), pruner=pruner)
     assert spent(study) == replay(curves, pruner, workers=workers).tolist()
     assert states(study) == ["COMPLETE" if n == 9 else "PRUNED" for n in spent(study)]
     assert ("PRUNED" in states(study)) == (pruner != "none")
 
 
-def test_promotion_by_hand(tiny_data, tmp_path, monkeypatch):
+def test_promotion_by_hand(play):
     """Rungs 1 and 2 of 4 epochs; of two at a rung the better goes on, of four the better two."""
-    curves = [[50, 50, 50, 50], [60, 10, 10, 10], [70, 70, 70, 70], [55, 80, 80, 5]]
     asked = []
-    study = run_scripted(monkeypatch, tiny_data, tmp_path, curves, asked=asked, pruner="promote")
+    curves = [[50, 50, 50, 50], [60, 10, 10, 10], [70, 70, 70, 70], [55, 80, 80, 5]]
+    study = play(curves, asked=asked, pruner="promote")
     # 1 beats 0 at rung 1. Alone at rung 2, it waits. 2 belongs to the best one of three, 1 went on
     # already. 2 beats 1 at rung 2 and goes to the end. 3 makes it four at rung 1, of which 2 and 1
     # are the best: over.
@@ -145,9 +155,9 @@ def test_promotion_by_hand(tiny_data, tmp_path, monkeypatch):
     assert [trial.value for trial in study.trials] == [50, 10, 70, 55]
 
 
-def test_asha_stops_at_the_rungs_and_never_at_the_end(tiny_data, tmp_path, monkeypatch):
+def test_asha_stops_at_the_rungs_and_never_at_the_end(play):
     curves = [[50, 60, 70, 80], [40, 90, 90, 90], [60, 50, 90, 90], [60, 70, 90, 10]]
-    study = run_scripted(monkeypatch, tiny_data, tmp_path, curves)
+    study = play(curves)
     # 1: the first runs on. 2: below it at epoch 1. 3: best at 1, below 60 at 2. 4: 10 at its end,
     # yet complete.
     assert spent(study) == [4, 1, 2, 4]
@@ -156,23 +166,26 @@ def test_asha_stops_at_the_rungs_and_never_at_the_end(tiny_data, tmp_path, monke
     summary = search.study_summary(study)
     assert (summary["epochs_run"], summary["epochs_full"]) == (11, 16)
     assert [trial["test_accuracy"] for trial in summary["trials"]] == [40, None, None, 5]
-    later = run_scripted(monkeypatch, tiny_data, tmp_path / "2", curves, min_resource=2)
-    assert spent(later) == [4, 4, 2, 4]
+    assert spent(play(curves, "later", min_resource=2)) == [4, 4, 2, 4]
 
 
 @pytest.mark.parametrize("pruner", ["asha", "promote", "none"])
-def test_a_diverging_training_fails_its_trial_only(tiny_data, tmp_path, monkeypatch, pruner):
+def test_a_diverging_training_fails_its_trial_only(play, tmp_path, pruner):
     curves = [[math.nan, 1], [50, 60], [70, math.nan], [60, 70], [55, 50]]
-    study = run_scripted(monkeypatch, tiny_data, tmp_path, curves, pruner=pruner)
+    study = play(curves, pruner=pruner)
     assert {"FAIL", "COMPLETE"} <= set(states(study))
     assert "label -> node 1 is nan" in search.study_summary(study)["trials"][0]["error"]
     asked = []
-    again = run_scripted(monkeypatch, tiny_data, tmp_path, curves, asked=asked, pruner=pruner)
-    assert asked == []  # and it is not tried again
-    assert states(again) == states(study)
+    assert states(play(curves, asked=asked, pruner=pruner)) == states(study)
+    assert asked == []  # it is not tried again
+    without = play([[math.nan, 1]] * 2, "without", pruner=pruner)
+    summary = search.write_summary(without, tmp_path)
+    assert summary["best"] is summary["selection_value"] is None
+    with pytest.raises(ValueError, match="run more trials"):
+        rivals(without, [1])
 
 
-def test_workers_that_join_later_are_given_something_to_do(tiny_data, tmp_path, monkeypatch):
+def test_workers_that_join_later_are_given_something_to_do(play, monkeypatch):
     class Growing(HerePool):
         """Its first worker does not answer before the others have done everything else."""
 
@@ -189,31 +202,28 @@ def test_workers_that_join_later_are_given_something_to_do(tiny_data, tmp_path, 
             return future
 
     monkeypatch.setattr(search, "POLL", 0.05)
-    study = run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2]] * 5, Growing(), pruner="none")
+    study = play([[1, 2]] * 5, pool=Growing(), pruner="none")
     assert states(study) == ["COMPLETE"] * 5
 
 
 def test_another_error_stops_the_search_and_the_same_command_goes_on(
-    tiny_data, tmp_path, monkeypatch
+    play, tiny_data, tmp_path, monkeypatch
 ):
-    def broken(*arguments):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(search, "run_until", broken)
+    monkeypatch.setattr(search, "run_until", mock.Mock(side_effect=OSError("disk full")))
+    monkeypatch.setattr(search, "portable", lambda task: task)
     with pytest.raises(OSError, match="disk full") as error:
         search.search(SETTINGS, tiny_data, CONFIG, tmp_path, pool=HerePool(2))
     assert "graph 0 of study 'none'" in error.value.__notes__[0]
-    study = run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2]] * 5)
-    assert states(study) == ["COMPLETE"] * 5
+    assert states(play([[1, 2]] * 5)) == ["COMPLETE"] * 5
 
 
 @pytest.mark.parametrize("pruner", ["asha", "promote"])
 def test_killed_at_any_moment_a_search_ends_as_if_it_had_not_been(
-    tiny_data, tmp_path, monkeypatch, pruner
+    play, tmp_path, monkeypatch, pruner
 ):
     """The journal is written to in many small steps. After any of them the coordinator may die."""
-    curves = random_curves(2, 8, 4)
-    whole = run_scripted(monkeypatch, tiny_data, tmp_path / "whole", curves, pruner=pruner)
+    curves = random_curves(2, 6, 4)
+    whole = play(curves, "whole", pruner=pruner)
     assert set(states(whole)) == {"COMPLETE", "PRUNED"}
     real = JournalFileBackend.append_logs
     left = [0]
@@ -232,9 +242,9 @@ def test_killed_at_any_moment_a_search_ends_as_if_it_had_not_been(
     for moment in range(1, writes):
         left[0] = moment
         with pytest.raises(Killed):
-            run_scripted(monkeypatch, tiny_data, tmp_path / str(moment), curves, pruner=pruner)
+            play(curves, str(moment), pruner=pruner)
         left[0] = 0
-        study = run_scripted(monkeypatch, tiny_data, tmp_path / str(moment), curves, pruner=pruner)
+        study = play(curves, str(moment), pruner=pruner)
         assert [t.params for t in study.trials] == [t.params for t in whole.trials]
         assert spent(study) == spent(whole)
         assert states(study) == states(whole)
@@ -246,42 +256,41 @@ def test_killed_at_any_moment_a_search_ends_as_if_it_had_not_been(
 def test_a_study_is_not_continued_with_other_settings(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(search, "run_until", scripted([[1, 2, 3]] * 7))
 
-    def again(settings=SETTINGS, data=tiny_data, config=CONFIG):
-        return search.search(settings, data, config, tmp_path, pool=HerePool())
+    def again(data=tiny_data, config=CONFIG, **changes):
+        return search.search(replace(SETTINGS, **changes), data, config, tmp_path, pool=HerePool())
 
     assert len(again().trials) == len(again().trials) == 5
-    more = dataclasses.replace(SETTINGS, trials=7)
-    drawn = [from_params(trial.params) for trial in again(more).trials]
-    assert drawn == [graph.to_dict() for graph in sample_graphs(more)]
+    drawn = [from_params(trial.params) for trial in again(trials=7).trials]
+    assert drawn == [graph.to_dict() for graph in sample_graphs(replace(SETTINGS, trials=7))]
     with pytest.raises(ValueError, match="7 planned trials: 5 is fewer; give --trials 7, or"):
         again()
     with pytest.raises(ValueError, match=r"another training epochs \(2, now 3\).* another --out"):
-        again(more, config=dataclasses.replace(CONFIG, epochs=3))
+        again(trials=7, config=replace(CONFIG, epochs=3))
     with pytest.raises(ValueError, match="another search min_resource"):
-        again(dataclasses.replace(more, min_resource=2))
+        again(trials=7, min_resource=2)
     with pytest.raises(ValueError, match="another data fingerprint"):
-        again(more, dataclasses.replace(tiny_data, val=tiny_data.test))
+        again(trials=7, data=replace(tiny_data, val=tiny_data.test))
     monkeypatch.setattr(search, "code_hash", lambda *modules: "another loop")
     with pytest.raises(ValueError, match="another code hash"):
-        again(more)
+        again(trials=7)
 
 
-def test_what_does_not_fit_is_told_before_there_is_a_study(tiny_data, tmp_path, monkeypatch):
+def test_what_does_not_fit_is_told_before_there_is_a_study(play, tmp_path, monkeypatch):
     """Else the corrected command would be refused as another study."""
     few = [[1, 2, 3, 4]] * 2
-    with pytest.raises(ValueError, match="promotion to epoch 4 needs 4, or a later first rung"):
-        run_scripted(monkeypatch, tiny_data, tmp_path, few, pruner="promote")
-    with pytest.raises(ValueError, match="min_resource is 5, but a graph has 4 epochs"):
-        run_scripted(monkeypatch, tiny_data, tmp_path, few, min_resource=5)
-    monkeypatch.setitem(search.GATES, "mine", lambda losses, correct, progress: losses.sum())
-    with pytest.raises(ValueError, match="gate 'mine' is not the package's own"):
-        run_scripted(monkeypatch, tiny_data, tmp_path, few)
-    monkeypatch.delitem(search.GATES, "mine")
-    with pytest.raises(ValueError, match="vit_b_16 cannot take images of 32 px"):
-        run_scripted(monkeypatch, tiny_data, tmp_path, few, arch=(ARCH, "vit_b_16"))
+    for settings, words in (
+        ({"pruner": "promote"}, "promotion to epoch 4 needs 4, or a later first rung"),
+        ({"min_resource": 5}, "min_resource is 5, but a graph has 4 epochs"),
+        ({"arch": (ARCH, "vit_b_16")}, "vit_b_16 cannot take images of 32 px"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            play(few, **settings)
+    with monkeypatch.context() as patch:
+        patch.setitem(search.GATES, "mine", lambda losses, correct, progress: losses.sum())
+        with pytest.raises(ValueError, match="gate 'mine' is not the package's own"):
+            play(few)
     assert not (tmp_path / "search").exists()
-    study = run_scripted(monkeypatch, tiny_data, tmp_path, few, pruner="promote", min_resource=2)
-    assert sorted(states(study)) == ["COMPLETE", "PRUNED"]
+    assert sorted(states(play(few, pruner="promote", min_resource=2))) == ["COMPLETE", "PRUNED"]
 
 
 def standin_weights(folder, seed=1):
@@ -295,7 +304,7 @@ def standin_weights(folder, seed=1):
 def test_new_weights_are_another_study(tiny_data, tmp_path, monkeypatch):
     weights = [standin_weights(tmp_path / f"weights {i}", i) for i in range(2)]
     monkeypatch.setattr(search, "run_until", scripted([[1, 2]] * 5))
-    settings = dataclasses.replace(SETTINGS, condition="fractaldb1k", seed=3)
+    settings = replace(SETTINGS, condition="fractaldb1k", seed=3)
     study = search.search(settings, tiny_data, CONFIG, tmp_path, weights, HerePool())
     used = study.user_attrs["weights"][f"fractaldb1k {ARCH}"]
     assert used == file_hash(weights[3 % 2] / f"fractaldb1k-{ARCH}.safetensors")
@@ -306,13 +315,13 @@ def test_new_weights_are_another_study(tiny_data, tmp_path, monkeypatch):
         search.search(settings, tiny_data, CONFIG, tmp_path, tmp_path, HerePool())
 
 
-def test_half_a_line_at_the_end_of_a_journal_is_dropped(tiny_data, tmp_path, monkeypatch, caplog):
-    run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2]] * 5)
+def test_half_a_line_at_the_end_of_a_journal_is_dropped(play, tmp_path, caplog):
+    play([[1, 2]] * 5)
     journal = tmp_path / "search/none.log"
     with open(journal, "a") as file:
         file.write('{"op_code": 4, "wor')
     assert len(load_study("none", journal).trials) == 5  # to look at does not change it
-    assert len(run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2]] * 6).trials) == 6
+    assert len(play([[1, 2]] * 6).trials) == 6
     assert "half a line" in caplog.text
     assert states(load_study("none", journal)) == ["COMPLETE"] * 6
 
@@ -320,15 +329,15 @@ def test_half_a_line_at_the_end_of_a_journal_is_dropped(tiny_data, tmp_path, mon
 @pytest.mark.parametrize(
     "text", ["{\n", "[]\n", "hello\nworld\n", '{"op_code": 99, "worker_id": "x"}\n', "\0\1\n"]
 )
-def test_a_damaged_journal_is_named(tiny_data, tmp_path, monkeypatch, text):
-    run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2]] * 2)
+def test_a_damaged_journal_is_named(play, tmp_path, text):
+    play([[1, 2]] * 2)
     journal = tmp_path / "search/none.log"
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:3]) + text)
     found = r"none\.log is not a readable search journal .* move it away"
     with pytest.raises(ValueError, match=found):
         load_study("none", journal)
     with pytest.raises(ValueError, match=found):
-        run_scripted(monkeypatch, tiny_data, tmp_path, [[1, 2]] * 2)
+        play([[1, 2]] * 2)
     with pytest.raises(FileNotFoundError, match="run ktglite search none first"):
         load_study("none", tmp_path / "elsewhere.log")
 
@@ -345,29 +354,26 @@ def test_a_second_coordinator_is_refused_and_looking_is_not(tiny_data, tmp_path,
     assert states(study) == ["COMPLETE"] * 5
 
 
-def test_selecting_on_test_is_possible_and_labelled(tiny_data, tmp_path, monkeypatch, caplog):
-    spec = {"name": "somewhere", "validate_on": "val"}
+@pytest.mark.parametrize("select_on", ["test", "val"])
+def test_selecting_on_test_is_possible_and_labelled(
+    tiny_data, tmp_path, monkeypatch, caplog, select_on
+):
+    seen = []
+
+    def spy(task, *arguments):
+        seen.append(task.data)
+        return scripted([[1, 2]] * 2)(task, *arguments)
+
     monkeypatch.setattr(search, "portable", lambda task: task)
-    for select_on in ("test", "val"):
-        seen = []
-
-        def spy(task, *arguments, seen=seen):
-            seen.append(task.data)
-            return scripted([[1, 2]] * 2)(task, *arguments)
-
-        monkeypatch.setattr(search, "run_until", spy)
-        settings = dataclasses.replace(SETTINGS, trials=2, select_on=select_on)
-        for name, data in {
-            "a": tiny_data,
-            "b": dataclasses.replace(tiny_data).loaded_by(spec),
-        }.items():
-            out = tmp_path / select_on / name
-            study = search.search(settings, data, CONFIG, out, pool=HerePool())
-        assert ("not a test result" in caplog.text) == (select_on == "test")
-        assert all(data.val is getattr(tiny_data, select_on) for data in seen)
-        assert seen[-1].spec == spec | {"validate_on": select_on}
-        assert search.study_summary(study)["select_on"] == select_on
-        caplog.clear()
+    monkeypatch.setattr(search, "run_until", spy)
+    settings = replace(SETTINGS, trials=2, select_on=select_on)
+    spec = {"name": "somewhere", "validate_on": "val"}
+    for name, data in {"a": tiny_data, "b": replace(tiny_data).loaded_by(spec)}.items():
+        study = search.search(settings, data, CONFIG, tmp_path / name, pool=HerePool())
+    assert ("not a test result" in caplog.text) == (select_on == "test")
+    assert all(data.val is getattr(tiny_data, select_on) for data in seen)
+    assert seen[-1].spec == spec | {"validate_on": select_on}
+    assert search.study_summary(study)["select_on"] == select_on
 
 
 # ---- real trainings
@@ -376,12 +382,11 @@ def test_selecting_on_test_is_possible_and_labelled(tiny_data, tmp_path, monkeyp
 def test_a_checkpoint_is_kept_until_the_result_is_told(tiny_data, tmp_path, monkeypatch):
     """Of a search that is killed before it is told, nothing is trained again."""
     saved = []
-    real = Checkpoint.save
+    save, tell = Checkpoint.save, optuna.Study.tell
     monkeypatch.setattr(
-        Checkpoint, "save", lambda self, state: (saved.append(self.key), real(self, state))
+        Checkpoint, "save", lambda self, state: (saved.append(self.key), save(self, state))
     )
-    settings = dataclasses.replace(SETTINGS, trials=4, pruner="promote")
-    tell = optuna.Study.tell
+    settings = replace(SETTINGS, trials=4, pruner="promote")
 
     def killed(self, *arguments, **more):
         if TrialState.PRUNED in (*arguments, *more.values()):
@@ -392,10 +397,9 @@ def test_a_checkpoint_is_kept_until_the_result_is_told(tiny_data, tmp_path, monk
         patch.setattr(optuna.Study, "tell", killed)
         with pytest.raises(KeyboardInterrupt):
             search.search(settings, tiny_data, CONFIG, tmp_path, pool=HerePool(3))
-    before = len(saved)
+    assert len(saved) > 2
     assert list(tmp_path.rglob("*.ckpt"))
     study = search.search(settings, tiny_data, CONFIG, tmp_path, pool=HerePool(3))
-    assert before > 2
     assert len(saved) == sum(spent(study))
     assert not list(tmp_path.rglob("*.ckpt"))
 
@@ -404,22 +408,21 @@ def test_the_winner_is_trained_again(tiny_data, tmp_path):
     weights = standin_weights(tmp_path / "weights")
     sources = ("imagenet1k_standin", "fractaldb1k")
     settings = SearchConfig("mixed", sources, ARCH, nodes=2, trials=3, pruner="none")
-    config = dataclasses.replace(CONFIG, epochs=1)
+    config = replace(CONFIG, epochs=1)
     pool = HerePool()
     study = search.search(settings, tiny_data, config, tmp_path, weights, pool)
     with pytest.raises(ValueError, match="seed 0 trained the search"):
         rivals(study, [0, 1])
     graphs = rivals(study, [1, 2], k=2, random_graphs=1)
     assert list(graphs) == ["top 1", "top 2", "random 1"]
-    top = best_graphs(study)[0]
-    assert graphs["top 1"] == top
-    chosen = {name: graphs[name] for name in ("top 1", "random 1")}
-    again = reevaluate(chosen, tiny_data, config, [1, 2], tmp_path / "runs", weights, pool)
-    assert [entry["seeds"] for entry in again] == [[1, 2], [1, 2]]
-    assert again[0]["graph"] == top.to_dict()
+    top = graphs["top 1"]
+    assert top == best_graphs(study)[0]
+    again = reevaluate({"top 1": top}, tiny_data, config, [1, 2], tmp_path / "runs", weights, pool)
+    (entry,) = again
+    assert (entry["seeds"], entry["graph"]) == ([1, 2], top.to_dict())
     record = runs.load_records(tmp_path / "runs")
-    found = next(own for own in record if own["key"] == again[0]["records"][1])
-    assert again[0]["test_accuracy"][1] == found["test_accuracy"][0]
+    found = next(own for own in record if own["key"] == entry["records"][1])
+    assert entry["test_accuracy"][1] == found["test_accuracy"][0]
     summary = search.write_summary(study, tmp_path, again)
     stored = read_summaries(tmp_path / "search")["mixed"]
     assert summary["best"]["text"] == str(top)
@@ -427,45 +430,32 @@ def test_the_winner_is_trained_again(tiny_data, tmp_path):
     assert search.write_summary(study, tmp_path)["reevaluated"] == again  # by the command
     assert summary["choices"] == ["scratch", *sources]
     assert summary["selection_value"] == max(trial["value"] for trial in summary["trials"])
-
-
-def test_summaries_are_read_where_they_are_and_told_where_they_are_not(tmp_path):
-    (tmp_path / "none.json").write_text('{"schema": 1, "study": "none"}')
-    assert read_summaries(tmp_path) == {"none": {"schema": 1, "study": "none"}}
-    (tmp_path / "none.json").write_text('{"schema": 1, "stu')
-    with pytest.raises(ValueError, match=r"none\.json is not a readable record"):
-        read_summaries(tmp_path)
+    (tmp_path / "search/mixed.json").write_text('{"schema": 1, "stu')
+    with pytest.raises(ValueError, match=r"mixed\.json is not a readable record"):
+        read_summaries(tmp_path / "search")
     with pytest.raises(FileNotFoundError, match="ktglite search first"):
         read_summaries(tmp_path / "nowhere")
 
 
-def test_a_search_without_a_finished_graph_has_no_winner(tiny_data, tmp_path, monkeypatch):
-    study = run_scripted(monkeypatch, tiny_data, tmp_path, [[math.nan, 1]] * 2)
-    summary = search.write_summary(study, tmp_path)
-    assert summary["best"] is summary["selection_value"] is None
-    with pytest.raises(ValueError, match="run more trials"):
-        rivals(study, [1])
-
-
 def test_a_search_with_trained_teachers(tiny_data, tmp_path, monkeypatch):
     """The teacher is trained once, heads included, and is what every fixed node starts from."""
-    settings = dataclasses.replace(SETTINGS, trials=15, teachers="trained")
-    config = dataclasses.replace(CONFIG, epochs=1)
+    settings = replace(SETTINGS, trials=15, teachers="trained")
+    config = replace(CONFIG, epochs=1)
     monkeypatch.setattr(search, "run_until", scripted([[i] for i in range(15)]))
     weights = tmp_path / "weights"
     study = search.search(settings, tiny_data, config, tmp_path, weights, HerePool())
     path = weights / f"teacher-{ARCH}.safetensors"
     assert study.user_attrs["weights"] == {f"teacher {ARCH}": file_hash(path)}
     assert read_card(path)["classes"] == list(tiny_data.classes)
-    graphs = best_graphs(study, 15)
-    fixed = [graph for graph in graphs if not graph.learns(1)]
-    assert fixed
+    fixed = [graph for graph in best_graphs(study, 15) if not graph.learns(1)]
     assert {graph.nodes[1].init for graph in fixed} == {"teacher"}
     with pytest.raises(ValueError, match="other images or with other settings: remove it"):
-        runs.train_teacher(ARCH, tiny_data, dataclasses.replace(config, lr=0.5), weights)
+        runs.train_teacher(ARCH, tiny_data, replace(config, lr=0.5), weights)
     with monkeypatch.context() as patch:  # as after an update
         patch.setattr(runs.Run, "key", lambda run: "of other code")
         runs.train_teacher(ARCH, tiny_data, config, weights)
+        patch.setattr(runs.Run, "epochs", None)  # it is not trained a second time
+        assert runs.train_teacher(ARCH, tiny_data, config, weights) == path
     assert read_card(path)["key"] == "of other code"
     assert runs.train_teacher(ARCH, tiny_data, config, weights) == path
     assert study.user_attrs["weights"] == {f"teacher {ARCH}": file_hash(path)}
@@ -477,10 +467,10 @@ def test_a_search_with_trained_teachers(tiny_data, tmp_path, monkeypatch):
 def coordinate(out, trials, dask=None, pruner="asha"):
     """A search on tiny data, which a test starts in a process of its own, and kills."""
     splits = [random_split(n, seed) for seed, n in enumerate((32, 12, 12))]
-    settings = dataclasses.replace(SETTINGS, trials=trials, nodes=3, pruner=pruner)
+    settings = replace(SETTINGS, trials=trials, nodes=3, pruner=pruner)
     with open_pool(None if dask else 2, dask) as pool:
         data = Data("random", 16, ("a", "b", "c"), *splits)
-        search.search(settings, data, dataclasses.replace(CONFIG, epochs=5), out, pool=pool)
+        search.search(settings, data, replace(CONFIG, epochs=5), out, pool=pool)
 
 
 def start(*arguments):
@@ -539,7 +529,7 @@ def test_30_graphs_with_a_worker_and_the_coordinator_killed(tmp_path, request, w
     assert over() < 30
     assert start(*command).wait(600) == 0
     study = load_study("none", journal)
-    settings = dataclasses.replace(SETTINGS, trials=30, nodes=3)
-    assert [t.params for t in study.trials] == [to_params(g) for g in sample_graphs(settings)]
+    plan = sample_graphs(replace(SETTINGS, trials=30, nodes=3))
+    assert [t.params for t in study.trials] == [to_params(g) for g in plan]
     assert set(states(study)) == {"COMPLETE", "PRUNED"}
     assert not list(tmp_path.rglob("*.ckpt"))
