@@ -20,11 +20,9 @@ from safetensors.torch import save_file
 from ktglite import GATES, Node, TrainConfig, all_through, distillation, independent, models
 from ktglite.data import Data, Split
 from ktglite.experiments import networks, runs
-from ktglite.experiments.ablation import ablation_grid, ablation_table
 from ktglite.experiments.runs import Run, Store, load_records, portable, run, run_all, run_until
 from ktglite.pool import open_pool
 from ktglite.sources.datasets import load_data
-from ktglite.store import write_json
 from ktglite.trainer import derive
 
 A = Node("resnet18_w8")
@@ -40,8 +38,8 @@ def losses(record):
     return [epoch["train_loss"] for epoch in record["epochs"]]
 
 
-def save_weights(folder, seed, arch="resnet18_w8"):
-    state = models.initialise(arch, "scratch", 3, seed).state_dict()
+def save_weights(folder, seed):
+    state = models.initialise("resnet18_w8", "scratch", 3, seed).state_dict()
     save_file(state, folder / "fractaldb1k-resnet18_w8.safetensors")
 
 
@@ -70,19 +68,20 @@ def test_whatever_decides_the_result_changes_the_key(tiny_data, tmp_path, monkey
     keys = {key()}
     others = {"schedule": "cosine", "augmentation": "none", "precision": "bf16", "report": "best"}
     others |= {"head": "new", "scale": "fresh", "epochs": 3, "batch_size": 3, "stages": 3}
-    for field in dataclasses.fields(TrainConfig):
-        value = getattr(CONFIG, field.name)
-        other = others.get(field.name, not value if isinstance(value, bool) else None)
-        if field.name == "warmup":
-            other = 1
-        if field.name != "device":
-            keys.add(key(**{field.name: value / 2 + 0.25 if other is None else other}))
+    others |= {"warmup": 1}
+    for name, value in dataclasses.asdict(CONFIG).items():
+        changed = not value if isinstance(value, bool) else others.get(name)
+        if name != "device":
+            keys.add(key(**{name: value / 2 + 0.25 if changed is None else changed}))
     keys |= {key(seed=1), key(all_through(A, A))}
     keys.add(key(data=dataclasses.replace(tiny_data, test=tiny_data.val)))
     assert len(keys) == len(dataclasses.fields(TrainConfig)) + 3  # the first, all but the device
+    cut = dataclasses.replace(distillation(A, F), gates=[["through", "cutoff"], ["cutoff"] * 2])
+    before = key(cut)
     for seed in (1, 2):
         save_weights(tmp_path, seed)
         keys.add(key(independent(F)))
+        assert key(cut) == before  # no node that counts starts from them
     for version in ("2.98.1", "2.99.0"):
         monkeypatch.setattr(torch, "__version__", version)
         keys.add(key())
@@ -91,14 +90,6 @@ def test_whatever_decides_the_result_changes_the_key(tiny_data, tmp_path, monkey
     monkeypatch.setattr(runs, "code_hash", lambda *modules: "another core")
     keys.add(key())
     assert len(keys) == len(dataclasses.fields(TrainConfig)) + 8
-
-
-def test_weights_that_no_node_starts_from_do_not_count(tiny_data, tmp_path):
-    graph = distillation(A, F)
-    cut = dataclasses.replace(graph, gates=[["through", "cutoff"], ["cutoff", "cutoff"]])
-    before = Run(cut, tiny_data, CONFIG, 0, tmp_path).key()
-    save_weights(tmp_path, 1)
-    assert Run(cut, tiny_data, CONFIG, 0, tmp_path).key() == before
 
 
 def test_a_gate_from_outside_the_package_is_refused(tiny_data, tmp_path, monkeypatch):
@@ -114,28 +105,14 @@ def test_a_gate_from_outside_the_package_is_refused(tiny_data, tmp_path, monkeyp
         Run(distillation(A, A, gate="linear"), tiny_data, CONFIG, 0).key()
 
 
-def test_a_seed_is_a_whole_number_and_images_are_as_they_were(tiny_data):
-    graph = independent(A)
-    assert (
-        Run(graph, tiny_data, CONFIG, np.int64(3)).key() == Run(graph, tiny_data, CONFIG, 3).key()
-    )
-    assert derive(np.int64(3), "init") == derive(3, "init")
-    for seed in ("3", 3.0):
-        with pytest.raises(TypeError, match="integer"):
-            Run(graph, tiny_data, CONFIG, seed)
-    own = Split(tiny_data.train.images, tiny_data.train.labels.clone())
-    data = dataclasses.replace(tiny_data, train=own)
-    own.labels[:] = 0
-    with pytest.raises(ValueError, match="changed in place"):
-        Run(graph, data, CONFIG, 0)
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"graph": independent(A).to_dict()}, "graph must be a Graph: {'nodes"),
         ({"data": "synthcars"}, "data must be a Data: 'synthcars'"),
         ({"config": {"epochs": 1}}, "config must be a TrainConfig: {'epochs"),
+        ({"seed": "3"}, "integer"),
+        ({"seed": 3.0}, "integer"),
     ],
 )
 def test_what_a_run_cannot_be_made_of_is_named(tiny_data, change, words):
@@ -143,26 +120,18 @@ def test_what_a_run_cannot_be_made_of_is_named(tiny_data, change, words):
         Run(**{"graph": independent(A), "data": tiny_data, "config": CONFIG, "seed": 0} | change)
 
 
+def test_numpy_s_seeds_count_as_python_s_and_images_are_as_they_were(tiny_data):
+    three = Run(independent(A), tiny_data, CONFIG, 3)
+    assert dataclasses.replace(three, seed=np.int64(3)).key() == three.key()
+    assert derive(np.int64(3), "init") == derive(3, "init")
+    own = Split(tiny_data.train.images, tiny_data.train.labels.clone())
+    data = dataclasses.replace(tiny_data, train=own)
+    own.labels[:] = 0
+    with pytest.raises(ValueError, match="changed in place"):
+        Run(independent(A), data, CONFIG, 0)
+
+
 # ---- killed and resumed
-
-
-def test_a_killed_run_goes_on_from_its_last_epoch(tiny_data, tmp_path, monkeypatch):
-    task = Run(all_through(A, A), tiny_data, epochs(3), 0)
-    whole = run(task, tmp_path / "whole")
-    real = runs.epochs
-
-    def killed(*args, **kwargs):
-        yield next(real(*args, **kwargs))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runs, "epochs", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(task, tmp_path / "cut")
-    assert not list((tmp_path / "cut").glob("*.json"))
-    monkeypatch.setattr(runs, "epochs", real)
-    resumed = run(task, tmp_path / "cut")
-    assert resumed["test_accuracy"] == whole["test_accuracy"]
-    assert losses(resumed) == losses(whole)
 
 
 def test_up_to_an_epoch_and_on(tiny_data, tmp_path):
@@ -193,6 +162,21 @@ def test_new_weights_never_meet_an_old_checkpoint(tiny_data, tmp_path):
 # ---- in processes
 
 
+def here(graphs, data, config, store, seeds=(0,)):
+    """The same runs in this process, one after another."""
+    tasks = [
+        Run(graph, data, config, seed, label=label)
+        for label, graph in graphs.items()
+        for seed in seeds
+    ]
+    return [run(task, store) for task in tasks]
+
+
+def numbers(records):
+    facts = ("label", "seed", "key", "test_accuracy")
+    return [[*(record[name] for name in facts), losses(record)] for record in records]
+
+
 def kill_a_worker(store):
     """A thread that kills a worker process once there is a checkpoint."""
     before = {child.pid for child in multiprocessing.active_children()}  # of an earlier test
@@ -216,14 +200,8 @@ def test_two_processes_of_which_one_is_killed_give_the_numbers_of_this_one(tiny_
         two = run_all(graphs, tiny_data, epochs(4), [0, 1], tmp_path / "two", pool=pool)
         assert len(pool._executors) == 3  # one in place of the killed: the other went on
     assert len(killed) == 1
-    one = [
-        run(Run(graph, tiny_data, epochs(4), seed, label=label), tmp_path / "one")
-        for label, graph in graphs.items()
-        for seed in (0, 1)
-    ]
-    for name in ("label", "seed", "key", "test_accuracy"):
-        assert [record[name] for record in two] == [record[name] for record in one]
-    assert [losses(record) for record in two] == [losses(record) for record in one]
+    one = here(graphs, tiny_data, epochs(4), tmp_path / "one", (0, 1))
+    assert numbers(two) == numbers(one)
 
 
 def test_an_error_of_one_run_ends_all_at_once_and_names_it(tiny_data, tmp_path):
@@ -288,12 +266,7 @@ def test_a_dask_cluster_gives_the_numbers_of_one_process(
     ):
         for name, data in (("loaded there", cars), ("sent", tiny_data)):
             far = run_all(graphs, data, CONFIG, [0], f"{name}/dask", pool=pool)
-            near = [
-                run(Run(g, data, CONFIG, 0, label=a), f"{name}/here") for a, g in graphs.items()
-            ]
-            for fact in ("label", "key", "test_accuracy"):
-                assert [record[fact] for record in far] == [record[fact] for record in near]
-            assert [losses(record) for record in far] == [losses(record) for record in near]
+            assert numbers(far) == numbers(here(graphs, data, CONFIG, f"{name}/here"))
     assert len(list((tmp_path / "sent/dask").glob("*.json"))) == 2
 
 
@@ -321,28 +294,32 @@ def test_images_of_one_s_own_are_sent_by_value_and_once(tmp_path):
 # ---- what nodes start from
 
 
-def test_missing_or_wrong_weights_stop_it_before_anything_is_trained(tiny_data, tmp_path):
+@pytest.mark.parametrize(
+    ("node", "scale", "error", "words"),
+    [
+        (F, "kept", FileNotFoundError, "ktglite pretrain.* --set weights=FOLDER"),
+        (("resnet18_w8", "./resnet18_w16.pt"), "kept", ValueError, "do not fit the model"),
+        (
+            ("mobilenet_v3_small", "./mobilenet_v3_small.pt"),
+            "fresh",
+            ValueError,
+            "'fresh' is for ResNets",
+        ),
+        (("vit_b_16",), "kept", ValueError, "vit_b_16 cannot take images of 32 px .*image_size"),
+        (("alexnet",), "kept", ValueError, "alexnet cannot take images of 32 px .*image_size"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_anything_is(
+    tiny_data, tmp_path, monkeypatch, node, scale, error, words
+):
+    monkeypatch.chdir(tmp_path)
+    for arch in ("resnet18_w16", "mobilenet_v3_small"):
+        torch.save(models.build(arch, 3).state_dict(), f"{arch}.pt")
+    graphs = {"none": independent(A), "x": independent(node if node is F else Node(*node))}
     pool = Settled(lambda task: pytest.fail("trained"))
-    graphs = {"none": independent(A), "x": independent(F)}
-    with pytest.raises(FileNotFoundError, match="ktglite pretrain.* --set weights=FOLDER"):
-        run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path, pool)
-    save_weights(tmp_path, 0, arch="resnet18_w16")
-    with pytest.raises(ValueError, match="do not fit the model"):
-        run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path, pool)
-    fresh = dataclasses.replace(CONFIG, scale="fresh")
-    graphs = {"x": independent(Node("mobilenet_v3_small", str(tmp_path / "x.safetensors")))}
-    state = models.initialise("mobilenet_v3_small", "scratch", 3, 0).state_dict()
-    save_file(state, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="'fresh' is for ResNets"):
-        run_all(graphs, tiny_data, fresh, [0], tmp_path / "runs", tmp_path, pool)
-
-
-def test_a_network_too_large_for_its_images_is_told_before_training(tiny_data, tmp_path):
-    pool = Settled(lambda task: pytest.fail("begun"))
-    for arch in ("vit_b_16", "alexnet"):
-        graphs = {"x": independent(Node(arch))}
-        with pytest.raises(ValueError, match=f"{arch} cannot take images of 32 px .*image_size"):
-            run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "runs", tmp_path, pool)
+    config = dataclasses.replace(CONFIG, scale=scale)
+    with pytest.raises(error, match=words):
+        run_all(graphs, tiny_data, config, [0], "runs", "weights", pool)
     assert not (tmp_path / "runs").exists()
 
 
@@ -373,22 +350,16 @@ def test_what_a_start_cannot_be_good_for_is_told(tiny_data, tmp_path, caplog):
 # ---- records from elsewhere
 
 
-@pytest.fixture
-def ready(tiny_data, tmp_path):
-    """Records as they come with the kit: of other code, before there was a setting `warmup`."""
+def test_ready_records_are_taken_for_the_same_training_alone(tiny_data, tmp_path):
+    """As they come with the kit: of other code, before there was a setting `warmup`."""
     save_weights(tmp_path, 0)
     graphs = {"a": independent(A), "b": all_through(A, F)}
     made = run_all(graphs, tiny_data, CONFIG, [0], tmp_path / "made", tmp_path)
-    old = json.loads(json.dumps(made))
-    for record in old:
+    records = json.loads(json.dumps(made))
+    for record in records:
         del record["config"]["warmup"]
         record |= {"key": "of other code", "label": "another name"}
         record["config"]["device"] = "cuda"
-    return graphs, old
-
-
-def test_ready_records_need_no_weights_and_no_training(tiny_data, tmp_path, ready):
-    graphs, records = ready
     store = Store(tmp_path / "runs", ready=records)
     nowhere = tmp_path / "no weights here"
     pool = Settled(lambda task: pytest.fail("trained"))
@@ -397,45 +368,22 @@ def test_ready_records_need_no_weights_and_no_training(tiny_data, tmp_path, read
     assert found == [record | {"label": label} for label, record in named]
     assert run(Run(graphs["a"], tiny_data, CONFIG, 0, nowhere), store)["key"] == "of other code"
     assert not (tmp_path / "runs").exists()
-
-
-def test_what_is_ready_for_another_run_is_not_taken(tiny_data, tmp_path, ready):
-    graphs, records = ready
-    store = Store(tmp_path / "runs", ready=records)
     task = Run(graphs["b"], tiny_data, CONFIG, 0, tmp_path)
-    other = dataclasses.replace(tiny_data, val=tiny_data.test)
     assert store.find_ready(task)
     for changes in (
         {"config": epochs(2)},
         {"config": epochs(1, warmup=1)},
         {"seed": 1},
         {"graph": all_through(F, A)},
-        {"data": other},
+        {"data": dataclasses.replace(tiny_data, val=tiny_data.test)},
     ):
         assert store.find_ready(dataclasses.replace(task, **changes)) is None
     assert dataclasses.replace(store, keep="all").find_ready(task) is None  # it has no networks
     (left,) = run_all({"a": graphs["a"]}, tiny_data, CONFIG, [1], store)
-    assert left["seed"] == 1
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"{left['key']}.json"]
 
 
 # ---- networks that are kept
-
-
-def test_table_1_with_networks_that_are_kept_comes_to_its_end(tiny_data, tmp_path):
-    """`ktglite ablation --set keep=all`."""
-    save_weights(tmp_path, 0)
-    grid = ablation_grid("resnet18_w8", ["fractaldb1k"], 2)
-    store = Store(tmp_path / "runs", "all")
-    rows = ("alone", "fractaldb1k/1")
-    records = [run(Run(grid[row], tiny_data, CONFIG, 0, tmp_path, row), store) for row in rows]
-    write_json(tmp_path / "table1.json", records)
-    assert json.loads((tmp_path / "table1.json").read_text()) == records
-    for record in records:
-        nodes = len(record["graph"]["nodes"])
-        files = list((tmp_path / "runs").glob(f"{record['key']}.*.safetensors"))
-        assert len(files) == nodes
-    assert len(ablation_table(records, ["fractaldb1k"])) > 0
 
 
 def test_what_is_kept_can_be_asked_for_later(tiny_data, tmp_path, monkeypatch):
@@ -454,12 +402,3 @@ def test_what_is_kept_can_be_asked_for_later(tiny_data, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     monkeypatch.setattr(runs, "epochs", lambda *a, **k: pytest.fail("trained again"))
     assert run(task, Store(tmp_path, "all")) == again
-
-
-def test_a_teacher_is_trained_once_with_its_head(tiny_data, tmp_path, monkeypatch):
-    path = runs.train_teacher(A.arch, tiny_data, CONFIG, tmp_path)
-    assert networks.read_card(path)["classes"] == list(tiny_data.classes)
-    with pytest.raises(ValueError, match="other images or with other settings: remove it"):
-        runs.train_teacher(A.arch, tiny_data, dataclasses.replace(CONFIG, lr=0.5), tmp_path)
-    monkeypatch.setattr(runs.Run, "epochs", None)
-    assert runs.train_teacher(A.arch, tiny_data, CONFIG, tmp_path) == path
