@@ -20,20 +20,13 @@ def test_narrow_resnets_are_the_papers_at_another_width(arch, width):
     images = torch.zeros(2, 3, 48, 48)
     assert model(images).shape == (2, 7)
     assert model.maxpool(model.conv1(images)).shape == (2, width, 12, 12)
-    kinds = [[type(module) for module in net.modules()] for net in (model, full)]
-    assert kinds[0] == kinds[1]
-    shapes = [
-        [value.shape for value in net.state_dict().values() if value.ndim == 4]
-        for net in (model, full)
-    ]
-    assert [shape[0] * 64 // width for shape in shapes[0]] == [shape[0] for shape in shapes[1]]
-    assert [shape[2:] for shape in shapes[0]] == [shape[2:] for shape in shapes[1]]
-
-
-def test_a_narrow_resnet_has_torchvision_s_names():
-    assert set(models.build("resnet18", 7).state_dict()) == set(
-        models.build("resnet18_w8", 7).state_dict()
-    )
+    assert [type(m) for m in model.modules()] == [type(m) for m in full.modules()]
+    own, others = model.state_dict(), full.state_dict()
+    assert list(own) == list(others)
+    for name, value in own.items():
+        if value.ndim == 4:
+            assert value.shape[0] * 64 == others[name].shape[0] * width
+            assert value.shape[2:] == others[name].shape[2:]
 
 
 def test_torchvision_architectures_come_by_name():
@@ -43,50 +36,45 @@ def test_torchvision_architectures_come_by_name():
 
 
 def test_the_same_seed_gives_the_same_network():
-    first, again, other = (
-        models.initialise("resnet18_w8", "scratch", 3, seed) for seed in (1, 1, 2)
-    )
+    first, again, other = (scratch(seed) for seed in (1, 1, 2))
     assert torch.equal(first.conv1.weight, again.conv1.weight)
     assert not torch.equal(first.conv1.weight, other.conv1.weight)
 
 
-def save_weights(folder, classes, seed=5, **change):
-    source = models.initialise("resnet18_w8", "scratch", len(classes), seed)
-    state = {k: v.contiguous() for k, v in source.state_dict().items()} | change
-    save_file(
-        state,
-        folder / "fractaldb1k-resnet18_w8.safetensors",
-        {"ktglite": json.dumps({"classes": classes})},
-    )
+def scratch(seed):
+    return models.initialise("resnet18_w8", "scratch", 3, seed)
+
+
+def tuned(folder, **more):
+    return models.initialise("resnet18_w8", "fractaldb1k", 3, 1, folder, **more)
+
+
+def save_weights(folder):
+    source = scratch(5)
+    card = {"ktglite": json.dumps({"classes": ["x", "y", "z"]})}
+    save_file(source.state_dict(), folder / "fractaldb1k-resnet18_w8.safetensors", card)
     return source
 
 
-def test_backbone_is_loaded_and_the_head_is_the_one_of_the_seed(tmp_path):
-    source = save_weights(tmp_path, ["x", "y", "z"])
-    fresh = models.initialise("resnet18_w8", "scratch", 3, 1)
-    tuned = models.initialise("resnet18_w8", "fractaldb1k", 3, 1, tmp_path, classes=("a", "b", "c"))
-    assert torch.equal(tuned.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
-    assert torch.equal(
-        tuned.fc.weight, fresh.fc.weight
-    )  # as many classes, but others: the head does not fit
+@pytest.mark.parametrize("classes", ["xyz", "abc"])
+def test_backbone_is_loaded_and_the_head_only_where_the_classes_are_the_same(tmp_path, classes):
+    source = save_weights(tmp_path)
+    net = tuned(tmp_path, classes=tuple(classes))
+    assert torch.equal(net.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    expected = source if classes == "xyz" else scratch(1)
+    assert torch.equal(net.fc.weight, expected.fc.weight)
 
 
-def test_head_is_kept_where_the_classes_are_the_same(tmp_path):
-    source = save_weights(tmp_path, ["x", "y", "z"])
-    tuned = models.initialise("resnet18_w8", "fractaldb1k", 3, 1, tmp_path, classes=("x", "y", "z"))
-    assert torch.equal(tuned.fc.weight, source.fc.weight)
-
-
-def test_missing_weights_say_how_to_make_them(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="ktglite pretrain --source fractaldb1k --arch resnet18_w8"
-    ):
-        models.find_weights("resnet18_w8", "fractaldb1k", tmp_path)
-
-
-def test_a_missing_weights_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="the file .*mine.pt does not exist"):
-        models.find_weights("resnet18_w8", f"{tmp_path}/mine.pt", tmp_path)
+@pytest.mark.parametrize(
+    ("init", "words"),
+    [
+        ("fractaldb1k", "ktglite pretrain --source fractaldb1k --arch resnet18_w8"),
+        ("nowhere/mine.pt", "the file .*mine.pt does not exist"),
+    ],
+)
+def test_missing_weights_are_named(tmp_path, init, words):
+    with pytest.raises(FileNotFoundError, match=words):
+        models.find_weights("resnet18_w8", init, tmp_path)
 
 
 def test_weights_by_torchvision_s_names(tmp_path, monkeypatch):
@@ -125,61 +113,53 @@ def test_imagenet_weights_placed_by_hand_are_checked_against_the_hash_in_their_n
     assert models._torchvision_weights(entry, missing=tmp_path) == right
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
-def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix):
-    source = models.build("resnet18_w8", 9)
-    torch.save({prefix + k: v for k, v in source.state_dict().items()}, tmp_path / "w.pth")
-    loaded = models.initialise("resnet18_w8", str(tmp_path / "w.pth"), 4, 0)
-    assert torch.equal(loaded.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+@pytest.mark.parametrize(
+    ("arch", "layer", "pattern", "other"),
+    [
+        ("resnet18_w8", "layer1.0.conv1", "^", "module."),
+        ("resnet18_w8", "layer1.0.conv1", "^", "_orig_mod."),
+        ("resnet18_w8", "layer1.0.conv1", "^", "_orig_mod.module."),
+        ("densenet121", "features.denseblock1.denselayer1.conv1", r"(norm|conv)([12]\.)", r"\1.\2"),
+        ("squeezenet1_1", "features.0", "^", ""),  # its head is a convolution
+    ],
+)
+def test_other_names_of_layers_are_known(tmp_path, arch, layer, pattern, other):
+    """Prefixes of wrappers are taken off; DenseNets had older names."""
+    source = models.build(arch, 9).state_dict()
+    old = {re.sub(pattern, other, name): value for name, value in source.items()}
+    torch.save(old, tmp_path / "w.pth")
+    loaded = models.initialise(arch, str(tmp_path / "w.pth"), 4, 0)
+    assert torch.equal(loaded.state_dict()[f"{layer}.weight"], source[f"{layer}.weight"])
+    assert loaded.get_submodule(models.head_of(loaded)).weight.shape[0] == 4
 
 
-def test_older_names_of_densenets_and_heads_that_are_convolutions_are_known(tmp_path):
-    source = models.build("densenet121", 9).state_dict()
-    old = {re.sub(r"((norm|conv))([12])\.", r"\1.\3.", name): v for name, v in source.items()}
-    assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    torch.save(old, tmp_path / "dense.pth")
-    loaded = models.initialise("densenet121", str(tmp_path / "dense.pth"), 4, 0)
-    name = "features.denseblock1.denselayer1.conv1.weight"
-    assert torch.equal(loaded.state_dict()[name], source[name])
-    source = models.build("squeezenet1_1", 9)
-    torch.save(source.state_dict(), tmp_path / "squeeze.pth")
-    loaded = models.initialise("squeezenet1_1", str(tmp_path / "squeeze.pth"), 4, 0)
-    assert torch.equal(loaded.features[0].weight, source.features[0].weight)
-    assert loaded.classifier[1].out_channels == 4
-
-
-def test_weights_that_are_not_finite_are_named_at_loading(tmp_path):
-    state = models.build("resnet18_w8", 3).state_dict()
-    state["layer1.0.conv1.weight"][0] = float("nan")
-    torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="layer1.0.conv1.weight has values that are NaN"):
-        models.initialise("resnet18_w8", str(tmp_path / "w.pth"), 3, 0)
-
-
-def test_a_checkpoint_of_more_than_tensors_is_refused_in_a_sentence(tmp_path):
-    state = models.build("resnet18_w8", 3).state_dict()
-    torch.save({"state_dict": state, "args": SimpleNamespace(lr=1)}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="save net.state_dict") as error:
-        models.read_weights(tmp_path / "w.pth")
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"bn1.bias": torch.full((8,), torch.nan)}, "bn1.bias has values that are NaN"),
+        (
+            {"conv1.weight": torch.zeros(4, 3, 7, 7)},
+            r"conv1.weight is \(4, 3, 7, 7\), the model has \(8, 3, 7, 7\)",
+        ),
+        ({"extra": torch.zeros(1), "bn1.bias": None}, "unexpected extra; missing bn1.bias$"),
+        ({"args": SimpleNamespace(lr=1)}, "save net.state_dict"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(tmp_path, given, words):
+    path = tmp_path / "w.pth"
+    state = models.build("resnet18_w8", 3).state_dict() | given
+    torch.save({name: value for name, value in state.items() if value is not None}, path)
+    with pytest.raises(ValueError, match=words) as error:
+        models.initialise("resnet18_w8", str(path), 3, 0)
     assert "weights_only" not in str(error.value)
 
 
-def test_wrong_shape_is_named(tmp_path):
-    save_weights(tmp_path, ["x", "y", "z"], **{"conv1.weight": torch.zeros(4, 3, 7, 7)})
-    with pytest.raises(
-        ValueError, match=r"conv1.weight is \(4, 3, 7, 7\), the model has \(8, 3, 7, 7\)"
-    ):
-        models.initialise("resnet18_w8", "fractaldb1k", 3, 1, tmp_path)
-
-
-def test_missing_and_extra_keys_are_named(tmp_path):
-    save_file(
-        {"conv1.weight": torch.zeros(8, 3, 7, 7), "extra": torch.zeros(1)},
-        tmp_path / "w.safetensors",
-    )
-    with pytest.raises(ValueError, match="unexpected extra; missing bn1.bias") as error:
-        models.initialise("resnet18_w8", str(tmp_path / "w.safetensors"), 3, 1)
-    assert "more" in str(error.value)
+def test_a_truncated_file_is_refused(tmp_path):
+    save_weights(tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="not a readable weights file"):
+        models.read_weights(path)
 
 
 class Bomb:
@@ -200,14 +180,6 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_truncated_file_is_refused(tmp_path):
-    save_weights(tmp_path, ["x"])
-    path = tmp_path / "fractaldb1k-resnet18_w8.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="not a readable weights file"):
-        models.read_weights(path)
-
-
 @pytest.mark.parametrize("arch", ["resnet18_w8", "resnet50"])
 def test_a_fresh_scale_changes_no_answer(arch):
     torch.manual_seed(0)
@@ -217,50 +189,37 @@ def test_a_fresh_scale_changes_no_answer(arch):
             if isinstance(module, torch.nn.Conv2d):
                 module.weight *= 1 + 4 * torch.rand(())
             elif isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum, module.eps = (
-                    1.0,
-                    1e-15,
-                )  # the one part of a BatchNorm that has a scale
+                module.momentum = 1.0
+                module.eps = 1e-15  # the one part of a BatchNorm that has a scale
     images = torch.randn(8, 3, 64, 64, dtype=torch.float64)
     model.train()(images)  # running statistics of these weights
     before = model.eval()(images)
     fresh = models.build(arch, 3).state_dict()
     models._rescale(model)
-    after = model(images)
-    torch.testing.assert_close(after, before)
+    torch.testing.assert_close(model(images), before)
     for name, value in model.state_dict().items():
         if value.ndim == 4:
             assert value.std().item() == pytest.approx(fresh[name].std().item(), rel=0.2), name
 
 
-def test_a_fresh_scale_is_for_resnets():
-    with pytest.raises(ValueError, match="scale 'fresh' is for ResNets"):
-        models._rescale(models.build("vgg11", 3))
-
-
 def test_a_node_starts_at_the_scale_that_is_asked_for(tmp_path):
-    state = {name: 3 * value for name, value in models.build("resnet18_w8", 5).state_dict().items()}
+    state = {name: 3 * value for name, value in scratch(5).state_dict().items()}
     save_file(state, tmp_path / "fractaldb1k-resnet18_w8.safetensors")
-    kept, fresh = (
-        models.initialise("resnet18_w8", "fractaldb1k", 3, 0, tmp_path, scale=scale).conv1.weight
-        for scale in ("kept", "fresh")
-    )
+    kept, fresh = (tuned(tmp_path, scale=scale).conv1.weight for scale in ("kept", "fresh"))
     assert torch.equal(kept, state["conv1.weight"])
     torch.testing.assert_close(fresh / fresh.norm(), kept / kept.norm())
     assert fresh.norm() < 0.6 * kept.norm()
 
 
-@pytest.mark.parametrize("stages", [1, 2, 3, 4, 5])
-def test_so_many_stages_are_taken_over(tmp_path, stages):
-    source = save_weights(tmp_path, ["x", "y", "z"]).state_dict()
-    fresh = models.initialise("resnet18_w8", "scratch", 3, 1).state_dict()
-    tuned = models.initialise(
-        "resnet18_w8", "fractaldb1k", 3, 1, tmp_path, stages=stages
-    ).state_dict()
-    taken = {"conv1.weight": 1, "layer1.0.conv1.weight": 2, "layer2.0.conv1.weight": 3}
-    taken |= {"layer3.0.conv1.weight": 4, "layer4.1.conv2.weight": 5, "fc.weight": 6}
-    for name, stage in taken.items():
-        assert torch.equal(tuned[name], (source if stage <= stages else fresh)[name]), name
+def test_so_many_stages_are_taken_over(tmp_path):
+    source = save_weights(tmp_path).state_dict()
+    fresh = scratch(1).state_dict()
+    names = ["conv1", "layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1", "layer4.1.conv2", "fc"]
+    for stages in (1, 2, 3, 4, 5):
+        state = tuned(tmp_path, stages=stages).state_dict()
+        for stage, layer in enumerate(names, 1):
+            name = f"{layer}.weight"
+            assert torch.equal(state[name], (source if stage <= stages else fresh)[name]), name
 
 
 def test_titles_of_starts():
