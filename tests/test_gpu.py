@@ -36,30 +36,31 @@ FIRST = PretrainConfig(
 
 
 def train(graph, data, config=CONFIG, **given):
-    return [
-        {k: v for k, v in r.items() if k != "seconds"}
-        for r in epochs(graph, data, config, 0, **given)
-    ]
+    """The records of all epochs, without their times."""
+    found = list(epochs(graph, data, config, 0, **given))
+    for record in found:
+        del record["seconds"]
+    return found
+
+
+def agree(ours, theirs):
+    for row, expected in zip(ours["edge_loss"], theirs["edge_loss"], strict=True):
+        assert row == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 def test_a_replayed_step_is_the_step(tiny_data, monkeypatch):
-    """16 iterations, of which the last 13 are replays: gates, progress and learning rate must change in the graph."""
+    """16 iterations, the last 13 replayed: gates, progress and learning rate must change in it."""
     replayed = train(EVERY_GATE, tiny_data)
     monkeypatch.setattr(captured, "MAX_CAPTURED_SIZE", 0)
-    plain = train(EVERY_GATE, tiny_data)
-    for ours, theirs in zip(replayed, plain, strict=True):
+    for ours, theirs in zip(replayed, train(EVERY_GATE, tiny_data), strict=True):
         assert ours["lr"] == theirs["lr"]
-        for row, expected in zip(ours["edge_loss"], theirs["edge_loss"], strict=True):
-            assert row == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        agree(ours, theirs)
 
 
 def test_gpu_and_cpu_learn_the_same(tiny_data):
     config = dataclasses.replace(CONFIG, epochs=1, lr=0.001)
-    on_cpu = train(EVERY_GATE, tiny_data, dataclasses.replace(config, device="cpu"))
-    for row, expected in zip(
-        train(EVERY_GATE, tiny_data, config)[0]["edge_loss"], on_cpu[0]["edge_loss"], strict=True
-    ):
-        assert row == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    on_cpu = dataclasses.replace(config, device="cpu")
+    agree(*train(EVERY_GATE, tiny_data, config), *train(EVERY_GATE, tiny_data, on_cpu))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -90,10 +91,8 @@ def test_one_training_after_another_in_a_process(tiny_data):
 
 def test_pretraining_as_a_graph(tmp_path, monkeypatch):
     path = pretrain(FIRST, tmp_path / "a", tmp_path)
-    assert file_hash(path) == file_hash(pretrain(FIRST, tmp_path / "b", tmp_path))
-    assert file_hash(path) == file_hash(
-        pretrain(dataclasses.replace(FIRST, threads=3), tmp_path / "c", tmp_path)
-    )
+    for name, config in {"b": FIRST, "c": dataclasses.replace(FIRST, threads=3)}.items():
+        assert file_hash(path) == file_hash(pretrain(config, tmp_path / name, tmp_path))
     monkeypatch.setattr(captured, "MAX_CAPTURED_SIZE", 0)
     plain = pretrain(FIRST, tmp_path / "d", tmp_path)
     ours, theirs = load_file(path), load_file(plain)

@@ -24,10 +24,11 @@ SHIPPED = "data/networks/table1-standin-all.safetensors"
 
 @pytest.fixture(scope="module")
 def trained(tiny_data, tmp_path_factory):
-    """A folder and the record of a run in it whose target was kept."""
+    """The file of a target that a run has kept, and the record of the run."""
     folder = tmp_path_factory.mktemp("runs")
     graph = all_through(Node("resnet18"), Node("resnet18_w8"))
-    return folder, run(Run(graph, tiny_data, CONFIG, 0), Store(folder, "target"))
+    record = run(Run(graph, tiny_data, CONFIG, 0), Store(folder, "target"))
+    return folder / f"{record['key']}.node1.safetensors", record
 
 
 PLAIN = """
@@ -36,8 +37,8 @@ import torch
 from safetensors import safe_open
 from torchvision.models import resnet18
 
-folder, key = sys.argv[1:]
-with safe_open(f"{folder}/{key}.node1.safetensors", "pt") as file:
+file, folder, key = sys.argv[1:]
+with safe_open(file, "pt") as file:
     state, card = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["ktglite"]
 net = resnet18(num_classes=3)
 net.load_state_dict(state)
@@ -50,36 +51,31 @@ print(100 * (found == labels).sum().item() / len(labels))
 """
 
 
-def test_a_kept_target_gives_its_accuracy_in_plain_torchvision(tiny_data, trained):
-    folder, record = trained
-    torch.save((tiny_data.test.images, tiny_data.test.labels), folder / "test.pt")
-    command = [sys.executable, "-c", PLAIN, str(folder), record["key"]]
+def test_a_kept_target_gives_its_accuracy_in_plain_torchvision(tiny_data, trained, tmp_path):
+    path, record = trained
+    torch.save((tiny_data.test.images, tiny_data.test.labels), tmp_path / "test.pt")
+    command = [sys.executable, "-c", PLAIN, str(path), str(tmp_path), record["key"]]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(done.stdout) == record["test_accuracy"][0]
 
 
-def test_a_loaded_network_predicts_with_its_head_and_says_what_it_takes(tiny_data, trained):
-    folder, record = trained
-    net = load_network(folder / f"{record['key']}.node1.safetensors")
+def test_a_loaded_network_classifies_files_as_the_test_images_were(tiny_data, trained, tmp_path):
+    path, record = trained
+    net = load_network(path)
     assert (net.classes, net.size, net.fit) == (("a", "b", "c"), 32, "squash")
     assert net.card["test_accuracy"] == record["test_accuracy"]
     assert not net.training
     answers = trainer.predict(net, tiny_data.test)
     assert trainer.accuracy(answers, tiny_data.test.labels) == record["test_accuracy"][0]
-
-
-def test_files_are_classified_as_the_test_images_were(tiny_data, trained, tmp_path):
-    folder, record = trained
-    net = load_network(folder / f"{record['key']}.node1.safetensors")
     files = []
     for i, image in enumerate(tiny_data.test.images):
         files.append(tmp_path / f"{i}.png")
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(files[-1])
     found = classify(net, files)
-    answers = trainer.predict(net, tiny_data.test).softmax(1).max(1)
+    best = answers.softmax(1).max(1)
     assert list(found["file"]) == [str(file) for file in files]
-    assert list(found["class"]) == [net.classes[i] for i in answers.indices]
-    assert found["probability"].to_numpy() == pytest.approx(100 * answers.values.numpy(), rel=1e-4)
+    assert list(found["class"]) == [net.classes[i] for i in best.indices]
+    assert found["probability"].to_numpy() == pytest.approx(100 * best.values.numpy(), rel=1e-4)
     assert len(classify(net, [])) == 0
     (tmp_path / "no.png").write_text("no image")
     with pytest.raises(ValueError, match=r"no\.png"):
@@ -97,15 +93,14 @@ def test_the_network_that_comes_with_the_kit_answers_as_its_card_says():
     assert found == pytest.approx(74.8, abs=0.3)
 
 
-def test_a_network_that_is_kept_teaches_with_its_head(tiny_data, tmp_path):
-    teacher = models.initialise("resnet18_w8", "scratch", 3, 5)
-    card = {"arch": "resnet18_w8", "classes": tiny_data.classes, "size": 32, "fit": "squash"}
-    path = networks.save_network(teacher, tmp_path / "teacher.safetensors", card)
-    again = models.initialise("resnet18_w8", str(path), 3, 0, classes=tiny_data.classes)
-    for name, value in teacher.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value)
-    other = models.initialise("resnet18_w8", str(path), 3, 0, classes=("x", "y", "z"))
-    assert not torch.equal(other.fc.weight, teacher.fc.weight)
+def test_a_network_that_is_kept_teaches_with_its_head(tiny_data, trained):
+    path, _ = trained
+    teacher = load_network(path).state_dict()
+    same = models.initialise("resnet18", str(path), 3, 0, classes=tiny_data.classes)
+    for name, value in same.state_dict().items():
+        assert torch.equal(teacher[name], value)
+    other = models.initialise("resnet18", str(path), 3, 0, classes=("x", "y", "z"))
+    assert not torch.equal(other.fc.weight, teacher["fc.weight"])
 
 
 @pytest.mark.parametrize(

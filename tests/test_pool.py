@@ -170,12 +170,10 @@ def test_a_container_s_quota_counts(tmp_path, monkeypatch, cgroup, files, cores)
 def test_jobs(monkeypatch):
     monkeypatch.setattr(pool, "_quotas", lambda: [])
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with open_pool() as three:
-        assert three.size == 3
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    with open_pool() as four:
-        assert four.size == 4
+    for gpus, size in ((0, 3), (4, 4)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        with open_pool() as jobs:
+            assert jobs.size == size
     with pytest.raises(ValueError, match="jobs is 0"), open_pool(0):
         pass
 
@@ -201,11 +199,8 @@ def test_no_scheduler_is_an_error_that_names_the_address():
     pytest.importorskip("distributed")
     dask = pytest.importorskip("dask")
     refused = pytest.raises(ValueError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'")
-    with (
-        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
-        refused,
-        open_pool(dask="tcp://127.0.0.1:9"),
-    ):
+    quickly = dask.config.set({"distributed.comm.timeouts.connect": "1s"})
+    with quickly, refused, open_pool(dask="tcp://127.0.0.1:9"):
         pass
 
 
@@ -231,14 +226,13 @@ def test_what_dask_gives_up_is_told_in_our_words(monkeypatch, caplog):
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(distributed, "Client", DaskClient)
     gone = "the Dask scheduler at tcp://a:1 is gone: .* the same command resumes"
-    kinds = [
-        (CancelledError(), ConnectionError, gone),
-        (distributed.KilledWorker("task", None, 3), ChildProcessError, "larger --memory-limit"),
-        (ZeroDivisionError("mine"), ZeroDivisionError, "mine"),
-    ]
     with open_pool(dask="tcp://a:1") as pool:
         assert "tcp://a:1 has no workers yet: start them" in caplog.text
-        for theirs, kind, words in kinds:
+        for theirs, kind, words in (
+            (CancelledError(), ConnectionError, gone),
+            (distributed.KilledWorker("task", None, 3), ChildProcessError, "larger --memory-limit"),
+            (ZeroDivisionError("mine"), ZeroDivisionError, "mine"),
+        ):
             future = pool.submit(print)
             pool._client.futures[-1].set_exception(theirs)
             with pytest.raises(kind, match=words):

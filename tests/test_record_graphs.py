@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,8 @@ def wanted(script, conditions):
 
 def test_strata_are_taken_by_their_share(script):
     strata = {("", "a", "through", 1): list("pqrstuvwxyz"), ("", "b", "through", 1): list("PQRST")}
-    shares = {"none": {name: share for name, share in zip(strata, (0.7, 0.3), strict=True)}}
-    first = [graph for graph, _ in zip(script.in_turn(strata, shares), range(10), strict=False)]
+    shares = {"none": dict(zip(strata, (0.7, 0.3), strict=True))}
+    first = islice(script.in_turn(strata, shares), 10)
     assert Counter(graph.isupper() for graph in first) == {False: 7, True: 3}
 
 

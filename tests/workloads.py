@@ -37,20 +37,14 @@ SHARED = TrainConfig(epochs=2, batch_size=16, augmentation="shift", precision="f
 FEW = ["limit=60", "epochs=2", "batch_size=16", "seeds=1", "precision=fp32"]
 
 
+def pretrain_config(epochs: int, images: int) -> pretrain.PretrainConfig:
+    how = {"epochs": epochs, "images_per_epoch": images, "standin_images": images}
+    how |= {"augmentation": "shift", "precision": "fp32", "device": "cpu"}
+    return pretrain.PretrainConfig("imagenet1k_standin", ARCH, size=16, batch_size=32, **how)
+
+
 def pretraining(out: Path) -> None:
-    settings = pretrain.PretrainConfig(
-        "imagenet1k_standin",
-        ARCH,
-        size=16,
-        epochs=5,
-        images_per_epoch=160,
-        batch_size=32,
-        standin_images=160,
-        augmentation="shift",
-        precision="fp32",
-        device="cpu",
-    )
-    pretrain.pretrain(settings, out / "weights", out / "cache")
+    pretrain.pretrain(pretrain_config(5, 160), out / "weights", out / "cache")
 
 
 def ablation_run(out: Path) -> None:
