@@ -21,7 +21,6 @@ from PIL import Image
 from ktglite import load_settings, sources, store
 from ktglite.data import Data, Split, augment
 from ktglite.models import SOURCES, build, file_hash, initialise, read_weights
-from ktglite.pool import open_pool
 from ktglite.sources import pretrain as step1
 from ktglite.sources.pretrain import PretrainConfig, pretrain, read_card
 from ktglite.trainer import derive, generator
@@ -246,15 +245,11 @@ def test_the_same_images_elsewhere_are_not_learned_again(files, photographs, tmp
 
 
 def test_a_pre_training_is_what_a_plain_loop_does(tmp_path):
-    config = replace(SMALL, lr=0.01, weight_decay=0.05, epochs=3, size=16, render=20)
+    config = replace(SMALL, lr=0.01, weight_decay=0.05, epochs=3, render=20)
     state, _ = read_weights(pretrain(config, tmp_path))
-    images, labels = synthcars.draw(
-        120,
-        20,
-        seed=synthcars.STANDIN_SEED,
-        models=synthcars.car_models(40, synthcars.STANDIN_SEED),
-    )
-    images, labels = torch.from_numpy(np.moveaxis(images, 3, 1).copy()), torch.from_numpy(labels)
+    known = synthcars.car_models(40, synthcars.STANDIN_SEED)
+    drawn, labels = synthcars.draw(120, 20, seed=synthcars.STANDIN_SEED, models=known)
+    images, labels = torch.from_numpy(np.moveaxis(drawn, 3, 1).copy()), torch.from_numpy(labels)
     torch.manual_seed(derive(0, "init"))
     net = build("resnet18_w8", 40).train()
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=0.05)
@@ -275,25 +270,6 @@ def test_the_learning_rate_falls_after_each_third_of_the_epochs(tmp_path):
     few = replace(SMALL, epochs=10, images_per_epoch=4, batch_size=2, standin_images=8, lr=0.01)
     rates = [row["lr"] for row in read_card(pretrain(few, tmp_path))["curve"]]
     assert rates == pytest.approx([0.01] * 4 + [0.001] * 3 + [0.0001] * 3)
-
-
-def test_the_stand_in_has_none_of_the_task_s_models(monkeypatch):
-    drawn, original = [], synthcars._draw_one
-
-    def recorded(model, *rest):
-        drawn.append(model)
-        return original(model, *rest)
-
-    monkeypatch.setattr(synthcars, "_draw_one", recorded)
-    source = step1.open_source(SMALL)
-    pictures, labels = source.batch(np.arange(120))
-    assert [source.classes[label] for label in labels] == [model.name for model in drawn]
-    task = synthcars.car_models(synthcars.STANDIN_MODELS)  # the task's twenty and those after them
-    assert not {*source.classes} & {model.name for model in task}
-    alike = [replace(model, name="") for model in task]
-    assert not any(replace(model, name="") in alike for model in drawn)
-    own, _ = synthcars.draw(120, 16)
-    assert not (np.moveaxis(own, 3, 1) == pictures).all((1, 2, 3)).any()
 
 
 def test_labels_are_numbers_of_the_classes_that_the_weights_name(files, photographs, tmp_path):
@@ -419,14 +395,6 @@ def test_every_option_of_the_command_is_explained(capsys):
     for name in (*(field.name for field in dataclasses.fields(PretrainConfig)), "out", "cache"):
         option = f"--{name.replace('_', '-')}[ ,]"
         assert re.search(rf"{option}[^(]*?  [A-Za-z][^(]{{4,}}\(default: ", text), option
-
-
-def test_several_at_once(tmp_path):
-    archs = "resnet18_w8", "resnet18_w16"
-    configs = [replace(SMALL, epochs=1, arch=arch) for arch in archs]
-    with open_pool(2) as pool:
-        paths = step1.pretrain_all(configs, tmp_path, tmp_path / "cache", pool)
-    assert [read_card(path)["arch"] for path in paths] == [*archs]
 
 
 def test_nearest_neighbours_tell_colours_apart():
