@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -195,14 +196,23 @@ def test_what_trains_too(tiny_data, graph, precision, images):
     assert all(0 < loss < math.inf for loss in last["train_loss"])
 
 
-def test_an_ensemble_is_the_mean_of_the_softmaxes(tiny_data):
-    models = initial_models(PAIR, tiny_data, CONFIG, seed=0)
-    assert not torch.equal(models[0].conv1.weight, models[1].conv1.weight)
-    last = train(PAIR, tiny_data, models=models)[-1]
-    mean = sum(trainer.predict(net, tiny_data.test).softmax(1) for net in models)
-    assert last["test_ensemble"] == trainer.accuracy(mean, tiny_data.test.labels)
+def test_nodes_start_apart_and_an_ensemble_of_one_is_the_node(tiny_data):
+    first, second = initial_models(PAIR, tiny_data, CONFIG, seed=0)
+    assert not torch.equal(first.conv1.weight, second.conv1.weight)
     alone = train(independent(A), tiny_data)[-1]
     assert alone["test_ensemble"] == alone["test_accuracy"][0]
+
+
+def test_an_ensemble_is_the_mean_of_the_softmaxes(tiny_data, monkeypatch):
+    """Two nodes that are rather sure outvote one that is very sure, as its logits would not."""
+    answers = cycle(torch.tensor([[20.0, 0, 0], [0, 5, 0], [0, 5, 0]]))
+    monkeypatch.setattr(
+        trainer, "predict", lambda net, split, *a: next(answers).expand(len(split), 3)
+    )
+    ones = Split(tiny_data.test.images, torch.ones_like(tiny_data.test.labels))
+    last = train(all_through(A, A, A), dataclasses.replace(tiny_data, test=ones), epochs=1)[-1]
+    assert last["test_accuracy"] == [0, 100, 100]
+    assert last["test_ensemble"] == 100
 
 
 def test_an_epoch_computes_as_its_settings_say_and_restores_the_rest(tiny_data, monkeypatch):
