@@ -67,7 +67,7 @@ def test_presets():
     assert kd.learns(0)
     assert not kd.learns(1)
     assert mutual(A, B) == all_through(A, B)
-    assert mutual(A, B, C).transfer_weight == 0.5
+    assert mutual(A, B, C).canonical().transfer_weight == 0.5
     assert all_through(A, B, C).transfer_weight == 1
     assert independent(A).size == 1
 
