@@ -466,7 +466,7 @@ def test_a_search_with_trained_teachers(tiny_data, tmp_path, monkeypatch):
 
 def coordinate(out, trials, dask=None, pruner="asha"):
     """A search on tiny data, which a test starts in a process of its own, and kills."""
-    splits = [random_split(n, seed) for seed, n in enumerate((32, 12, 12))]
+    splits = [random_split(n, seed, size=16) for seed, n in enumerate((32, 12, 12))]
     settings = replace(SETTINGS, trials=trials, nodes=3, pruner=pruner)
     with open_pool(None if dask else 2, dask) as pool:
         data = Data("random", 16, ("a", "b", "c"), *splits)
