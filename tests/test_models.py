@@ -227,3 +227,18 @@ def test_titles_of_starts():
     assert models.title("scratch") == "no pre-training"
     assert models.title("my/cars.safetensors") == "cars"
     assert models.title("ResNet18_Weights.DEFAULT") == "ResNet18_Weights.DEFAULT"
+
+
+@pytest.mark.parametrize(
+    ("entry", "prefix"), [("model", ""), ("model_state_dict", "module."), ("state_dict", "model.")]
+)
+def test_an_entry_of_a_checkpoint_is_read(tmp_path, entry, prefix):
+    """As torchvision's references, many tutorials and Lightning write them."""
+    state = models.build("resnet18_w8", 3).state_dict()
+    named = {prefix + name: value for name, value in state.items()}
+    torch.save({entry: named, "epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "w.pth")
+    found, _ = models.read_weights(tmp_path / "w.pth")
+    assert found.keys() == state.keys()
+    torch.save({"net": state}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="no state dict of tensors: save net.state_dict"):
+        models.read_weights(tmp_path / "w.pth")
