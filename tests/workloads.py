@@ -323,16 +323,18 @@ def crash(name: str, out: Path, undisturbed: tuple, kills: int, rng: random.Rand
         process = start(name, out)
         last = seen.kills >= kills
         process.join(None if last else rng.uniform(0, seconds))
-        if process.is_alive():
-            everyone += family(process.pid)
-            victims = family(process.pid)
+        victims = family(process.pid) if process.is_alive() else []
+        if victims:
+            everyone += victims
             victim = rng.choice(victims) if rng.random() < 1 / 3 else victims[0]  # the command
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.kill()
                 seen.kills += 1
             process.join()
             seen.wrong += [f"torn: {file}" for file in torn(out, whole)]
-        elif process.exitcode == 0 or last:
+            continue
+        process.join()  # it may have ended a moment ago
+        if process.exitcode == 0 or last:
             break
     if process.exitcode:
         seen.wrong.append(f"does not go on:\n{(out / 'output.txt').read_text()[-3000:]}")
