@@ -16,10 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_step import BATCH, random_data, textbook
 
 from ktglite import Node, TrainConfig, all_through, captured, epochs, initial_models, trainer
-from ktglite.losses import edge_losses
 
 STEPS = 50
-STREAMS: list[torch.cuda.Stream] = []
 
 
 def flops_of_step(size: int) -> int:
@@ -47,35 +45,13 @@ def rate(step, steps: int, rounds: int) -> float:
     return statistics.median(rates[1:])
 
 
-def step_on_streams(graph, nets, optimizers, config, images, labels, progress):
-    """`trainer._step` with a stream for every node, so that their kernels may run side by side."""
-    main = torch.cuda.current_stream()
-    logits = []
-    for stream, net in zip(STREAMS, nets, strict=True):
-        stream.wait_stream(main)
-        with torch.cuda.stream(stream), trainer.autocast(images.device, config.precision):
-            logits.append(net(images))
-    for stream in STREAMS:
-        main.wait_stream(stream)
-    edges = edge_losses(graph, logits, labels, progress, config.temperature)
-    edges.sum().backward()  # autograd runs an operation backwards on the stream it ran forwards
-    for stream, optimizer in zip(STREAMS, optimizers.values(), strict=True):
-        stream.wait_stream(main)
-        with torch.cuda.stream(stream):
-            optimizer.step()
-            optimizer.zero_grad()
-    for stream in STREAMS:
-        main.wait_stream(stream)
-    return edges.detach(), torch.stack([(z.argmax(1) == labels).sum() for z in logits])
-
-
 def kit(
     size: int,
     rounds: int,
     precision: str = "bf16",
     graph: bool = True,
     channels_last: bool = True,
-    streams: bool = False,
+    streams: bool = True,
 ) -> float:
     """Images/s of `epochs` with the levers given."""
     data = random_data(size, repeat=STEPS)
@@ -92,9 +68,9 @@ def kit(
     with ExitStack() as stack:
         if not graph:
             stack.enter_context(mock.patch.object(captured, "MAX_CAPTURED_SIZE", 0))
-        if streams:
-            STREAMS[:] = [torch.cuda.Stream() for _ in nets]
-            stack.enter_context(mock.patch.object(trainer, "_step", step_on_streams))
+        if not streams:
+            one = mock.patch.object(trainer, "node_streams", lambda nets, _: [None] * len(nets))
+            stack.enter_context(one)
         return rate(epochs(nodes, data, config, 0, models=nets), STEPS, rounds)
 
 
@@ -120,7 +96,7 @@ def main() -> None:
             "without the CUDA graph": kit(size, args.rounds, graph=False),
             "without channels_last": kit(size, args.rounds, channels_last=False),
             "fp32": kit(size, args.rounds, precision="fp32"),
-            "with a stream a node": kit(size, args.rounds, streams=True),
+            "with one stream for all nodes": kit(size, args.rounds, streams=False),
         }
         print(
             f"{size} px: plain {plain:,.0f} images/s, kit {full:,.0f} ({full / plain:.1f} x), {peak:.2f} GiB at peak"

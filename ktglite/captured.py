@@ -6,7 +6,8 @@ tensors as inputs, every changing number (batch, progress, learning rate) in mem
 address, no synchronisation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -50,6 +51,25 @@ def captured(step: Callable, device: torch.device, size: int) -> Callable:
         return outputs
 
     return replay
+
+
+def node_streams(nets: Sequence, device: torch.device) -> list[torch.cuda.Stream | None]:
+    """On a GPU a stream for every network: a small one alone leaves most of it idle."""
+    if device.type != "cuda":
+        return [None] * len(nets)
+    return [None if net is None else torch.cuda.Stream(device) for net in nets]
+
+
+@contextmanager
+def side_by_side(streams: Sequence[torch.cuda.Stream | None]) -> Iterator[None]:
+    """Within it, what runs on one of `streams` begins after all that came before, and ends before
+    all that comes after. Autograd runs an operation backwards on the stream it ran forwards."""
+    used = [stream for stream in streams if stream is not None]
+    for stream in used:
+        stream.wait_stream(torch.cuda.current_stream())
+    yield
+    for stream in used:
+        torch.cuda.current_stream().wait_stream(stream)
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -23,7 +23,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from ktglite.captured import captured, restore
+from ktglite.captured import captured, node_streams, restore, side_by_side
 from ktglite.data import Data, Split, apply_views, draw_views, normalise
 from ktglite.devices import numerics, resolve_device, resolve_precision
 from ktglite.graph import Graph
@@ -144,7 +144,8 @@ def epochs(
     optimizers = _optimizers(graph, nets, config)
     records, best = _resume(checkpoint, nets, optimizers, device)
     yield from records
-    step = captured(partial(_step, graph, nets, optimizers, config), device, data.size)
+    streams = node_streams(nets, device)
+    step = captured(partial(_step, graph, nets, streams, optimizers, config), device, data.size)
     train = Split(data.train.images.to(device), data.train.labels.to(device))
     for epoch in range(len(records) + 1, config.epochs + 1):
         start = time.perf_counter()
@@ -182,6 +183,7 @@ def epochs(
 def _step(
     graph: Graph,
     nets: list,
+    streams: list,
     optimizers: dict,
     config: TrainConfig,
     images: Tensor,
@@ -191,10 +193,10 @@ def _step(
     """One iteration; the loss on every edge (N, N), and how many images each node got right."""
     # Every node sees the same batch and is run once. A fixed teacher needs no graph of gradients.
     logits = [None] * graph.size
-    with autocast(images.device, config.precision):
+    with side_by_side(streams), autocast(images.device, config.precision):
         for i, net in enumerate(nets):
             if net is not None:
-                with torch.set_grad_enabled(i in optimizers):
+                with torch.cuda.stream(streams[i]), torch.set_grad_enabled(i in optimizers):
                     logits[i] = net(images)
     edges = edge_losses(graph, logits, labels, progress, config.temperature)
     # Sources are detached, so one backward of the sum gives every node its own gradient.

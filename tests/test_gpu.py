@@ -15,6 +15,7 @@ from ktglite import (
     epochs,
     independent,
     initial_models,
+    trainer,
 )
 from ktglite.models import file_hash
 from ktglite.sources.pretrain import PretrainConfig, pretrain
@@ -55,6 +56,17 @@ def test_a_replayed_step_is_the_step(tiny_data, monkeypatch):
     for ours, theirs in zip(replayed, train(EVERY_GATE, tiny_data), strict=True):
         assert ours["lr"] == theirs["lr"]
         agree(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [0, 128])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_streams_leave_every_bit_as_it_is(tiny_data, monkeypatch, precision, size):
+    """With the step replayed, and without."""
+    monkeypatch.setattr(captured, "MAX_CAPTURED_SIZE", size)
+    config = dataclasses.replace(CONFIG, precision=precision)
+    side_by_side = train(EVERY_GATE, tiny_data, config)
+    monkeypatch.setattr(trainer, "node_streams", lambda nets, device: [None] * len(nets))
+    assert side_by_side == train(EVERY_GATE, tiny_data, config)
 
 
 def test_gpu_and_cpu_learn_the_same(tiny_data):
