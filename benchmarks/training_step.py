@@ -48,7 +48,7 @@ def random_data(size: int, repeat: int = 1) -> Data:
     labels = torch.randint(0, CLASSES, (BATCH,), generator=draw)
     rest = Split(images[:2], labels[:2])
     train = Split(images.repeat(repeat, 1, 1, 1), labels.repeat(repeat))
-    return Data("noise", size, tuple(map(str, range(CLASSES))), train, rest, rest, "noise")
+    return Data("noise", size, tuple(map(str, range(CLASSES))), train, rest, rest)
 
 
 def textbook(graph: Graph, data: Data, config: TrainConfig):
