@@ -12,6 +12,7 @@ import argparse
 from itertools import product
 
 import ktglite as ktg
+from ktglite.profiles import parse_overrides
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     given = parser.parse_args()
 
-    overrides = ktg.settings.parse_overrides(given.set)
+    overrides = parse_overrides(given.set)
     settings = ktg.load_settings("02", given.profile, "data/runs/single_networks", **overrides)
     data, starts = settings.load_data(), given.starts or ("scratch", *settings.sources)
     lengths, rates = given.epochs or [settings.epochs], given.lr or [settings.lr]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import ktglite as ktg
 from ktglite.experiments.bench import PATH, load
+from ktglite.profiles import parse_overrides
 
 
 def transferred(graph: dict, imagenet: str, arch: str) -> ktg.Graph:
@@ -31,7 +32,7 @@ def transferred(graph: dict, imagenet: str, arch: str) -> ktg.Graph:
 
 def train(given: argparse.Namespace) -> list[dict]:
     """The winner of every condition and its target alone, all seeds."""
-    overrides = ktg.settings.parse_overrides(given.set)
+    overrides = parse_overrides(given.set)
     settings = ktg.load_settings("02", given.profile, "data/runs/winners", **overrides)
     found, graphs = load(given.searches).as_searches(), {}
     for name in given.conditions:

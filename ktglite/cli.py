@@ -20,8 +20,6 @@ from tyro.conf import Positional, UseAppendAction, arg
 import ktglite
 from ktglite.profiles import load_profile, parse_overrides, run_folder
 
-__all__ = ["main"]
-
 optional = partial(arg, help_behavior_hint="")
 Number = Annotated[int | None, optional(metavar="N")]
 Names = Annotated[tuple[str, ...], optional(metavar="NAME")]

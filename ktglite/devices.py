@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["resolve_device", "resolve_precision"]
-
 
 def resolve_device(name: str) -> torch.device:
     """The device that a setting names; "auto" is a GPU where there is one.

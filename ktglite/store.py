@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 
 from ktglite.devices import cpu_name, resolve_device, resolve_precision
 
-__all__ = ["atomic_write", "make_once"]
+__all__ = ["make_once"]
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SOURCES = ["imagenet1k_standin", "fractaldb1k"]
 ARCH = "resnet18_w8"
 JAPANESE = "[ぁ-んァ-ヶ一-龠]"
-RED = plots.TARGET_RED.lower()
+RED = style.TARGET_RED.lower()
 DATA = {"name": "synthcars", "fingerprint": "95cd721e56302dec"}
 
 

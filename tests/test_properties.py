@@ -15,7 +15,8 @@ from test_graph import graphs
 
 from ktglite import GATES, Graph, TrainConfig, epochs, initial_models
 from ktglite.data import Data
-from ktglite.settings import load_settings, parse_overrides
+from ktglite.profiles import parse_overrides
+from ktglite.settings import load_settings
 from ktglite.sources.datasets import assign_splits
 
 # ---- graphs

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-__all__ = ["replay"]
-
 
 class Rungs:
     """Which trial trains next, and up to which of the `epochs` at which graphs are judged; the last

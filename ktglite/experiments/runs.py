@@ -42,7 +42,7 @@ from ktglite.store import (
 )
 from ktglite.trainer import TrainConfig, epochs, initial_models, predict
 
-__all__ = ["Run", "Store", "load_records", "run", "run_all"]
+__all__ = ["Run", "run", "run_all"]
 
 log = logging.getLogger(__name__)
 

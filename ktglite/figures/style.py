@@ -20,7 +20,7 @@ from pandas.io.formats.style import Styler
 from ktglite.figures.japanese import read, translate
 from ktglite.models import SOURCES, title
 
-__all__ = ["TARGET_RED", "hint", "save_figure", "say", "source_colour", "use_style"]
+__all__ = ["hint", "save_figure", "say", "use_style"]
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and two of a paper
 TICKS = [1, 2, 5, 10]  # and their multiples by powers of ten: never 2.5 or 92.5
