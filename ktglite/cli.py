@@ -203,11 +203,12 @@ def predict(target: Network, images: Images, csv: File = None) -> None:
 
 
 def evaluate(target: Network, dataset: Text = None) -> None:
-    """Accuracy of a trained network on the test split of a data set, and by class.
+    """Accuracy of a trained network on test images, and by class.
 
     Args:
         target: a network, such as RUN/target.safetensors.
-        dataset: folder with a folder of images for each class; that of its training if not given.
+        dataset: folder with a folder of images for each class: all are tested, or those of its
+            test/; the test images of its training if not given.
     """
     from ktglite.single_run import class_table
 

@@ -6,14 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from torch import nn
 
 from ktglite.experiments import networks
 from ktglite.experiments.runs import SCHEMA, Run, check_starts, run, weights_folder
 from ktglite.figures import plot_training, save_figure, use_style
 from ktglite.graph import Graph, Node, all_through, distillation, independent, mutual
 from ktglite.settings import Settings
-from ktglite.sources.datasets import load_data, walk
+from ktglite.sources.datasets import find_images, load_data, walk
 from ktglite.store import atomic_write, write_record
 from ktglite.trainer import predict
 
@@ -117,31 +119,47 @@ def answers(target: Path, images: Iterable[Path]) -> pd.DataFrame:
 def class_table(target: Path, dataset: str | None = None) -> pd.DataFrame:
     """What the network in a file classifies correctly of a data set's test images.
 
-    The images are split as for its training; by default they are those of its training. A frame
-    with a row per class: `class`, `images`, `correct`. Raises ValueError for a data set with
-    classes that the network does not know, and for its own where that was changed.
+    By default they are those of its training. Of a folder of other images all are tested, or its
+    test split where it has one. A frame with a row per class: `class`, `images`, `correct`. Raises
+    ValueError for a data set with classes that the network does not know, and for its own where
+    that was changed.
     """
     net = networks.load_network(target)
-    spec = net.card.get("dataset") or {}
-    name = dataset or spec.get("name_or_folder")
+    name = dataset or (net.card.get("dataset") or {}).get("name_or_folder")
     if name is None:
         raise ValueError(f"{target} does not say on which images it was trained: give --dataset")
+    labels, given = _answers_to_test_images(net, os.path.expanduser(name), target)
+    frame = pd.DataFrame({"class": labels, "correct": np.array(labels) == np.array(given)})
+    return frame.groupby("class", as_index=False)["correct"].agg(images="size", correct="sum")
+
+
+def _answers_to_test_images(net: nn.Module, name: str, target: Path) -> tuple[list, list]:
+    """The classes of a data set's test images, and what a loaded network takes them for."""
+    spec = net.card.get("dataset") or {}
+    own = os.path.realpath(name) == os.path.realpath(spec.get("name_or_folder", ""))
+    if os.path.isdir(name) and not own:
+        found = find_images(Path(name))
+        last = max(split for *_, split in found)  # test, or val where there is none, or no split
+        tested = [(path, label) for path, label, split in found if split == last]
+        files, labels = zip(*tested, strict=True)
+        _check_known(net, labels, name)
+        return list(labels), networks.classify(net, files)["class"].to_list()
     try:
         data = load_data(**spec | {"name_or_folder": name, "size": net.size, "fit": net.fit})
     except FileNotFoundError as error:
         way = "where its images lie elsewhere, give --dataset FOLDER"
         raise FileNotFoundError(f"{error}; {way}") from error
-    if unknown := set(data.classes) - set(net.classes):
-        known = ", ".join(net.classes[:5])
-        raise ValueError(f"{name}: the network does not know {min(unknown)!r}; it knows {known} ..")
+    _check_known(net, data.classes, name)
     trained = net.card.get("data") or {}
-    known = trained.get("fingerprint", data.fingerprint)
-    own = os.path.realpath(data.spec["name_or_folder"])
-    if own == os.path.realpath(spec.get("name_or_folder", "")) and known != data.fingerprint:
+    if own and trained.get("fingerprint", data.fingerprint) != data.fingerprint:
         found = f"{name} is not as it was when {target} was trained"
         risk = "its test split now has images that the network was trained on"
         raise ValueError(f"{found}: {risk}; restore it, or give --dataset of new images")
-    given = predict(net, data.test).argmax(1)
-    frame = pd.DataFrame({"class": [data.classes[i] for i in data.test.labels]})
-    frame["correct"] = frame["class"] == [net.classes[i] for i in given]
-    return frame.groupby("class", as_index=False)["correct"].agg(images="size", correct="sum")
+    labels = [data.classes[i] for i in data.test.labels]
+    return labels, [net.classes[i] for i in predict(net, data.test).argmax(1)]
+
+
+def _check_known(net: nn.Module, classes: Iterable[str], name: str) -> None:
+    if unknown := set(classes) - set(net.classes):
+        known = ", ".join(net.classes[:5])
+        raise ValueError(f"{name}: the network does not know {min(unknown)!r}; it knows {known} ..")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -141,6 +142,24 @@ def test_a_network_is_evaluated_on_its_own_test_images(
                 main(["evaluate", target, "--dataset", str(pictures)])
         finally:
             elsewhere.rename(path)
+
+
+def test_a_folder_of_other_images_is_tested_whole_or_by_its_own_test_split(
+    trained, pictures, capsys, tmp_path
+):
+    """One image of one class will do: nothing is trained on them."""
+    target = str(trained[0] / "target.safetensors")
+    image = next((pictures / "blue").iterdir())
+    for place in ("few/blue", "parts/test/blue", "parts/train/blue", "parts/train/green"):
+        (tmp_path / place).mkdir(parents=True)
+        shutil.copy(image, tmp_path / place)
+    for folder in ("few", "parts"):
+        main(["evaluate", target, "--dataset", str(tmp_path / folder)])
+        assert re.search(r"accuracy (0|100)\.00 % of 1 test images", capsys.readouterr().out)
+    (tmp_path / "few/violet").mkdir()
+    shutil.copy(image, tmp_path / "few/violet")
+    with pytest.raises(SystemExit, match="does not know 'violet'"):
+        main(["evaluate", target, "--dataset", str(tmp_path / "few")])
 
 
 def test_graphs_by_name_and_from_files(tmp_path):

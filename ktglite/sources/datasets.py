@@ -154,7 +154,7 @@ def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
         saved = Path(_hub_name(name)[0])
         key += [(str(path), *size_and_time(path)) for path in sorted(saved.rglob("*"))]
     elif os.path.isdir(name):
-        found = _find_images(Path(name))
+        found = find_images(Path(name))
         stem = "folder"
         make = partial(_folder, found, size, fit, spec["skip_unreadable"])
         key += [os.path.realpath(name), spec["skip_unreadable"], READS_HEIF]
@@ -393,10 +393,10 @@ def image_files(root: str | Path) -> list[tuple[Path, str]]:
     What is left out is said. Raises ValueError for a folder without images, and for links that lead
     nowhere.
     """
-    return [(path, name) for path, name, split in _find_images(Path(root)) if split < 1]
+    return [(path, name) for path, name, split in find_images(Path(root)) if split < 1]
 
 
-def _find_images(root: Path) -> list[tuple[Path, str, int]]:
+def find_images(root: Path) -> list[tuple[Path, str, int]]:
     """(file, class, split or -1) of every image, sorted.
 
     A split is a folder called like one; its class is the folder in it or, at its end, around it.
