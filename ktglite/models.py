@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -300,10 +301,9 @@ def _rescale(model: nn.Module) -> None:
 def initialise(
     arch: str,
     init: str,
-    num_classes: int,
+    classes: int | Sequence[str],
     seed: int,
     weights: str | Path = "data/weights",
-    classes: tuple[str, ...] | None = None,
     scale: str = "kept",
     stages: int = 5,
 ) -> nn.Module:
@@ -313,15 +313,17 @@ def initialise(
     seed.
 
     Args:
-        classes: names of the classes; a loaded head is kept if it was trained for exactly these.
+        classes: their names, and a loaded head that was trained for exactly these is kept; or how
+            many, and the head is new.
         scale: "kept", or "fresh" for loaded weights at the scale of untrained ones.
         stages: see `load_backbone`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build(arch, num_classes)
+        model = build(arch, classes if isinstance(classes, int) else len(classes))
     if path := find_weights(arch, init, weights):
-        load_backbone(model, path, classes, stages)
+        known = None if isinstance(classes, int) else tuple(classes)
+        load_backbone(model, path, known, stages)
         if scale == "fresh":
             _rescale(model)
     return model

@@ -321,13 +321,13 @@ def initial_models(
     """Step 2: the network of every node that can influence the target, None for the others."""
     device = resolve_device(config.device)
     bf16 = resolve_precision(config.precision, device) == "bf16"
-    known = data.classes if config.head == "fit" else None
+    classes = data.classes if config.head == "fit" else len(data.classes)
     nets = [None] * graph.size
     for i in graph.reaching_target():
         node = graph.nodes[i]
         start = derive(seed, "init", i)
-        how = {"classes": known, "scale": config.scale, "stages": config.stages}
-        net = initialise(node.arch, node.init, len(data.classes), start, weights, **how)
+        how = {"scale": config.scale, "stages": config.stages}
+        net = initialise(node.arch, node.init, classes, start, weights, **how)
         # Wide networks in fp32 are slower with channels last on a CPU.
         last = bf16 or node.arch in NARROW
         layout = torch.channels_last if last else torch.contiguous_format

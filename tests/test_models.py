@@ -45,8 +45,8 @@ def scratch(seed):
     return models.initialise("resnet18_w8", "scratch", 3, seed)
 
 
-def tuned(folder, **more):
-    return models.initialise("resnet18_w8", "fractaldb1k", 3, 1, folder, **more)
+def tuned(folder, classes=3, **more):
+    return models.initialise("resnet18_w8", "fractaldb1k", classes, 1, folder, **more)
 
 
 def save_weights(folder):
@@ -56,12 +56,12 @@ def save_weights(folder):
     return source
 
 
-@pytest.mark.parametrize("classes", ["xyz", "abc"])
+@pytest.mark.parametrize("classes", [tuple("xyz"), tuple("abc"), 3])
 def test_backbone_is_loaded_and_the_head_only_where_the_classes_are_the_same(tmp_path, classes):
     source = save_weights(tmp_path)
-    net = tuned(tmp_path, classes=tuple(classes))
+    net = tuned(tmp_path, classes)
     assert torch.equal(net.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
-    expected = source if classes == "xyz" else scratch(1)
+    expected = source if classes == tuple("xyz") else scratch(1)
     assert torch.equal(net.fc.weight, expected.fc.weight)
 
 

@@ -96,10 +96,10 @@ def test_the_network_that_comes_with_the_kit_answers_as_its_card_says():
 def test_a_network_that_is_kept_teaches_with_its_head(tiny_data, trained):
     path, _ = trained
     teacher = load_network(path).state_dict()
-    same = models.initialise("resnet18", str(path), 3, 0, classes=tiny_data.classes)
+    same = models.initialise("resnet18", str(path), tiny_data.classes, 0)
     for name, value in same.state_dict().items():
         assert torch.equal(teacher[name], value)
-    other = models.initialise("resnet18", str(path), 3, 0, classes=("x", "y", "z"))
+    other = models.initialise("resnet18", str(path), ("x", "y", "z"), 0)
     assert not torch.equal(other.fc.weight, teacher["fc.weight"])
 
 

@@ -64,7 +64,7 @@ def load_network(path: str | Path) -> nn.Module:
     if absent := sorted({"arch", "size", "fit"} - card.keys()):
         raise ValueError(f"{path} does not say its {absent[0]}: train it again")
     where = str(Path(path).expanduser())
-    net = initialise(card["arch"], where, len(classes), 0, classes=classes).eval()
+    net = initialise(card["arch"], where, classes, 0).eval()
     net.classes = classes
     net.size = card["size"]
     net.fit = card["fit"]
