@@ -126,12 +126,10 @@ def questions(sets: dict[str, tuple[list, pd.DataFrame]], language: int) -> str:
         "Synthetic cars: {}. Photographs: {}. The paper: ResNet18, 12,554 photographs, 200 epochs, "
         "n = 3. One network alone, from scratch, ends with {} of its training images of cars "
         "correct, and {} of the photographs; where that is far below 100 %, graphs from scratch ended "
-        "below their target alone in all our records, older ones too ([why](docs/faq.md)). The notebooks add a "
-        "run of their own to the recorded ones, so that their digits differ and verdicts may change.",
+        "below their target alone in all our records, older ones too ([why](docs/faq.md)).",
         "合成した車の画像: {}。写真: {}。論文: ResNet18，写真 12,554 枚，200 エポック，n = 3。事前学習なしの"
         "単独ネットワークが最後に正しく分類する学習画像は，車で {}，写真で {} です。この値が 100 % を大きく下回る記録では，以前の版のものも含め，"
-        "事前学習なしのグラフは全てターゲットノード単独を下回りました ([理由](docs/faq.md))。ノートブックは"
-        "記録に自分の試行を加えるので，数値が少し異なり，判定が変わることもあります。",
+        "事前学習なしのグラフは全てターゲットノード単独を下回りました ([理由](docs/faq.md))。",
     )[language]
     return "\n".join([*lines, "", text.format(*sizes, *known)])
 
