@@ -127,7 +127,7 @@ def test_python_of_the_docs_that_reads_records_runs(monkeypatch):
     pages = "".join(page.read_text("utf-8") for page in (TOP / "docs").glob("*.md"))
     blocks = re.findall(r"^```python\n(.*?)^```", pages, re.DOTALL | re.M)
     readers = [block for block in blocks if '"data/' in block]
-    assert len(readers) == 2
+    assert len(readers) == 3
     for block in readers:
         exec(block, {})
 
