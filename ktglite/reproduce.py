@@ -16,8 +16,6 @@ from filelock import FileLock, Timeout
 from ktglite.pages import to_html, without_widgets
 from ktglite.profiles import NOTEBOOKS, run_folder
 
-__all__ = ["reproduce"]
-
 PACKAGE = Path(__file__).parent
 # Kernels inherit the environment: no debugger's warnings, bars that fit, files in UTF-8, and no
 # way up to the top folder, from which paths would be others.

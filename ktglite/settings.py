@@ -25,7 +25,7 @@ from ktglite.sources.pretrain import PretrainConfig, adopt
 from ktglite.store import write_json
 from ktglite.trainer import TrainConfig
 
-__all__ = ["Settings", "load_settings"]
+__all__ = ["load_settings"]
 
 OWN_IMAGES = ("photos", "cars64")  # data sets that stand for a folder of the user's
 Count = Annotated[int, Field(ge=1)]

@@ -163,8 +163,7 @@ def epochs(
                     images = apply_views(train.images[index], views)
                     losses[k], right[k] = step(images, train.labels[index], progress)
             # Only now are numbers read: a look at one inside the loop would make a GPU wait.
-            images_seen = len(batches) * min(config.batch_size, len(train))
-            percent = 100 * right.sum(0) / images_seen
+            percent = 100 * right.sum(0) / (len(batches) * min(config.batch_size, len(train)))
             record = {"epoch": epoch, "lr": lr, **_summarise(nets, losses, percent, epoch)}
             record |= _evaluate(nets, data.val, "val", config.precision, epoch)
             if config.report == "best":
