@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # editors read this block, and so does `__getattr__`
     from ktglite.experiments import ablation, bench, claims, networks, runs, search, space, stats
     from ktglite.experiments.ablation import ablation_graphs, ablation_grid, ablation_table
     from ktglite.experiments.networks import classify, load_network
-    from ktglite.experiments.runs import Run, run, run_all
+    from ktglite.experiments.runs import Run, load_records, run, run_all
     from ktglite.experiments.search import best_graphs, study_summary
     from ktglite.experiments.space import CONDITIONS, SearchConfig
     from ktglite.figures.style import hint, say

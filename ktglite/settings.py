@@ -19,13 +19,13 @@ from ktglite.experiments.runs import Store
 from ktglite.experiments.space import CONDITIONS, SearchConfig
 from ktglite.graph import Node
 from ktglite.models import SOURCES
-from ktglite.profiles import PROFILES
+from ktglite.profiles import PROFILES, parse_overrides
 from ktglite.sources.datasets import check_shares, load_data
 from ktglite.sources.pretrain import PretrainConfig, adopt
 from ktglite.store import write_json
 from ktglite.trainer import TrainConfig
 
-__all__ = ["load_settings"]
+__all__ = ["load_settings", "parse_overrides"]
 
 OWN_IMAGES = ("photos", "cars64")  # data sets that stand for a folder of the user's
 Count = Annotated[int, Field(ge=1)]
