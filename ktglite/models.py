@@ -320,9 +320,9 @@ def initialise(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build(arch, classes if isinstance(classes, int) else len(classes))
+        model = build(arch, len(classes) if isinstance(classes, Sequence) else classes)
     if path := find_weights(arch, init, weights):
-        known = None if isinstance(classes, int) else tuple(classes)
+        known = tuple(classes) if isinstance(classes, Sequence) else None
         load_backbone(model, path, known, stages)
         if scale == "fresh":
             _rescale(model)

@@ -136,22 +136,27 @@ def class_table(target: Path, dataset: str | None = None) -> pd.DataFrame:
 def _answers_to_test_images(net: nn.Module, name: str, target: Path) -> tuple[list, list]:
     """The classes of a data set's test images, and what a loaded network takes them for."""
     spec = net.card.get("dataset") or {}
+    known = (net.card.get("data") or {}).get("fingerprint")
     own = os.path.realpath(name) == os.path.realpath(spec.get("name_or_folder", ""))
-    if os.path.isdir(name) and not own:
+    other = os.path.isdir(name) and not own
+    try:
+        data = load_data(**spec | {"name_or_folder": name, "size": net.size, "fit": net.fit})
+    except FileNotFoundError as error:
+        way = "where its images lie elsewhere, give --dataset FOLDER"
+        raise FileNotFoundError(f"{error}; {way}") from error
+    except ValueError:  # such as too few images for a training
+        if not other:
+            raise
+        data = None
+    if other and (data is None or data.fingerprint != known):  # else they are its own, moved
         found = find_images(Path(name))
         last = max(split for *_, split in found)  # test, or val where there is none, or no split
         tested = [(path, label) for path, label, split in found if split == last]
         files, labels = zip(*tested, strict=True)
         _check_known(net, labels, name)
         return list(labels), networks.classify(net, files)["class"].to_list()
-    try:
-        data = load_data(**spec | {"name_or_folder": name, "size": net.size, "fit": net.fit})
-    except FileNotFoundError as error:
-        way = "where its images lie elsewhere, give --dataset FOLDER"
-        raise FileNotFoundError(f"{error}; {way}") from error
     _check_known(net, data.classes, name)
-    trained = net.card.get("data") or {}
-    if own and trained.get("fingerprint", data.fingerprint) != data.fingerprint:
+    if own and known not in (None, data.fingerprint):
         found = f"{name} is not as it was when {target} was trained"
         risk = "its test split now has images that the network was trained on"
         raise ValueError(f"{found}: {risk}; restore it, or give --dataset of new images")

@@ -180,9 +180,10 @@ MUTANTS = {
     },
     ("single_run.py", "cli"): {
         "a network is tested on images it was trained on": (
-            "!= data.fingerprint",
-            "!= data.fingerprint and False",
-        )
+            "if own and known",
+            "if False and known",
+        ),
+        "and on those that were moved": ("data.fingerprint != known", "True"),
     },
     ("sources/pretrain.py", "pretrain"): {
         "weights of other code are today's": (

@@ -132,6 +132,9 @@ def test_a_network_is_evaluated_on_its_own_test_images(
     accuracy = record["test_accuracy"][0]
     assert f"accuracy {accuracy:.2f} % of {record['data']['test']} test images" in text
     assert load_network(target).classes == tuple(sorted(COLOURS))
+    shutil.copytree(pictures, tmp_path / "moved")
+    main(["evaluate", target, "--dataset", str(tmp_path / "moved")])
+    assert text.splitlines()[-1] in capsys.readouterr().out  # not those it was trained on
     places = [(pictures / "blue", pictures / "violet", "the network does not know 'violet'")]
     taken = next((pictures / "blue").iterdir())  # the split is another one then
     places += [(taken, tmp_path / taken.name, "is not as it was when .*target.*was trained")]
