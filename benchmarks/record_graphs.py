@@ -3,9 +3,10 @@
 Graphs that differ in effect are drawn uniformly from the space of a search and taken from strata:
 which starts the graph has, what node 1 starts from, the gate of its label edge, and how many edges
 are open. A graph counts for every condition that has its starts, so that each training serves up to
-four. First come the targets alone, and the graphs that a live search of the profile draws; last,
-further seeds. What is finished is kept, and the same command goes on; the file has all that is
-finished so far, and what it has is not trained again.
+four. First come the targets alone, the graphs that a live search of the profile draws, and graphs
+of each condition until it has LEAST; then further seeds; then all other graphs. What is finished is
+kept, and the same command goes on; the file has all that is finished so far, and what it has is not
+trained again.
 
     python benchmarks/record_graphs.py --count 500 --weights data/runs/quick/weights
     python benchmarks/record_graphs.py --count 500 --pack-only
@@ -41,6 +42,7 @@ from ktglite.store import read_record
 
 DRAWS = 20_000  # of a condition's space, for its strata and their shares
 BANDS = (3, 5, 7)  # open edges: up to 3, up to 5, up to 7, more
+LEAST = 250  # graphs of each condition, before a condition has more
 LIVE = 8  # graphs of the live search's plan
 WITH_SEEDS = 50  # graphs that are trained with several seeds
 SEEDS_ALONE = 10  # of every target alone
@@ -98,6 +100,20 @@ def in_turn(
             yield graph
 
 
+def by_need(
+    order: Sequence[Graph], shares: Mapping[str, Mapping[tuple, float]]
+) -> tuple[list[Graph], list[Graph]]:
+    """Graphs of a condition that has fewer than LEAST before them, and the others, in order."""
+    counts = Counter()
+    needed, others = [], []
+    for graph in order:
+        conditions = [name for name, own in shares.items() if stratum(graph) in own]
+        lacking = any(counts[name] < LEAST for name in conditions)
+        (needed if lacking else others).append(graph)
+        counts.update(conditions)
+    return needed, others
+
+
 def plan(conditions: Sequence[SearchConfig], live: str, count: int, seeds: int) -> pd.DataFrame:
     """What to train, in order: `graph`, `seed`, and by condition the `share` of its stratum in the
     space, 0 where it does not belong, and that of its kind (start and label gate of node 1)."""
@@ -116,11 +132,13 @@ def plan(conditions: Sequence[SearchConfig], live: str, count: int, seeds: int) 
     order = list(in_turn(strata, shares))
     alone = sum(graph.size == 1 for graph in order)
     order = list(dict.fromkeys(order[:alone] + first + order[alone:]))[:count]
+    needed, others = by_need(order, shares)
     seed = conditions[0].seed
-    runs = [(graph, seed) for graph in order]
+    runs = [(graph, seed) for graph in needed]
     runs += [(graph, seed + i) for graph in order[:alone] for i in range(1, SEEDS_ALONE)]
     chosen = order[alone : alone + WITH_SEEDS]
     runs += [(graph, seed + i) for i in range(1, seeds) for graph in chosen]
+    runs += [(graph, seed) for graph in others]
     rows = []
     kinds = {name: Counter() for name in shares}
     for name, has in shares.items():

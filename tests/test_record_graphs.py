@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ktglite.experiments.space import SearchConfig
@@ -44,6 +45,16 @@ def test_targets_alone_come_first_and_have_the_most_seeds(script, wanted):
     alone = [graph for graph in wanted.graph if graph.size == 1]
     assert [graph.size for graph in wanted.graph[:5]] == [1, 1, 1, 1, 3]  # two starts, two gates
     assert len(alone) == 4 * script.SEEDS_ALONE
+    assert len(set(wanted.graph)) == 40
+
+
+def test_a_condition_that_has_enough_waits_for_the_others(script, conditions, monkeypatch):
+    monkeypatch.setattr(script, "LEAST", 12)
+    wanted = script.plan(conditions, "none", count=40, seeds=2)
+    first = wanted[: wanted.seed.ne(0).argmax()]  # before further seeds
+    has = pd.DataFrame(list(first.share)) > 0
+    assert has.none.sum() == 12 < has.fractaldb1k.sum()
+    assert not (has.cumsum().shift(fill_value=0) >= 12).all(axis=1).any()
     assert len(set(wanted.graph)) == 40
 
 
