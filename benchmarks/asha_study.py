@@ -6,13 +6,12 @@ docs/asha_study.md, as Markdown.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
-from ktglite.experiments import stats
 from ktglite.experiments.bench import PATH, Benchmark, Rule, load, regret, repeated_claims
 from ktglite.experiments.rungs import replay
 from ktglite.models import title
@@ -30,18 +29,18 @@ RULES = {
 }
 
 
-def replays(table: Benchmark, pruner: str, rung: int, graphs: int | None = None) -> np.ndarray:
-    """`replay` in orders drawn by weight, each of so many `graphs` or all: epochs trained, int
-    (orders, graphs), 0 for those left out."""
+def replays(table: Benchmark, pruner: str, rung: int, graphs: int) -> np.ndarray:
+    """`replay` of searches of so many `graphs`, drawn by weight: epochs trained, int
+    (ORDERS, graphs of the table), 0 for those that are not drawn."""
     rng = np.random.default_rng(0)
     trained = np.zeros((ORDERS, len(table)), int)
     for row in trained:
-        order = rng.choice(len(table), graphs or len(table), replace=False, p=table.shares)
+        order = rng.choice(len(table), graphs, replace=False, p=table.shares)
         row[order] = replay(table.val[order], pruner, ETA, rung)
     return trained
 
 
-def best_kept(table: Benchmark, pruner: str, rung: int, graphs: int | None = None) -> list[str]:
+def best_kept(table: Benchmark, pruner: str, rung: int, graphs: int) -> list[str]:
     """In how many percent of the orders a graph of the best final value is trained to its end, with
     the 95 % interval over orders (Wilson), and the percentage of all epochs that is trained."""
     curves = table.val
@@ -54,31 +53,41 @@ def best_kept(table: Benchmark, pruner: str, rung: int, graphs: int | None = Non
     return [f"{100 * kept.statistic:.0f} [{100 * low:.0f}, {100 * high:.0f}]", f"{100 * spent:.0f}"]
 
 
-def early_rungs(table: Benchmark, first_rungs: Sequence[int]) -> pd.DataFrame:
-    """Whether a first rung decides for or against a start of the target: ASHA in random orders.
+def early_rungs(table: Benchmark, first_rungs: Sequence[int], graphs: int) -> pd.DataFrame:
+    """Whether a first rung decides for or against a start of the target: ASHA in searches of so
+    many `graphs`, drawn by weight, so that starts meet as often as in the condition's space.
 
-    By `rung` and `target` (its start), percent of its `n` graphs: `passed`, the chance to pass the
-    first rung; `deserved`, who ends among the best 1/ETA of all; `bias`, the paired difference
-    with its 95 % interval over graphs, and in words as `verdict`.
+    By `rung` and `target` (its start), of `n` graphs, percent of the times they were drawn:
+    `passed` the first rung; `deserved` to, being among the best 1/ETA of the search in the end; the
+    difference, `bias`, with its 95 % interval over graphs (bootstrap), and in words as `verdict`.
     """
-    curves = table.val
     starts = np.array([graph.nodes[0].init for graph in table.graphs])
-    deserved = curves[:, -1] >= np.sort(curves[:, -1])[-max(1, len(curves) // ETA)]
     rows = []
     for rung in first_rungs:
-        passed = (replays(table, "asha", rung) > rung).mean(0)
+        trained = replays(table, "asha", rung, graphs)
+        final = np.where(trained > 0, table.val[:, -1], -np.inf)
+        best = (trained > 0) & (final >= np.sort(final)[:, [-(graphs // ETA)]])
         for target in sorted(set(starts), reverse=True):
-            own = starts == target
-            bias = stats.summary(100 * (passed - deserved)[own])
-            row = {"rung": rung, "target": target, "n": bias["n"]}
-            row |= {"passed": 100 * passed[own].mean(), "deserved": 100 * deserved[own].mean()}
-            row |= {"bias": bias["mean"], "low": bias["low"], "high": bias["high"]}
-            rows.append(row | {"verdict": verdict(bias)})
+            own = (starts == target) & (trained > 0).any(0)
+            times = (trained > 0).sum(0)[own]
+            passed = (trained > rung).sum(0)[own]
+            deserved = best.sum(0)[own]
+            bias = bootstrap((passed - deserved, times), percent, paired=True, rng=0)
+            row = {"rung": rung, "target": target, "n": own.sum()}
+            row |= {"passed": percent(passed, times), "deserved": percent(deserved, times)}
+            low, high = bias.confidence_interval
+            row |= {"bias": row["passed"] - row["deserved"], "low": low, "high": high}
+            rows.append(row | {"verdict": verdict(row)})
     return pd.DataFrame(rows)
 
 
-def verdict(bias: dict[str, float]) -> str:
-    """A paired difference in words."""
+def percent(counts: np.ndarray, times: np.ndarray, axis: int = -1) -> np.ndarray:
+    """How many percent of all `times` are counted."""
+    return 100 * counts.sum(axis) / times.sum(axis)
+
+
+def verdict(bias: Mapping[str, float]) -> str:
+    """A difference in words."""
     if bias["low"] > 0:
         return "favoured"
     return "held back" if bias["high"] < 0 else "not resolved"
@@ -89,6 +98,7 @@ def main() -> None:
     parser.add_argument("--records", default=PATH)
     parser.add_argument("--first-rungs", type=int, nargs="+", default=[1, 3, 6])
     parser.add_argument("--few", type=int, default=16, help="graphs of a small search")
+    parser.add_argument("--many", type=int, default=64, help="graphs of a larger one")
     given = parser.parse_args()
     bench = load(given.records)
     conditions = [name for name in LETTERS if name in bench.conditions]
@@ -96,13 +106,12 @@ def main() -> None:
     print("| graphs | first rung | asha: kept | epochs | promote: kept | epochs |")
     print("|---|---|---|---|---|---|")
     for name in conditions:
-        for few in (None, given.few):
-            table = bench.of(name)
+        for graphs in (given.many, given.few):
             for rung in given.first_rungs:
-                cells = [f"{LETTERS[name]}, {few or len(table)} graphs", f"epoch {rung}"]
+                cells = [f"{LETTERS[name]}, {graphs} graphs", f"epoch {rung}"]
                 for pruner in ("asha", "promote"):
                     try:
-                        cells += best_kept(table, pruner, rung, few)
+                        cells += best_kept(bench.of(name), pruner, rung, graphs)
                     except ValueError:  # too few graphs to promote one to the end
                         cells += ["–", "–"]
                 print(f"| {' | '.join(cells)} |")
@@ -112,7 +121,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     for name in conditions:
-        found = early_rungs(bench.of(name), given.first_rungs)
+        found = early_rungs(bench.of(name), given.first_rungs, given.many)
         for row in found.itertuples() if found.target.nunique() > 1 else ():
             gap = f"{row.bias:+.0f} [{row.low:+.0f}, {row.high:+.0f}]"
             cells = [LETTERS[name], f"epoch {row.rung}", title(row.target), str(row.n)]
