@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--records", default=PATH)
     parser.add_argument("--first-rungs", type=int, nargs="+", default=[1, 3, 6])
     parser.add_argument("--few", type=int, default=16, help="graphs of a small search")
-    parser.add_argument("--many", type=int, default=64, help="graphs of a larger one")
+    parser.add_argument("--many", type=int, default=60, help="graphs of a larger one")
     given = parser.parse_args()
     bench = load(given.records)
     conditions = [name for name in LETTERS if name in bench.conditions]

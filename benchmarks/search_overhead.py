@@ -69,7 +69,8 @@ def measure(settings: SearchConfig, data, curves: np.ndarray, out: Path) -> None
     fifths = np.array_split(np.diff(times), 5)
     told = ", ".join(f"{1000 * part.mean():.1f}" for part in fifths)
     journal = (out / "search" / "mixed.log").stat().st_size / 1e6
-    summary = Path(search.write_summary(study, out)["path"]).stat().st_size / 1e6
+    search.write_summary(study, out)
+    summary = (out / "search" / "mixed.json").stat().st_size / 1e6
     print(
         f"{settings.pruner}: {told} ms per graph by fifths of {settings.trials}, "
         f"{sum(len(t.intermediate_values) for t in study.trials)} epochs; "

@@ -134,7 +134,8 @@ def search(condition: Argument, run: Choice, trials: Number = None) -> None:
     value = f"{summary['select_on']} accuracy {summary['selection_value']:.2f} %"
     print(f"best graph, {value}: {summary['best']['text']}")
     again = f"ktglite train {quote(str(path))} --profile {quote(run.profile)} --seed 1000"
-    sets = "".join(f" --set {quote(pair)}" for pair in (*run.set, f"weights={weights}"))
+    own = [pair.strip().removeprefix("03.") for pair in run.set]  # what `train` reads is 02's
+    sets = "".join(f" --set {quote(pair)}" for pair in (*own, f"weights={weights}"))
     print(f"next: {again}{sets} --out {quote(str(out / f'best_{condition}'))}")
 
 
@@ -165,7 +166,7 @@ def train(
         arch: one for all nodes, or one for each: resnet18_w16, a model of torchvision.
         init: what a node starts from, or one for each: scratch, imagenet1k, fractaldb1k, a weights
             file, a name of torchvision's such as ResNet50_Weights.IMAGENET1K_V2.
-        seed: of all random numbers; 0 if not given.
+        seed: of all random numbers; the profile's first if not given.
     """
     if run.out is None:
         raise ValueError("train writes a network: give it a folder with --out, say --out my_run")
@@ -215,7 +216,8 @@ def evaluate(target: Network, dataset: Text = None) -> None:
     table = class_table(target, dataset)
     _print_table(table)
     right, of = table["correct"].sum(), table["images"].sum()
-    print(f"accuracy {100 * right / of:.2f} % of {of} test images")
+    note = "; the network must not have been trained on any of them" if dataset else ""
+    print(f"accuracy {100 * right / of:.2f} % of {of} test images{note}")
 
 
 # ---- what a run left
@@ -254,8 +256,8 @@ def claims(run: Run = "quick") -> None:
     print(f"{folder}: effects in points, with 95 % intervals")
     columns = ["claim", "source", "effect", "low", "high", "n", "verdict", "paper effect"]
     _print_table(table[columns].round(2))
-    for claim, words in table.groupby("claim")["says"].first().items():
-        print(f"{claim}: {words}")
+    for row in table[["claim", "says"]].drop_duplicates().itertuples():
+        print(f"{row.claim}: {row.says}")
 
 
 def export(run: Run, to: str, out: Path) -> None:

@@ -45,7 +45,8 @@ def _unfinished(out: Path) -> Iterator[tuple[bool, str]]:
 
     for path in sorted([*out.rglob("*.ckpt"), *out.rglob("*.partial.ipynb")]):
         yield True, f"unfinished: {path}; the command that began it resumes it"
-    for path in sorted(out.rglob("runs/*.json")):
+    records = [path for path in out.absolute().rglob("*.json") if path.parent.name == "runs"]
+    for path in sorted(records):
         try:
             record = read_record(path, SCHEMA)
         except ValueError as error:

@@ -18,7 +18,7 @@ from ktglite.experiments.ready import read_folder, recorded_seeds
 from ktglite.experiments.runs import Store
 from ktglite.experiments.space import CONDITIONS, SearchConfig
 from ktglite.graph import Node
-from ktglite.models import SOURCES
+from ktglite.models import SOURCES, file_hash
 from ktglite.profiles import PROFILES, parse_overrides
 from ktglite.sources.datasets import check_shares, load_data
 from ktglite.sources.pretrain import PretrainConfig, adopt
@@ -163,18 +163,32 @@ class Settings(TrainConfig):
             given = self.weights, self.cache
             if not adopt(config, self.ready_weights, *given):
                 adopt(config, f"data/runs/{self.profile}/weights", *given, same_code=True)
-        ready = read_folder(self.ready_runs) if self.ready_runs else []
+        ready = self.with_these_starts(read_folder(self.ready_runs)) if self.ready_runs else []
         return Store(Path(self.out) / "runs", self.keep, ready=ready)
 
     def judged_runs(self, live: Sequence[Mapping]) -> list[Mapping]:
         """The runs that verdicts on Table 1 rest on: those recorded of this profile, or live ones,
         see `ablation.judged_runs`; all are live where nodes start from another Step 1."""
+        if self._has_usual_starts():
+            return ablation.judged_runs(live, f"data/reference_runs/{self.profile}")
+        return list(live)
+
+    def with_these_starts(self, records: Sequence[Mapping]) -> list[Mapping]:
+        """Of records of runs or searches those that started from the weights files here; all where
+        Step 1 is the profile's own, wherever it was done."""
+        if self._has_usual_starts():
+            return list(records)
+        folders = [self.weights] if isinstance(self.weights, str) else self.weights
+        files = [path for folder in folders for path in Path(folder).glob("*.safetensors")]
+        hashes = set(map(file_hash, files))
+        return [record for record in records if hashes.issuperset(record["weights"].values())]
+
+    def _has_usual_starts(self) -> bool:
+        """Whether nodes start from the profile's own Step 1."""
         usual = load_settings("02", self.profile, self.out) if self.profile in PROFILES else self
         recorded = {(config.source, config.arch): config for config in usual.pretrain_configs()}
         starts = {(config.source, config.arch): config for config in self.pretrain_configs()}
-        if self.weights != usual.weights or not starts.items() <= recorded.items():
-            return list(live)
-        return ablation.judged_runs(live, f"data/reference_runs/{self.profile}")
+        return self.weights == usual.weights and starts.items() <= recorded.items()
 
     def train_config(self, **changes: object) -> TrainConfig:
         """The settings of a training, some of them changed."""
@@ -187,7 +201,7 @@ class Settings(TrainConfig):
         chosen = {name: getattr(self, name) for name in names}
         return SearchConfig(condition, arch=archs[0] if len(archs) == 1 else archs, **chosen)
 
-    def pretrain_configs(self, **changes: object) -> list[PretrainConfig]:
+    def pretrain_configs(self) -> list[PretrainConfig]:
         """A `PretrainConfig` for every source that is trained here: drawn by formula, or in
         `imagenet_folder`; and for every architecture. None where `weights` is a folder of the
         user's, which holds finished ones."""
@@ -201,7 +215,7 @@ class Settings(TrainConfig):
             if folder or (source in SOURCES and SOURCES[source].open):
                 standin = source.endswith("_standin")
                 epochs = self.standin_epochs if standin else self.pretrain_epochs
-                given = same | {"folder": folder, "epochs": epochs} | changes
+                given = same | {"folder": folder, "epochs": epochs}
                 configs += [PretrainConfig(source, a, **given) for a in dict.fromkeys(self.archs)]
         return configs
 

@@ -81,7 +81,7 @@ def train_graph(graph: Graph, settings: Settings, label: str) -> dict:
     with atomic_write(out / "target.safetensors") as file:
         file.write(kept[0].read_bytes())
     write_record(out / "record.json", record, SCHEMA)
-    use_style()
+    use_style(settings.lang)
     save_figure(plot_training(graph, record["epochs"]), out, "training")
     return record
 
@@ -137,7 +137,7 @@ def _answers_to_test_images(net: nn.Module, name: str, target: Path) -> tuple[li
     """The classes of a data set's test images, and what a loaded network takes them for."""
     spec = net.card.get("dataset") or {}
     known = (net.card.get("data") or {}).get("fingerprint")
-    own = os.path.realpath(name) == os.path.realpath(spec.get("name_or_folder", ""))
+    own = bool(spec) and os.path.realpath(name) == os.path.realpath(spec["name_or_folder"])
     other = os.path.isdir(name) and not own
     try:
         data = load_data(**spec | {"name_or_folder": name, "size": net.size, "fit": net.fit})

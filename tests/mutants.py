@@ -120,6 +120,7 @@ MUTANTS = {
             "quantile(n) * std / np.sqrt(n)",
         ),
         "an interval of one side": ("(1 + LEVEL) / 2", "LEVEL"),
+        "rounding taken for a spread": ("variance > ROUNDING**2", "variance > 0"),
         "a p of one side": ("2 * stdtr(", "stdtr("),
         "a variance by n": ("np.var(v, ddof=1)", "np.var(v)"),
         "unpaired where seeds are shared": (
@@ -201,7 +202,14 @@ MUTANTS = {
         "the kit's weights replace the user's": (
             "for source in self.sources if own else ():",
             "for source in self.sources:",
-        )
+        ),
+        "recorded runs from other weights": (
+            'hashes.issuperset(record["weights"].values())',
+            "True",
+        ),
+    },
+    ("experiments/search.py", "search"): {
+        "another search's winner, trained again": ("if same and before[", "if before[")
     },
 }
 

@@ -86,6 +86,7 @@ def test_weights_files_and_torchvision_s_names_are_sources(tmp_path):
         (SOURCES, 1, "nodes is 1: Table 1 needs an auxiliary node"),
         (["fractaldb1k", "scratch"], 3, "scratch is in every table .* --sources fractaldb1k"),
         (["a/x.pt", "b/x.pt"], 3, "rename a file"),
+        ([], 3, "sources is empty: Table 1 needs one"),
         (["ResNet18_Weights.V9"], 3, "unknown init 'ResNet18_Weights.V9'"),
     ],
 )

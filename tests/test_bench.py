@@ -65,6 +65,9 @@ def test_a_graph_is_found_by_its_form(recorded):
     assert "test" not in at_three
     assert table.query(graph)["test"] == table.runs.test[row]
     assert at_three["seconds"] == pytest.approx(table.seconds[row, :3].sum())
+    for epoch in (-1, 0, table.val.shape[1] + 1):
+        with pytest.raises(ValueError, match=f"epoch is {epoch}: graphs have epochs 1 to"):
+            table.query(graph, epoch)
     with pytest.raises(KeyError, match="no run of this graph with seed 77"):
         table.query(graph, seed=77)
     with pytest.raises(ValueError, match="no graphs of condition 'all' are recorded, only"):

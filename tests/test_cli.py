@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from ktglite import cli, load_network
+from ktglite import figures as plots
 from ktglite.cli import main
-from ktglite.experiments import ablation
+from ktglite.experiments import ablation, claims
 from ktglite.graph import Graph, Node, mutual
 from ktglite.pool import open_pool
 from ktglite.single_run import read_graph
@@ -158,7 +159,8 @@ def test_a_folder_of_other_images_is_tested_whole_or_by_its_own_test_split(
         shutil.copy(image, tmp_path / place)
     for folder in ("few", "parts"):
         main(["evaluate", target, "--dataset", str(tmp_path / folder)])
-        assert re.search(r"accuracy (0|100)\.00 % of 1 test images", capsys.readouterr().out)
+        told = capsys.readouterr().out
+        assert re.search(r"accuracy (0|100)\.00 % of 1 test images; .* not .* trained on any", told)
     (tmp_path / "few/violet").mkdir()
     shutil.copy(image, tmp_path / "few/violet")
     with pytest.raises(SystemExit, match="does not know 'violet'"):
@@ -193,6 +195,7 @@ def test_graphs_by_name_and_from_files(tmp_path):
 def test_a_search_ends_with_its_best_graph_and_the_command_that_trains_it(tmp_path, capsys):
     out = tmp_path / "a search"
     pairs = [f"cache={tmp_path}", "image_size=16", "limit=60", "epochs=1", "03.trials=2"]
+    pairs += ["03.batch_size=8"]
     sets = [text for pair in pairs for text in ("--set", pair)]
     main(["search", "none", "--profile", "smoke", "--out", str(out), "--jobs", "1", *sets])
     lines = capsys.readouterr().out.splitlines()
@@ -202,7 +205,7 @@ def test_a_search_ends_with_its_best_graph_and_the_command_that_trains_it(tmp_pa
     main(shlex.split(following)[2:])
     best = json.loads((out / "search/none.json").read_text())["best"]["graph"]
     record = read_record(out / "best_none/record.json", 1)
-    assert (record["graph"], record["seed"]) == (best, 1000)
+    assert (record["graph"], record["seed"], record["config"]["batch_size"]) == (best, 1000, 8)
 
 
 def test_pre_training_takes_its_settings_as_options(monkeypatch, capsys):
@@ -289,6 +292,20 @@ def test_table_1_of_nodes_of_several_architectures():
     grid = ablation.ablation_grid(archs, ["fractaldb1k"])
     assert [node.arch for node in grid["fractaldb1k/1+3"].nodes] == archs
     assert grid["fractaldb1k/alone"].nodes[0].arch == "resnet18_w8"
+    one = ablation.read_runs(from_checkout("data/reference_runs/quick"))
+    several = json.loads(json.dumps(one))
+    for record in several:  # nodes 2 and 3 do not stand in the same place any more
+        for node in record["graph"]["nodes"][2:]:
+            node["arch"] = "resnet18"
+    for runs, alike in ((one, True), (several, False)):
+        told = claims.exploratory(runs)
+        told = told[told["from"] == "this run"].contrast.str
+        assert told.contains("by design").any() == told.contains("mean over nodes").any() == alike
+        columns = ablation.ablation_table(runs).columns.get_level_values(1)
+        assert ("mean over nodes" in columns) == alike
+        assert len(plots.knowledge_table(runs, "quick")) == 15 * alike
+        lines = set(plots.results.curve_table(runs, "fractaldb1k").neighbours)
+        assert lines == {"none", "2+3"} | ({"2 or 3"} if alike else {"2", "3"})
 
 
 # ---- ways out

@@ -300,11 +300,17 @@ def test_figure_2_has_five_lines_a_panel_and_the_gain_of_the_claims():
 def test_the_card_and_the_forest_show_every_claim():
     card = figure("claim_card").axes
     assert [len(circles(axis)) for axis in card] == [8 * 3, 2 * 3, 2 * 3, 2 * (3 + 1)]  # C1 to C0
-    assert titles("forest") == ["quick\n(ImageNet:\nstand-in)", "paper"]
+    wide = plots.plot_claim_card(SOURCES[0], 4)
+    assert "those here have 4" in wide.legends[0].get_title().get_text()
+    assert titles("forest") == ["quick\n(ImageNet:\nstand-in)", "the paper"]
     rows = ticks(figure("forest").axes[0])
     assert rows[:2] == ["C1 node 1, ImageNet", "C1 node 1, FractalDB"]
     order = dict.fromkeys(row[:2] + " search" * ("search" in row) for row in rows)
     assert [*order] == ["C1", "C2", "C3", "C0", "C4 search", "C5 search", "C0 search"]
+    both = FOREST[FOREST.source.str.startswith("ImageNet-1k")]
+    both = both.assign(source=both.source.str.replace("stand-in", "(quantised weights)"))
+    names = ticks(plots.plot_forest(pd.concat([FOREST, both])).axes[0])
+    assert {"C1 node 1, ImageNet stand-in", "C1 node 1, ImageNet (quantised weights)"} <= {*names}
 
 
 def test_table_1_shows_every_run_and_the_paper():

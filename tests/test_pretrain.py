@@ -143,6 +143,13 @@ def test_finished_weights_are_adopted_where_the_settings_are_the_same(
         assert file_hash(pretrain(SMALL, here)) == file_hash(copied)
         assert not step1.adopt(SMALL, ready, tmp_path / "same", same_code=True)
     assert not step1.adopt(replace(SMALL, seed=1), ready, tmp_path / "there")
+    mine = tmp_path / "mine" / copied.name  # of other settings, by the user: set aside
+    mine.parent.mkdir()
+    mine.write_bytes(b"other weights")
+    card = step1.read_card(copied) | {"key": "other", "sha256": file_hash(mine)}
+    store.write_json(mine.with_suffix(".json"), card)
+    assert step1.adopt(SMALL, ready, mine.parent)
+    assert mine.with_name(f"{mine.name}.unused").read_bytes() == b"other weights"
     copied.write_bytes(b"cut")
     assert not step1.adopt(SMALL, ready, tmp_path / "there")
 

@@ -1,12 +1,15 @@
 """Recorded runs and searches in place of trainings."""
 
+import dataclasses
 import json
+
+import pytest
 
 from ktglite import load_settings
 from ktglite.experiments import ablation, bench, claims, ready
 from ktglite.experiments.runs import Images
 from ktglite.graph import Node, all_through, distillation, independent
-from ktglite.store import from_checkout
+from ktglite.store import from_checkout, write_record
 
 
 def write(folder, seeds_of):
@@ -43,6 +46,14 @@ def test_a_recorded_search_is_cut_where_a_live_one_would_stop(tmp_path):
         for trial, before in zip(trials, whole[name]["trials"], strict=False):
             assert trial["values"] == before["values"][: len(trial["values"])]
     assert ready.recorded_searches(load_settings("03", "quick")) == {}
+    own = tmp_path / "own"
+    write_record(own / "search/none.json", found["none"] | {"reevaluated": [1]}, 1)
+    live = load_settings("04", "quick", own)
+    assert list(ready.all_searches(live)) == ["none"]
+    both = ready.all_searches(dataclasses.replace(live, ready_runs=str(folder), trials=8))
+    assert set(both) == set(found)
+    with pytest.raises(FileNotFoundError, match="no summary of a search"):
+        ready.all_searches(load_settings("04", "quick", tmp_path / "nowhere"))
     others = [{"limit": 600}, {"arch": "resnet18_w8"}, {"lr": 0.1}]
     others += [{"nodes": 2}, {"select_on": "test"}, {"teachers": "trained"}]
     for other in others:
@@ -79,7 +90,7 @@ def test_the_overview_has_a_cell_for_every_claim_and_set():
     runs = ablation.read_runs(from_checkout("data/reference_runs/cars64"))
     table = claims.overview(claims.forest({"cars": (runs, {})}))
     assert {"C0", "C1", "C2", "C3"} <= set(table.index)
-    assert {"cars", "paper"} == set(table.columns)
-    assert table.loc["C1", "paper"] == (
+    assert {"cars", claims.PAPER} == set(table.columns)
+    assert table.loc["C1", claims.PAPER] == (
         "ImageNet-1k: +3.0 [+2.7, +3.3], supported; FractalDB-1k: +1.8 [+1.3, +2.3], supported"
     )

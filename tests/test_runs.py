@@ -102,7 +102,12 @@ def test_a_gate_from_outside_the_package_is_refused(tiny_data, tmp_path, monkeyp
     wrapped = functools.wraps(GATES["linear"])(lambda losses, right, progress: 2 * losses.mean())
     monkeypatch.setitem(GATES, "linear", wrapped)
     with pytest.raises(ValueError, match="'linear' is not the package's own"):
-        Run(distillation(A, A, gate="linear"), tiny_data, CONFIG, 0).key()
+        run(
+            Run(distillation(A, A, gate="linear"), tiny_data, CONFIG, 0),
+            Store(tmp_path, ready=[{}]),
+        )
+    with pytest.raises(ValueError, match="keep is 'targets': allowed are none, target, all"):
+        Store(tmp_path, "targets")
 
 
 @pytest.mark.parametrize(

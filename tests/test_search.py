@@ -31,7 +31,7 @@ from ktglite.experiments.search import best_graphs, load_study, read_summaries, 
 from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, to_params
 from ktglite.models import file_hash
 from ktglite.pool import open_pool
-from ktglite.store import Checkpoint
+from ktglite.store import Checkpoint, write_record
 from ktglite.trainer import TrainConfig
 
 ARCH = "resnet18_w8"
@@ -428,6 +428,9 @@ def test_the_winner_is_trained_again(tiny_data, tmp_path):
     assert summary["best"]["text"] == str(top)
     assert stored | summary == stored
     assert search.write_summary(study, tmp_path)["reevaluated"] == again  # by the command
+    other = search.study_summary(study, again) | {"data": {"name": "other images"}}
+    write_record(tmp_path / "search/mixed.json", other, search.SCHEMA)
+    assert search.write_summary(study, tmp_path)["reevaluated"] == []
     assert summary["choices"] == ["scratch", *sources]
     assert summary["selection_value"] == max(trial["value"] for trial in summary["trials"])
     (tmp_path / "search/mixed.json").write_text('{"schema": 1, "stu')

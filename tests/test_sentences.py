@@ -71,6 +71,9 @@ def test_a_search_says_what_it_saved_and_a_rule_how_often_it_kept_the_best():
     saved = "early stopping saved 65 % of the epochs; "
     assert sentences.early_stopping(KEPT, 8, SEARCHES) == saved + best
     assert sentences.best_graphs(SEARCHES).endswith("stand-in + FractalDB-1k 72.3 %")
+    chosen = {name: search | {"select_on": "test"} for name, search in SEARCHES.items()}
+    assert "72.3 % (test)" in sentences.searches(chosen, ())
+    assert "one run each (test): " in sentences.best_graphs(chosen)
     lost = {"best": None, "selection_value": None, "states": {"FAIL": 8}}
     found = {name: search | lost for name, search in SEARCHES.items()}
     assert "no winner" in sentences.searches(found, ())

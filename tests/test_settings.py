@@ -1,11 +1,13 @@
 """Settings from defaults, profiles and overrides, and how wrong ones are named."""
 
+import dataclasses
 import json
 
 import pytest
 
 import ktglite.settings
 from ktglite import load_settings
+from ktglite.experiments import ready
 from ktglite.experiments.ablation import read_runs
 from ktglite.profiles import NOTEBOOKS, PROFILES, parse_overrides, raw_settings
 from ktglite.store import from_checkout
@@ -213,6 +215,9 @@ def test_recorded_runs_judge_where_the_starts_are_those_of_the_profile(home):
     assert len(one.judged_runs(live)) == len(recorded)
     for other in ({"standin_epochs": 1}, {"weights": "mine"}):
         assert load_settings("02", "quick", **other).judged_runs(live) == live
+    mine = load_settings("02", "quick", weights="mine", ready_runs="data/reference_runs/quick")
+    assert {run["label"] for run in mine.store().ready} == {"none", "alone"}  # from scratch
+    assert ready.recorded_searches(dataclasses.replace(mine, conditions=("mixed",))) == {}
 
 
 def test_data_and_fit_come_from_settings(tmp_path):

@@ -36,6 +36,10 @@ def test_conditions_name_the_source_that_is_at_hand():
             {"condition": "mixed", "sources": ("imagenet1k",)},
             "needs one source each for imagenet1k, fractaldb1k",
         ),
+        (
+            {"condition": "mixed", "sources": ("imagenet1k", "imagenet1k_standin")},
+            "needs one source each for imagenet1k, fractaldb1k",
+        ),
         ({"min_resource": 13}, "min_resource is 13, but a graph has 12 epochs"),
         ({"pruner": "promote", "trials": 15}, "trials is 15: promotion to epoch 12 needs 16"),
     ],

@@ -154,6 +154,10 @@ def test_no_spread_is_no_proof():
     assert found["effect"] == pytest.approx(10)
     assert math.isnan(found["p"])
     assert stats.verdict(found["effect"], found["p"]) == "not resolved at this n"
+    before = {seed: 100 * right / 45 for seed, right in enumerate((21, 30, 11))}
+    after = {seed: 100 * right / 45 for seed, right in enumerate((22, 31, 12))}
+    found = stats.difference(after, before)  # one image in every seed, equal but for rounding
+    assert math.isnan(found["p"])
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,11 @@ def ablation_grid(
     """All rows of Table 1 by label: "none", which the sources share, and "<source>/<pattern>".
 
     Beside them every start alone, as a graph of one node: "alone" (from scratch) and
-    "<source>/alone". Raises ValueError for fewer than two nodes, for sources that pre-train
-    nothing or that a table could not tell apart, and what `Node` raises for an unknown one.
+    "<source>/alone". Raises ValueError for fewer than two nodes, without sources, for those that
+    pre-train nothing or that a table could not tell apart, and as `Node` for an unknown one.
     """
+    if not sources:
+        raise ValueError("sources is empty: Table 1 needs one, such as --sources fractaldb1k")
     if n < 2:
         raise ValueError(f"nodes is {n}: Table 1 needs an auxiliary node, such as --nodes 3 gives")
     if "scratch" in sources:
@@ -154,6 +156,12 @@ def nodes_accuracy(record: Mapping) -> float:
     return float(np.mean(record["test_accuracy"]))
 
 
+def share_architecture(records: Records) -> bool:
+    """Whether all nodes have one architecture, so that those of one start are exchangeable."""
+    archs = {node["arch"] for record in records for node in record["graph"]["nodes"]}
+    return len(archs) <= 1
+
+
 def run_arms(
     records: Records, sources: Sources = None, value: Callable[[Mapping], float] = target_accuracy
 ) -> dict[tuple[str, str], stats.Arm]:
@@ -201,7 +209,9 @@ def ablation_table(records: Records, sources: Sources = None) -> pd.DataFrame:
     """
     sources = list(sources or sources_of(records))
     n = count_nodes(records)
-    ours, nodes = run_arms(records, sources), run_arms(records, sources, nodes_accuracy)
+    ours = run_arms(records, sources)
+    alike = share_architecture(records)
+    nodes = run_arms(records, sources, nodes_accuracy) if alike else {}
     theirs = paper_arms(sources, n)
     rows = {}
     for pattern in patterns(n):
@@ -248,12 +258,13 @@ def write_table(table: pd.DataFrame, folder: str | Path) -> list[Path]:
     flat = table.set_axis([" ".join(filter(None, column)) for column in table], axis=1)
     shown = format_table(table)
     latex = shown.replace({" ± ": r" $\\pm$ ", "✓": r"$\\checkmark$", "–": "--"}, regex=True)
-    latex = latex.rename(columns=lambda name: re.sub(r"([_%&#$])", r"\\\1", name))
     lines = [shown.columns, ["---"] * shown.shape[1], *shown.astype(str).to_numpy().tolist()]
+    lines = [[str(cell).replace("|", r"\|") for cell in line] for line in lines]
+    latex = latex.rename(columns=lambda name: re.sub(r"([_%&#$])", r"\\\1", name))
     texts = {
         "table1.csv": flat.to_csv(float_format="%.4f"),
         "table1.tex": latex.to_latex(index=False, column_format="c" * latex.shape[1]),
-        "table1.md": "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines),
+        "table1.md": "".join(f"| {' | '.join(line)} |\n" for line in lines),
     }
     for name, text in texts.items():
         with atomic_write(Path(folder, name)) as file:

@@ -100,18 +100,20 @@ class Benchmark:
         after the last epoch `test`; `seconds` until then.
 
         Nothing is averaged: `seed` is that of the search unless given. Raises KeyError for a graph,
-        or a seed of it, that is not recorded.
+        or a seed of it, that is not recorded, ValueError for an epoch that no graph has.
         """
         row = self._row_of(graph, seed)
+        if epoch is not None and not 1 <= epoch <= self.val.shape[1]:
+            raise ValueError(f"epoch is {epoch}: graphs have epochs 1 to {self.val.shape[1]}")
         found = {"val": float(self.val[row, :epoch][-1])}
         found["seconds"] = float(np.nansum(self.seconds[row, :epoch]))
         if epoch in (None, self.val.shape[1]):
             found["test"] = float(self.runs.test[row])
         return found
 
-    def trajectory(self, graph: Graph, seed: int | None = None) -> np.ndarray:
+    def trajectory(self, graph: Graph) -> np.ndarray:
         """Validation accuracy after every epoch, (epochs,). Raises KeyError as `query` does."""
-        return self.val[self._row_of(graph, seed)].copy()
+        return self.val[self._row_of(graph, None)].copy()
 
     def _row_of(self, graph: Graph, seed: int | None) -> int:
         form = graph.canonical()

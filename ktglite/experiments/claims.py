@@ -28,8 +28,10 @@ CLAIMS = {
     "C4": "the searched graph with pre-training beats the searched graph without",
     "C5": "the searched graph of mixed sources is best",
 }
+PAPER = "the paper"  # its set in a forest: no profile is called so
 FAMILIES = {"C0": "C0", "C1": "C1-C3", "C2": "C1-C3", "C3": "C1-C3"}  # of Table 1
 
+BY_DESIGN = "node 2 - node 3 (0 by design)"
 EFFECT = ["effect", "low", "high", "n", "pretrainings"]  # what is shown of a contrast
 
 # ---- what is declared
@@ -76,7 +78,7 @@ def _explored(sources: Sequence[str], names: Sequence[str]) -> Iterator[tuple]:
     shared |= {f"main effect of node {node}": weights for node, weights in main.items()}
     if len(main) == 3:
         same = {name: main["2"][name] - main["3"][name] for name in names}
-        shared["node 2 - node 3 (0 by design)"] = same
+        shared[BY_DESIGN] = same
     for source in sources:
         for what, weights in shared.items():
             yield "", "node 1", title(source), what, _of(source, weights)
@@ -199,7 +201,7 @@ def forest(sets: Mapping[str, tuple[ablation.Records, ablation.Summaries]]) -> p
             found.append(("C5", against, gains["mixed"] - gains[rival]))
         once = pd.DataFrame(found, columns=["claim", "source", "effect"])
         published = pd.concat([published, once.assign(n=1, verdict="descriptive")])
-    tables = {name: claims_table(*given) for name, given in sets.items()} | {"paper": published}
+    tables = {name: claims_table(*given) for name, given in sets.items()} | {PAPER: published}
     parts = [table.assign(set=name)[columns] for name, table in tables.items()]
     return pd.concat(parts, ignore_index=True)
 
@@ -209,8 +211,9 @@ def exploratory(records: ablation.Records, sources: ablation.Sources = None) -> 
 
     Per source: each flip of node 1, each pattern of auxiliaries against none, main effects of the
     nodes, node 2 minus node 3, which stand in the same place of the graph, so that it must be 0 by
-    design, and each graph minus its target alone. Then, declared before the runs, the secondary
-    claims (`claim`):
+    design, and each graph minus its target alone. What takes nodes for exchangeable is left out
+    where they have several architectures. Then, declared before the runs, the secondary claims
+    (`claim`):
 
     - S1: the interaction of node 1's start and the auxiliaries.
     - S2: FractalDB-1k against ImageNet-1k or its stand-in, as a start and as a teacher.
@@ -226,13 +229,15 @@ def exploratory(records: ablation.Records, sources: ablation.Sources = None) -> 
     declared = list(_explored(sources, ablation.patterns(n)))
     ours = {
         "node 1": ablation.run_arms(records, sources),
-        "nodes": ablation.run_arms(records, sources, ablation.nodes_accuracy),
         "epochs": ablation.run_arms(records, sources, _epochs_to_level(records)),
     }
+    alike = ablation.share_architecture(records)
+    if alike:
+        ours["nodes"] = ablation.run_arms(records, sources, ablation.nodes_accuracy)
     found = {"this run": ours, "paper": {"node 1": ablation.paper_arms(sources, n)}}
     rows = []
     for (origin, arms), (claim, kind, source, what, weights) in product(found.items(), declared):
-        if kind in arms:
+        if kind in arms and (alike or origin == "paper" or what != BY_DESIGN):
             row = {"from": origin, "claim": claim, "source": source, "contrast": what}
             row["unit"] = "epochs" if kind == "epochs" else "points"
             rows.append(row | stats.contrast(arms[kind], weights))
@@ -360,7 +365,7 @@ def winner_gaps(
 
 def gate_effects(summary: Mapping) -> pd.DataFrame:
     """What starts and gates are worth to node 1: least squares on all graphs of a search that were
-    trained to the end. Exploratory. Raises ValueError where there are too few.
+    trained to the end, in canonical form. Exploratory. Raises ValueError where there are too few.
 
     value = constant + start of node 1 + starts of the auxiliaries + gate on its label edge + gates
     on its other edges; auxiliaries stand in equal places, so that each counts alike. Points of the
@@ -368,8 +373,9 @@ def gate_effects(summary: Mapping) -> pd.DataFrame:
     intervals and the number `n` of graphs.
     """
     done = [trial for trial in summary["trials"] if trial["state"] == "COMPLETE"]
-    starts = [[node["init"] for node in trial["graph"]["nodes"]] for trial in done]
-    gates = [trial["graph"]["gates"][0] for trial in done]
+    graphs = [Graph.from_dict(trial["graph"]).canonical() for trial in done]
+    starts = [[node.init for node in graph.nodes] for graph in graphs]
+    gates = [graph.gates[0] for graph in graphs]
     columns = {"constant": np.ones(len(done))}
     for gate in [gate for gate in summary["search"]["gates"] if gate != "cutoff"]:
         columns[f"label edge: {gate.title()}"] = [row[0] == gate for row in gates]
@@ -403,6 +409,8 @@ def condition_title(condition: str, summaries: ablation.Summaries) -> str:
 
 def effect_text(found: Mapping) -> str:
     """An effect with its interval, "+2.4 [+1.1, +3.7]" points; without one the effect alone."""
+    if np.isnan(found["effect"]):
+        return "not measured"
     text = "{effect:+.1f}" if np.isnan(found["low"]) else "{effect:+.1f} [{low:+.1f}, {high:+.1f}]"
     rounded = {name: round(found[name], 1) + 0.0 for name in ("effect", "low", "high")}  # no -0.0
     return text.format_map(rounded).replace("-", "−")
@@ -414,6 +422,8 @@ def differs(found: Mapping) -> str:
     `found`: `effect`, `low` and `high`, as from `stats.difference` or `stats.contrast`.
     """
     effect, low, high = (found[name] for name in ("effect", "low", "high"))
+    if np.isnan(effect):
+        return "not measured"
     size = f"{abs(effect):.1f} points {'better' if effect > 0 else 'worse'}"
     if np.isnan(low):
         return f"{size} (no interval from so few runs)" if effect else "no different"

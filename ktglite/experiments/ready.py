@@ -19,7 +19,7 @@ from ktglite.graph import Graph
 from ktglite.store import from_checkout, read_record
 from ktglite.trainer import TrainConfig
 
-__all__ = ["more_seeds", "recorded_searches"]
+__all__ = ["all_searches", "more_seeds", "recorded_searches"]
 
 
 def read_folder(folder: str | Path) -> list[dict]:
@@ -85,6 +85,8 @@ def recorded_searches(settings) -> dict[str, dict]:
 
     folder = from_checkout(settings.ready_runs) / "search"
     found = read_summaries(folder) if any(folder.glob("*.json")) else {}
+    if len(settings.with_these_starts(list(found.values()))) < len(found):
+        found = {}
     asked = {"data": describe(settings.load_data()), "config": asdict(settings.train_config())}
 
     def alike(own: Mapping) -> bool:
@@ -96,9 +98,22 @@ def recorded_searches(settings) -> dict[str, dict]:
         return same and same_training({"data": own["data"], "config": own["training"]}, asked)
 
     if not found or not all(map(alike, found.values())):
-        whole = load(settings.recorded).as_searches()
-        found = {name: _early_stopped(own, settings) for name, own in whole.items() if alike(own)}
+        whole = settings.with_these_starts([*load(settings.recorded).as_searches().values()])
+        found = {own["condition"]: _early_stopped(own, settings) for own in whole if alike(own)}
     return {name: found[name] for name in CONDITIONS if name in found}
+
+
+def all_searches(settings) -> dict[str, dict]:
+    """The searches of this run by condition, and those recorded that stand for some.
+
+    Raises FileNotFoundError where there is neither.
+    """
+    from ktglite.experiments.search import read_summaries
+
+    recorded = recorded_searches(settings)
+    folder = Path(settings.out, "search")
+    live = read_summaries(folder) if any(folder.glob("*.json")) or not recorded else {}
+    return live | recorded
 
 
 def _early_stopped(summary: Mapping, settings) -> dict:

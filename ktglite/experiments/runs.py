@@ -124,12 +124,17 @@ class Store:
     keep: Literal["none", "target", "all"] = "none"
     ready: Sequence[dict] = ()
 
+    def __post_init__(self):
+        if self.keep not in (allowed := ("none", "target", "all")):
+            raise ValueError(f"keep is {self.keep!r}: allowed are {', '.join(allowed)}")
+
     def find_ready(self, task: Run) -> dict | None:
         """The ready record of a run, whose code, weights files and machine may be others.
 
-        None where networks are to be kept, which no record has.
+        None where networks are to be kept, which no record has. Raises ValueError as `Run.key`.
         """
         config = asdict(task.config) | {"device": None}
+        check_gates(gate for row in task.graph.gates for gate in row)
         wanted = task.seed, task.graph.to_dict(), task.data.fingerprint, config
         defaults = asdict(TrainConfig())  # of settings that are younger than a record
         for record in self.ready if self.keep == "none" else ():

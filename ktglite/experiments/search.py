@@ -395,13 +395,16 @@ def _describe(trial: FrozenTrial, seed: int) -> dict:
 def write_summary(study: optuna.Study, out: str | Path, reevaluated: Sequence[dict] = ()) -> dict:
     """Write `study_summary` to `<out>/search/<study>.json`, and return it.
 
-    Without `reevaluated`, that of an earlier summary with the same best graph is kept.
+    Without `reevaluated`, that of an earlier summary of the same training, with the same
+    best graph, is kept.
     """
     path = Path(out) / "search" / f"{study.study_name}.json"
     summary = study_summary(study, reevaluated)
     if summary["best"] and not reevaluated and path.exists():
         before = read_record(path, SCHEMA)
-        if before["best"] and before["best"]["graph"] == summary["best"]["graph"]:
+        parts = ("data", "training", "weights", "code")
+        same = all(before[part] == summary[part] for part in parts)
+        if same and before["best"] and before["best"]["graph"] == summary["best"]["graph"]:
             summary["reevaluated"] = before["reevaluated"]
     write_record(path, summary, SCHEMA, indent=None)  # 1,500 graphs in less than 1 MB
     return summary

@@ -61,7 +61,8 @@ class SearchConfig:
     def __post_init__(self):
         limits = dict.fromkeys(("trials", "min_resource"), (1, inf)) | {"nodes": (1, 8)}
         check_config(self, limits | {"reduction_factor": (2, inf)})
-        if len(self.choices) != len(CONDITIONS[self.condition]):
+        bases = [source.partition("_")[0] for source in self.choices]
+        if bases != list(CONDITIONS[self.condition]):
             needed = ", ".join(CONDITIONS[self.condition][1:])
             found = f"sources are {self.sources}"
             raise ValueError(f"{self.condition!r} needs one source each for {needed}: {found}")

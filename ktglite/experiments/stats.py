@@ -11,6 +11,7 @@ from scipy.special import stdtr, stdtrit  # Student's t, without the cost of sci
 __all__ = ["contrast", "difference", "holm", "summary"]
 
 LEVEL = 0.95  # of every interval; 1 - LEVEL is the threshold of every verdict
+ROUNDING = 1e-9  # points: a smaller error is that of sums of equal differences
 UNKNOWN = dict.fromkeys(("effect", "low", "high", "p", "df", "error"), np.nan)
 
 
@@ -113,9 +114,9 @@ def _strata(arms: Arms, weights: Weights) -> tuple[list[list[float]], Counter]:
 
 
 def _interval(effect: float, terms: Sequence[tuple[float, int]]) -> dict[str, float]:
-    """Student's t by (variance, df) of each stratum; an error of exactly 0 gives no scale."""
+    """Student's t by (variance, df) of each stratum; an error of 0 gives no scale."""
     variance = sum(value for value, _ in terms)
-    if not variance > 0:
+    if not variance > ROUNDING**2:
         return {}
     df = float(variance**2 / sum(value**2 / df for value, df in terms))
     error = float(variance**0.5)

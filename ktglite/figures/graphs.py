@@ -25,6 +25,7 @@ from ktglite.models import NARROW, SOURCES
 __all__ = ["condition_label", "draw_graph", "draw_method"]
 __all__ += ["plot_best_graphs", "plot_claim_card", "plot_gate_curves"]
 
+SPLITS = {"val": "validation", "test": "test"}  # that a search selects on
 LETTERS = dict(zip(CONDITIONS, "abcd", strict=True))
 CENTRED = {"ha": "center", "va": "center"}
 RIM = {"ec": "#444444", "lw": 1}
@@ -278,7 +279,8 @@ def _mean_text(arm: stats.Arm) -> str:
 
 def plot_claim_card(source: str, n: int = 3) -> Figure:
     """The claims C0 to C3 as differences: the mean of these graphs minus the mean of those, of `n`
-    nodes each; pre-trained ones start from `source`."""
+    nodes each, but no more than three; pre-trained ones start from `source`."""
+    n, nodes = min(n, 3), n
     contrasts = claims.primaries(ablation.patterns(n))
     shown = "C1", "C2", "C3", "C0"
     figure, axes = style.panels([""] * len(shown), 0.85, columns=1)
@@ -294,7 +296,8 @@ def plot_claim_card(source: str, n: int = 3) -> Figure:
     for start in ("scratch", source):
         look = {"fc": source_fill(start), "ec": "#444444"}
         handles.append(Patch(label=style.source_title(start), **look))
-    style.legend_below(figure, handles)
+    note = f"drawn for graphs of three nodes; those here have {nodes}" if nodes > n else ""
+    style.legend_below(figure, handles, note)
     return figure
 
 

@@ -69,6 +69,9 @@ def plot_forest(frame: pd.DataFrame) -> Figure:
     """
     frame = frame[frame.effect.notna()]
     frame = frame.assign(row=list(map(claim_row, frame.claim, frame.source)))
+    if frame.duplicated(["set", "row"]).any():  # several that stand for one source
+        names = frame[["claim", "source"]].values
+        frame["row"] = [claim_row(claim, source, short=False) for claim, source in names]
     place = frame.row.map(lambda row: f"{'search' in row}{row[:2] == 'C0'}{row[:2]}")
     frame = frame.iloc[place.argsort(kind="stable")]
     parts = {}
@@ -85,15 +88,15 @@ def plot_forest(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def claim_row(claim: str, source: str) -> str:
-    """A row's name; what stands for ImageNet-1k is in the row of ImageNet-1k."""
+def claim_row(claim: str, source: str, short: bool = True) -> str:
+    """A row's name; if `short`, what stands for ImageNet-1k is in the row of ImageNet-1k."""
     words = {"C0": "graph − target alone", "C1": "node 1", "C2": "each auxiliary"}
     what = (words | {"C3": "all nodes"}).get(claim, "search")
     if source.startswith("searched: ") and claim == "C0":
         what += " (search)"
-    short = {"searched: ": "", " stand-in": "", " (quantised weights)": "", "-1k": ""}
-    short |= {"ImageNet + FractalDB": "mixed", "no pre-training": "scratch"}
-    for long, word in short.items():
+    words = {" stand-in": "", " (quantised weights)": ""} if short else {}
+    words |= {"searched: ": "", "-1k": "", "no pre-training": "scratch"}
+    for long, word in (words | {"ImageNet + FractalDB": "mixed"}).items():
         source = source.replace(long, word)
     return f"{claim} {what}, {source}"
 
@@ -178,7 +181,7 @@ def plot_learning_curves(records: Records, sources: Sources = None) -> Figure:
         palette = dict.fromkeys(order, style.source_colour(source)) | {"none": BLACK}
         markers = dict(zip(order, cycle("os^DvPX*"), strict=False))
         look = {"hue": "neighbours", "style": "neighbours", "palette": palette, "markers": markers}
-        look |= {"errorbar": ("pi", 100), "err_kws": {"alpha": 0.1}, "legend": axis is axes[0]}
+        look |= {"errorbar": ("pi", 100), "err_kws": {"alpha": 0.1}}
         sns.lineplot(table, x="epoch", y="accuracy", ax=axis, ms=4, **look)
         last = table[table.epoch == table.epoch.max()].groupby("neighbours").accuracy.mean()
         gain = f"{last.get(order[-1], np.nan) - last.get('none', np.nan):+.1f}".replace("-", "−")
@@ -186,8 +189,10 @@ def plot_learning_curves(records: Records, sources: Sources = None) -> Figure:
         words += f", n = {table.seed.nunique()}\n{order[-1]} minus none, last epoch: {gain} points"
         axis.set(title=words, xlabel="epoch", ylabel="validation (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=style.TICKS))
-    handles, _ = axes[0].get_legend_handles_labels()
-    axes[0].get_legend().remove()
+    drawn = [axis for axis in axes if axis.get_legend()]  # none without runs
+    handles = drawn[0].get_legend_handles_labels()[0] if drawn else []
+    for axis in drawn:
+        axis.get_legend().remove()
     for handle in handles[1:]:  # black is without, a panel's own colour with them
         handle.set(color=GREY, markerfacecolor=GREY)
     scale = "; the rows differ in scale" if len(sources) > 1 else ""
@@ -203,13 +208,15 @@ def curve_table(records: Records, source: str) -> pd.DataFrame:
     rows = []
     alike = defaultdict(list)
     patterns = ablation.patterns(ablation.count_nodes(records))
+    one_kind = ablation.share_architecture(records)
     for pattern in patterns[1 : len(patterns) // 2]:
-        alike[pattern.count("+")].append(pattern)
+        alike[pattern.count("+") if one_kind else pattern].append(pattern)
     for pattern in patterns:
         start = "pre-trained" if pattern[0] == "1" else "scratch"
         neighbours = re.sub(r"^1\+?", "", pattern) or "none"
         if neighbours != "none":
-            neighbours = " or ".join(sorted(alike[neighbours.count("+")]))
+            group = neighbours.count("+") if one_kind else neighbours
+            neighbours = " or ".join(sorted(alike[group]))
         label = pattern if pattern == "none" else f"{source}/{pattern}"
         for record in (record for record in records if record["label"] == label):
             for epoch in record["epochs"]:
@@ -246,10 +253,13 @@ def plot_seed_pairs(records: Records, chance: float) -> Figure:
 def knowledge_table(records: Records, data: str) -> pd.DataFrame:
     """What `plot_gain_against_knowledge` draws, of a Table 1 whose starts were also trained alone.
 
-    Columns `data` (the name given), `source` (title, of the pre-trained nodes), `pattern`,
+    Empty where nodes have several architectures. Columns `data` (the name given), `source` (title,
+    of the pre-trained nodes), `pattern`,
     `knowledge` (mean accuracy alone of the neighbours' starts minus that of node 1's, points),
     `effect`, `low`, `high` (graph minus its target alone, points, 95 % interval), `n`.
     """
+    if not ablation.share_architecture(records):  # of the neighbours' own nothing was trained alone
+        return pd.DataFrame()
     arms = ablation.run_arms(records)
     alone = {source: arm.mean for (source, what), arm in arms.items() if what == "alone"}
     n = ablation.count_nodes(records)

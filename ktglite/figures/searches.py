@@ -14,12 +14,13 @@ from matplotlib.ticker import MaxNLocator
 from ktglite.experiments.ablation import Summaries
 from ktglite.experiments.rungs import replay
 from ktglite.figures import style
-from ktglite.figures.graphs import LETTERS, condition_label, in_order
+from ktglite.figures.graphs import LETTERS, SPLITS, condition_label, in_order
 from ktglite.figures.style import BLACK, GREY, PALE, TARGET_RED, panels, plain
 
 __all__ = ["plot_best_of", "plot_regret", "plot_search", "plot_searches"]
 
 CROSS = {"ls": "none", "marker": "X", "ms": 6.5, "mec": "white", "mew": 0.6}
+GREYS = [BLACK, GREY, "#AAAAAA", "#444444", "#CCCCCC"]  # of lines that are told apart by marks, too
 
 
 def plot_searches(summaries: Summaries) -> Figure:
@@ -46,7 +47,7 @@ def plot_searches(summaries: Summaries) -> Figure:
         count = len(summary["trials"])
         ends = f", {done} to the end" if done < count else ""
         axis.set_title(f"{plain(label)}\n{count} graphs{ends}")
-        split = {"val": "validation"}.get(summary["select_on"], "test")
+        split = SPLITS[summary["select_on"]]
         axis.set(xlabel="epoch", ylabel=f"{split} accuracy of node 1 (%)")
         axis.label_outer()
     starts = dict.fromkeys(start for name in order for start in summaries[name]["choices"])
@@ -85,7 +86,7 @@ def plot_search(
         _, ax = plt.subplots(figsize=(0.6 * style.PAGE, 3.0), layout="constrained")
     trained = replay(curves, pruner, eta, first_rung)
     epochs = curves.shape[1]
-    best = int(curves[:, -1].argmax())
+    best = int(np.nanargmax(curves[:, -1]))
     for i, (curve, end) in enumerate(zip(curves, trained, strict=True)):
         colour = BLACK if end == epochs else TARGET_RED if i == best else GREY
         pale = {"color": TARGET_RED, "lw": 1.2, "zorder": 2.5}
@@ -111,7 +112,7 @@ def _draw_lines(
     those `dotted` are outlines; and what stands in a legend."""
     order = in_order(table.condition.unique())
     figure, axes = panels([f"condition ({LETTERS[name]})" for name in order], 2.8, sharey=True)
-    greys = dict(zip(table[hue].unique(), [BLACK, GREY, "#AAAAAA"], strict=False))
+    greys = dict(zip(table[hue].unique(), GREYS, strict=False))
     lines = {"hue": hue, "style": hue, "palette": greys, "markers": True}
     for axis, name in zip(axes, order, strict=True):
         part = table[table.condition == name]

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from ktglite.experiments import ablation
-from ktglite.experiments.claims import differs, effect_text
-from ktglite.figures.graphs import LETTERS, condition_label, in_order
+from ktglite.experiments.claims import PAPER, differs, effect_text
+from ktglite.figures.graphs import LETTERS, SPLITS, condition_label, in_order
 
 __all__ = ["best_graphs", "by_question", "claim_table", "early_stopping", "luck"]
 __all__ += ["repeated_claims", "searches", "sources_matter", "symmetry", "winners"]
@@ -78,7 +78,8 @@ def searches(summaries: ablation.Summaries, recorded: Iterable[str]) -> str:
         text = f"{condition_label(name, summaries)} ({how}): {len(summary['trials'])} graphs, "
         text += f"{done} to the end; {_saved([summary])} % of the epochs saved; "
         if summary["best"]:
-            text += f"the winner has {summary['selection_value']:.1f} % (validation)"
+            split = SPLITS[summary["select_on"]]
+            text += f"the winner has {summary['selection_value']:.1f} % ({split})"
         else:
             text += "no winner"
         told.append(text)
@@ -93,14 +94,15 @@ def _saved(summaries: Iterable[Mapping]) -> str:
 
 def best_graphs(summaries: ablation.Summaries) -> str:
     """The best graph of every condition by its value in the search, one run each."""
-    found = [
-        f"{condition_label(name, summaries)} {summaries[name]['selection_value']:.1f} %"
-        for name in in_order(summaries)
-        if summaries[name]["best"]
-    ]
-    if not found:
+    won = {name: summaries[name] for name in in_order(summaries) if summaries[name]["best"]}
+    if not won:
         return "no graph was trained to the end"
-    return f"best recorded graph, one run each (validation): {'; '.join(found)}"
+    found = [
+        f"{condition_label(name, summaries)} {own['selection_value']:.1f} %"
+        for name, own in won.items()
+    ]
+    splits = ", ".join(dict.fromkeys(SPLITS[own["select_on"]] for own in won.values()))
+    return f"best recorded graph, one run each ({splits}): {'; '.join(found)}"
 
 
 def early_stopping(
@@ -161,7 +163,7 @@ def by_question(forest: pd.DataFrame, repeated: pd.DataFrame, lines: Mapping[str
     `forest`: from `claims.forest`; the paper's own numbers are left out. `repeated`: C4 and C5 from
     `bench.repeated_claims`. `lines`: the questions of C0 to C3 by claim, in this order.
     """
-    ours = forest[(forest["set"] != "paper") & forest.effect.notna()]
+    ours = forest[(forest["set"] != PAPER) & forest.effect.notna()]
     words = {"supported": "it helps with", "contradicted": "it lowers accuracy with"}
     words["not resolved at this n"] = "not resolved with"
     told = []

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from zlib import crc32
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,7 +27,7 @@ COLUMN, PAGE = 3.4, 7.0  # inches: one column and two of a paper
 TICKS = [1, 2, 5, 10]  # and their multiples by powers of ten: never 2.5 or 92.5
 
 LOOKS = read("looks.yaml")
-OTHER_SOURCE = "#4A9A9C"  # a file of weights
+FILES = ("#4A9A9C", "#9A6A4A", "#7A5AA6", "#5A8A3A")  # of weights, by name
 TARGET_RED = "#D00000"  # the one that counts: a graph's target, the best graph that a search lost
 BLACK, GREY, PALE = "#000000", "#777777", "#C8C8C8"
 MARKS = LOOKS["verdicts"] | LOOKS["means"]
@@ -40,7 +41,8 @@ HOOK = "ktglite.figures.japanese:translate_when_drawn"
 def source_colour(source: str) -> str:
     """The colour of what a node starts from, by its name or title; a plug-in brings its own."""
     name = next((name for name, known in SOURCES.items() if known.title == source), source)
-    own = SOURCES[name].colour if name in SOURCES else OTHER_SOURCE
+    of_files = FILES[crc32(title(source).encode()) % len(FILES)]
+    own = SOURCES[name].colour if name in SOURCES else of_files
     return LOOKS["sources"].get(name, own)
 
 

@@ -7,7 +7,9 @@ ImageNet-1k's train/ among them, on one core or one GPU.
 import copy
 import dataclasses
 import json
+import logging
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +39,8 @@ from ktglite.sources.datasets import image_files, size_and_time
 from ktglite.sources.images import read_image
 
 __all__ = ["PretrainConfig", "adopt", "nearest_neighbours", "pretrain", "read_card"]
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 2  # of a card
 RANK = 0  # in the seeds of views and dropout; of a process among several, as weights were made
@@ -165,8 +169,9 @@ def adopt(
 ) -> bool:
     """Copy what `find_ready` finds in `ready` to `out`; whether `out` now has finished weights.
 
-    The card is given the key of today's code, so that `pretrain` takes them for done. `same_code`:
-    only weights that today's code has made.
+    The card is given the key of today's code, so that `pretrain` takes them for done. Other weights
+    there, of a pre-training by the user, are set aside. `same_code`: only weights that today's code
+    has made.
     """
     target = _weights_path(config, out)
     facts = _facts(config, cache)
@@ -175,6 +180,11 @@ def adopt(
     path = find_ready(config, ready, cache)
     if path is None or (same_code and read_card(path)["key"] != facts["key"]):
         return False
+    before = _finished(target)
+    if before and not before.get("adopted") and before["sha256"] != file_hash(path):
+        unused = target.with_name(f"{target.name}.unused")
+        log.warning("%s is not of these settings: it is %s now", target, unused.name)
+        os.replace(target, unused)
     with store.atomic_write(target) as file:
         file.write(path.read_bytes())
     card = read_card(path) | facts | {"adopted": True}
