@@ -18,6 +18,7 @@ import pandas as pd
 
 from ktglite.experiments import stats
 from ktglite.experiments.rungs import Rungs, replay, simulate
+from ktglite.experiments.space import outcome
 from ktglite.gates import GATES
 from ktglite.graph import Graph
 from ktglite.models import SOURCES, file_hash
@@ -172,8 +173,6 @@ class Benchmark:
             table = self.of(name)
             order = table.draw(len(table), 0)
             trials = [table._trial(row, number) for number, row in enumerate(order)]
-            whole = [trial for trial in trials if trial["state"] == "COMPLETE"]
-            best = max(whole, key=lambda trial: trial["value"])
             starts = {node.init for graph in table.graphs for node in graph.nodes}
             asked = {"condition": name, "choices": [s for s in SOURCES if s in starts]}
             asked["select_on"] = "val"
@@ -182,12 +181,7 @@ class Benchmark:
                 **asked,
                 **{part: self.about[part] for part in ("training", "data", "weights")},
                 "search": asked | rule,
-                "states": {"COMPLETE": len(whole), "FAIL": len(trials) - len(whole)},
-                "trials": trials,
-                "epochs_run": table.val.size,
-                "epochs_full": table.val.size,
-                "best": best | {"text": str(Graph.from_dict(best["graph"]))},
-                "selection_value": best["value"],
+                **outcome(trials, table.val.shape[1]),
                 "reevaluated": [],
             }
         return found

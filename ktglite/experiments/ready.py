@@ -14,7 +14,7 @@ from ktglite.experiments.ablation import read_runs, same_training
 from ktglite.experiments.bench import load
 from ktglite.experiments.rungs import replay
 from ktglite.experiments.runs import SCHEMA, Run, Store, describe, load_records
-from ktglite.experiments.space import CONDITIONS, SearchConfig
+from ktglite.experiments.space import CONDITIONS, SearchConfig, outcome
 from ktglite.graph import Graph
 from ktglite.store import from_checkout, read_record
 from ktglite.trainer import TrainConfig
@@ -127,12 +127,5 @@ def _early_stopped(summary: Mapping, settings) -> dict:
         trial | {"values": trial["values"][:end]} | (stopped if end < curves.shape[1] else {})
         for trial, end in zip(trials, ends, strict=True)
     ]
-    best = max((t for t in kept if t["state"] == "COMPLETE"), key=lambda trial: trial["value"])
-    facts = {
-        "trials": kept, "reevaluated": [],
-        "states": dict(Counter(trial["state"] for trial in kept)),
-        "epochs_run": int(ends.sum()), "epochs_full": curves.size,
-        "best": best | {"text": str(Graph.from_dict(best["graph"]))},
-        "selection_value": best["value"],
-    }  # fmt: skip
-    return {**summary, **facts, "search": summary["search"] | rule}
+    found = outcome(kept, curves.shape[1])
+    return {**summary, **found, "reevaluated": [], "search": summary["search"] | rule}

@@ -27,7 +27,7 @@ from ktglite.data import Data
 from ktglite.devices import resolve_device, resolve_precision
 from ktglite.experiments import runs
 from ktglite.experiments.runs import Run, Store, describe, portable, run_all, run_until
-from ktglite.experiments.space import SearchConfig, from_params, sample_graphs, to_params
+from ktglite.experiments.space import SearchConfig, from_params, outcome, sample_graphs, to_params
 from ktglite.gates import GATES
 from ktglite.graph import Graph, Node, all_through
 from ktglite.pool import open_pool
@@ -358,21 +358,12 @@ def study_summary(study: optuna.Study, reevaluated: Sequence[dict] = ()) -> dict
     """
     facts = study.user_attrs
     search = facts["search"]
-    trials = study.get_trials(deepcopy=False)
-    states = Counter(trial.state for trial in trials)
-    best = next((_describe(trial, search["seed"]) for trial in best_trials(study, 1)), None)
-    if best:
-        best["text"] = str(Graph.from_dict(best["graph"]))
+    trials = [_describe(trial, search["seed"]) for trial in study.get_trials(deepcopy=False)]
     return {
         "study": study.study_name,
         **{part: search[part] for part in ("condition", "choices", "select_on")},
         **{part: facts[part] for part in ("search", "training", "data", "weights", "code")},
-        "states": {state.name: states[state] for state in TrialState},
-        "trials": [_describe(trial, search["seed"]) for trial in trials],
-        "epochs_run": sum(len(trial.intermediate_values) for trial in trials),
-        "epochs_full": facts["training"]["epochs"] * len(trials),
-        "best": best,
-        "selection_value": best and best["value"],
+        **outcome(trials, facts["training"]["epochs"]),
         "reevaluated": list(reevaluated),
     }
 

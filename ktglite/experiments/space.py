@@ -2,6 +2,7 @@
 parameters of Optuna's trials."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -101,6 +102,22 @@ class SearchConfig:
         if trials > count and self.nodes <= 3:  # larger spaces have billions
             found = f"only {count} different graphs of {self.nodes} nodes from {starts} starts"
             raise ValueError(f"trials is {trials}, but there are {found}: fewer, or more nodes")
+
+
+def outcome(trials: Sequence[dict], epochs: int) -> dict:
+    """What a summary says of `trials` of so many `epochs` each, see `search.study_summary`."""
+    done = [trial for trial in trials if trial["state"] == "COMPLETE"]
+    best = max(done, key=lambda trial: trial["value"], default=None)
+    if best:
+        best = best | {"text": str(Graph.from_dict(best["graph"]))}
+    return {
+        "states": dict(Counter(trial["state"] for trial in trials)),
+        "trials": list(trials),
+        "epochs_run": sum(len(trial["values"]) for trial in trials),
+        "epochs_full": epochs * len(trials),
+        "best": best,
+        "selection_value": best and best["value"],
+    }
 
 
 def count_graphs(starts: int, fixed: int, gates: int, nodes: int) -> int:
