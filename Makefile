@@ -17,10 +17,11 @@ NBCONVERT := $(BIN)/jupyter nbconvert --log-level WARN
 ifeq ($(TORCH),cpu)
 INSTALL = $(PIP) install --quiet uv && $(BIN)/uv pip install --quiet --python $(BIN)/python \
   --torch-backend cpu --no-verify-hashes --constraint constraints.txt setuptools --requirements pyproject.toml --extra dev
+INSTALL_MORE = $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu --no-verify-hashes --requirements
 else
 INSTALL = $(PIP) install --quiet --require-hashes --requirement constraints.txt
-endif
 INSTALL_MORE = $(PIP) install --quiet --require-hashes --requirement constraints.txt --requirement
+endif
 
 help:
 	@echo 'make TARGET [ARGS="passed on to the command"]'

@@ -5,6 +5,7 @@ one per core. Seconds are of CPU time, which other programs disturb little, but 
 are wall-clock. Run: python benchmarks/fractaldb.py
 """
 
+import argparse
 import os
 
 os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
@@ -64,6 +65,7 @@ def speeds(fractals: formula.FractalDB) -> tuple[float, float]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     formula.coverage(0, 0, 64, 1000)  # compile
     slow = fast = 0.0
     for orbit in ORBITS:

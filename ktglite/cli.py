@@ -208,16 +208,15 @@ def evaluate(target: Network, dataset: Text = None) -> None:
 
     Args:
         target: a network, such as RUN/target.safetensors.
-        dataset: folder with a folder of images for each class: all are tested, or those of its
-            test/; the test images of its training if not given.
+        dataset: folder with a folder of images for each class: all that are new to the network are
+            tested, or those of its test/; the test images of its training if not given.
     """
     from ktglite.single_run import class_table
 
     table = class_table(target, dataset)
     _print_table(table)
     right, of = table["correct"].sum(), table["images"].sum()
-    note = "; the network must not have been trained on any of them" if dataset else ""
-    print(f"accuracy {100 * right / of:.2f} % of {of} test images{note}")
+    print(f"accuracy {100 * right / of:.2f} % of {of} test images")
 
 
 # ---- what a run left

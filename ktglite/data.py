@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import operator
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -56,7 +57,7 @@ class Data:
     spec: dict | None = field(init=False, default=None)
 
     def __post_init__(self):
-        digest = hashlib.sha256(json.dumps([self.size, self.classes]).encode())
+        object.__setattr__(self, "size", operator.index(self.size))  # numpy's are no JSON
         for name in ("train", "val", "test"):
             split = getattr(self, name)
             if not len(split) or split.images.shape[2:] != (self.size, self.size):
@@ -64,28 +65,23 @@ class Data:
                 raise ValueError(f"{name} needs images of {self.size} x {self.size} px: {found}")
             if split.labels.min() < 0 or split.labels.max() >= len(self.classes):
                 raise ValueError(f"labels of {name} must be 0..{len(self.classes) - 1}, by class")
+        object.__setattr__(self, "fingerprint", self._digest())
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256(json.dumps([self.size, self.classes]).encode())
+        for split in (self.train, self.val, self.test):
             # The memory itself: no copy of the images.
             digest.update(split.images.contiguous().numpy())
             digest.update(split.labels.contiguous().numpy())
-        object.__setattr__(self, "fingerprint", digest.hexdigest())
-        object.__setattr__(self, "_writes", self._count_writes())
-
-    def _count_writes(self) -> list[int]:
-        """How often torch has written into the images and labels."""
-        tensors = [t for s in (self.train, self.val, self.test) for t in (s.images, s.labels)]
-        return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+        return digest.hexdigest()
 
     def check_unchanged(self) -> None:
         """Raise ValueError where images or labels were changed in place: their fingerprint would be
         that of others."""
-        if self._count_writes() != self._writes:
+        if self._digest() != self.fingerprint:
             found = f"images or labels of {self.name} were changed in place"
             way_out = "dataclasses.replace(data, train=Split(images, labels)) makes new data"
             raise ValueError(f"{found}: {way_out}")
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)  # in another process
-        self.__dict__["_writes"] = self._count_writes()
 
     def loaded_by(self, spec: dict | None) -> "Data":
         """The same data, which `load_data(**spec)` gives again."""

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from itertools import permutations
+from numbers import Real
 from pathlib import Path
 
 from ktglite import models
@@ -29,9 +30,7 @@ class Node:
     def __post_init__(self):
         if isinstance(self.init, Path):
             object.__setattr__(self, "init", str(self.init))
-        if self.arch not in models.arch_names():
-            allowed = f"{', '.join(models.NARROW)} and torchvision's, such as resnet18"
-            raise ValueError(f"unknown arch {self.arch!r}: allowed are {allowed}")
+        models.check_arch(self.arch)
         if not models.is_init(self.init):
             files = f"a file ending in {', '.join(models.WEIGHT_SUFFIXES)}"
             allowed = f"{', '.join(models.SOURCES)}, {files}, ResNet18_Weights.DEFAULT and the like"
@@ -72,8 +71,9 @@ class Graph:
             found = "the target has no incoming edge and would never learn"
             raise ValueError(f"gates[0] is all cutoff: {found}")
         weight = self.transfer_weight
-        if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+        if not (isinstance(weight, Real) and 0 <= weight < math.inf):
             raise ValueError(f"transfer_weight is {weight!r}: it must be a finite number >= 0")
+        object.__setattr__(self, "transfer_weight", float(weight))  # 1 is 1.0, in a key, too
 
     @property
     def size(self) -> int:

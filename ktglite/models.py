@@ -22,7 +22,7 @@ __all__ = ["SOURCES", "Source", "initialise", "title"]
 # The paper's ResNet18, its 7x7 stem and max-pool included, by the number of channels of its first
 # stage (64 there).
 NARROW = {"resnet18_w8": 8, "resnet18_w16": 16}
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 CHECKPOINT_ENTRIES = ("state_dict", "model", "model_state_dict")
 # In training these two return auxiliary logits besides their own: not the (B, C) a node needs.
 NOT_A_NODE = ("googlenet", "inception_v3")
@@ -60,6 +60,15 @@ def arch_names() -> tuple[str, ...]:
     return (*NARROW, *(name for name in zoo.list_models(module=zoo) if name not in NOT_A_NODE))
 
 
+def check_arch(name: str) -> None:
+    """Raise ValueError for what is not among `arch_names`."""
+    if name in NOT_A_NODE:
+        raise ValueError(f"arch {name!r} answers with auxiliary logits, too: no node can be one")
+    if name not in arch_names():
+        allowed = f"{', '.join(NARROW)} and torchvision's, such as resnet18"
+        raise ValueError(f"unknown arch {name!r}: allowed are {allowed}")
+
+
 def is_init(name: str) -> bool:
     """Whether `name` is one of SOURCES, a weights file, or a name of torchvision's weights."""
     if not isinstance(name, str):  # of a graph in JSON
@@ -84,9 +93,7 @@ def build(arch: str, num_classes: int) -> nn.Module:
     """
     if arch in NARROW:
         return _narrow_resnet18(NARROW[arch], num_classes)
-    if arch not in arch_names():
-        allowed = f"{', '.join(NARROW)} and torchvision's models"
-        raise ValueError(f"unknown arch {arch!r}: allowed are {allowed}")
+    check_arch(arch)
     return zoo.get_model(arch, weights=None, num_classes=num_classes)
 
 
@@ -179,9 +186,9 @@ def file_hash(path: str | Path) -> str:
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """State dict and metadata of a weights file. Code in a pickle is never run.
 
-    Of a checkpoint the entry `state_dict`, `model` or `model_state_dict` is taken. The prefixes of
-    DataParallel, torch.compile and Lightning are taken off, and the names that DenseNets had in
-    older files are brought up to date.
+    Of a checkpoint the entry `state_dict`, `model` or `model_state_dict` is taken. What
+    DataParallel, FSDP, torch.compile and Lightning put into names is taken off, and the names that
+    DenseNets and ViTs had in older files are brought up to date.
 
     Raises:
         ValueError: if the file is not a state dict of finite numbers, or not the one that the card
@@ -206,19 +213,27 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
         found = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a readable weights file ({found})") from error
     if isinstance(state, dict):  # it may be one entry of a checkpoint
-        state = next((state[name] for name in CHECKPOINT_ENTRIES if name in state), state)
+        entries = [state.get(name) for name in CHECKPOINT_ENTRIES]
+        state = next((entry for entry in entries if isinstance(entry, dict)), state)
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict of tensors: save net.state_dict() by itself")
     for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             found = f"{name} has values that are NaN or infinite"
             raise ValueError(f"{path}: {found}; use other weights")
-    return {_current_name(name): value for name, value in state.items()}, metadata
+    state.pop("n_averaged", None)  # of stochastic weight averaging
+    current = {_current_name(name): value for name, value in state.items()}
+    if len(current) < len(state):
+        found = "several networks, whose names differ in a prefix only"
+        raise ValueError(f"{path} holds {found}: save one's state_dict() by itself")
+    return current, metadata
 
 
 def _current_name(name: str) -> str:
-    """A parameter's name in today's torchvision, without what wrappers put before it."""
-    name = re.sub(r"^(module\.|_orig_mod\.|model\.)+", "", name)
+    """A parameter's name in today's torchvision, without what wrappers put into it."""
+    name = re.sub(r"_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.", "", name)
+    name = re.sub(r"^(module\.|model\.)+", "", name)
+    name = re.sub(r"\.mlp\.linear_([12])\.", lambda of: f".mlp.{3 * int(of[1]) - 3}.", name)
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name)
 
 
@@ -264,6 +279,8 @@ def load_backbone(
         elif name in body and body[name].shape != own[name].shape:
             shapes = f"{tuple(body[name].shape)}, the model has {tuple(own[name].shape)}"
             problems.append(f"{name} is {shapes}")
+        elif name in body and body[name].is_floating_point() != own[name].is_floating_point():
+            problems.append(f"{name} is of {body[name].dtype}, the model's of {own[name].dtype}")
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         shown = "; ".join(problems[:5]) + more
@@ -273,7 +290,8 @@ def load_backbone(
             raise ValueError(f"stages is {stages}: only ResNets have them; use stages 5")
         taken = ("conv1.", "bn1.", *(f"layer{i}." for i in range(1, stages)))
         body = {name: value for name, value in body.items() if name.startswith(taken)}
-    model.load_state_dict({**own, **body})
+    own.update(body)  # it knows the versions of its layers
+    model.load_state_dict(own)
 
 
 @torch.no_grad()
@@ -291,7 +309,7 @@ def _rescale(model: nn.Module) -> None:
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     for convolution, norm in zip(layers[::2], layers[1::2], strict=True):
         kernel = math.prod(convolution.kernel_size)
-        fan_out = convolution.out_channels * kernel // convolution.groups
+        fan_out = convolution.out_channels * kernel  # of all groups, as torch has it
         factor = math.sqrt(2 / fan_out) / convolution.weight.square().mean().sqrt()
         convolution.weight *= factor
         norm.running_mean *= factor

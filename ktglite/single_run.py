@@ -1,6 +1,7 @@
 """One graph of one's own: train it, keep its target, and see what the target is worth."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from ktglite.settings import Settings
 from ktglite.sources.datasets import find_images, load_data, walk
 from ktglite.store import atomic_write, write_record
 from ktglite.trainer import predict
+
+log = logging.getLogger(__name__)
 
 PRESETS = {  # the graph, its usual number of nodes, and the numbers it may have
     "alone": (independent, 1, "1"),
@@ -112,7 +115,8 @@ def answers(target: Path, images: Iterable[Path]) -> pd.DataFrame:
         files += [path] if path.is_file() else [path.joinpath(*parts) for parts in walk(path)[0]]
     if not files:
         raise FileNotFoundError(f"no images in {', '.join(map(str, images))}")
-    table = networks.classify(networks.load_network(target), files)
+    several = len(files) > 1
+    table = networks.classify(networks.load_network(target), files, skip_unreadable=several)
     return table.assign(probability=table["probability"].astype(float).round(1))
 
 
@@ -136,32 +140,40 @@ def class_table(target: Path, dataset: str | None = None) -> pd.DataFrame:
 def _answers_to_test_images(net: nn.Module, name: str, target: Path) -> tuple[list, list]:
     """The classes of a data set's test images, and what a loaded network takes them for."""
     spec = net.card.get("dataset") or {}
-    known = (net.card.get("data") or {}).get("fingerprint")
     own = bool(spec) and os.path.realpath(name) == os.path.realpath(spec["name_or_folder"])
-    other = os.path.isdir(name) and not own
+    if os.path.isdir(name) and not own:
+        return _answers_to_new_images(net, name)
     try:
         data = load_data(**spec | {"name_or_folder": name, "size": net.size, "fit": net.fit})
     except FileNotFoundError as error:
         way = "where its images lie elsewhere, give --dataset FOLDER"
         raise FileNotFoundError(f"{error}; {way}") from error
-    except ValueError:  # such as too few images for a training
-        if not other:
-            raise
-        data = None
-    if other and (data is None or data.fingerprint != known):  # else they are its own, moved
-        found = find_images(Path(name))
-        last = max(split for *_, split in found)  # test, or val where there is none, or no split
-        tested = [(path, label) for path, label, split in found if split == last]
-        files, labels = zip(*tested, strict=True)
-        _check_known(net, labels, name)
-        return list(labels), networks.classify(net, files)["class"].to_list()
     _check_known(net, data.classes, name)
+    known = (net.card.get("data") or {}).get("fingerprint")
     if own and known not in (None, data.fingerprint):
         found = f"{name} is not as it was when {target} was trained"
         risk = "its test split now has images that the network was trained on"
         raise ValueError(f"{found}: {risk}; restore it, or give --dataset of new images")
     labels = [data.classes[i] for i in data.test.labels]
     return labels, [net.classes[i] for i in predict(net, data.test).argmax(1)]
+
+
+def _answers_to_new_images(net: nn.Module, folder: str) -> tuple[list, list]:
+    """The same for another folder, without the images that the network was trained on."""
+    found = find_images(Path(folder))
+    last = max(split for *_, split in found)  # test, or val where there is none, or no split
+    tested = {str(path): label for path, label, split in found if split == last}
+    _check_known(net, tested.values(), folder)
+    if "seen" not in net.card:
+        log.warning("%s must be new to the network: it does not say what it has seen", folder)
+    skip = (net.card.get("dataset") or {}).get("skip_unreadable", False)
+    table = networks.classify(net, tested, skip, {*net.card.get("seen", ())})
+    if left_out := len(tested) - len(table):
+        message = "%s: %d of %d images do not count: the network has seen them, or none can"
+        log.warning(message, folder, left_out, len(tested))
+    if table.empty:
+        raise ValueError(f"{folder} has no image that is new to the network: give --dataset others")
+    return [tested[file] for file in table.file], table["class"].to_list()
 
 
 def _check_known(net: nn.Module, classes: Iterable[str], name: str) -> None:

@@ -175,7 +175,7 @@ MUTANTS = {
     ("store.py", "store"): {"blocks do not count in a key": ('MARKS.get(token.type, ""))', '""))')},
     ("data.py", "data runs"): {
         "images changed in place keep their record": (
-            "if self._count_writes() != self._writes:",
+            "if self._digest() != self.fingerprint:",
             "if False:",
         )
     },
@@ -184,7 +184,7 @@ MUTANTS = {
             "if own and known",
             "if False and known",
         ),
-        "and on those that were moved": ("data.fingerprint != known", "True"),
+        "and on those that were moved": ('{*net.card.get("seen", ())}', "()"),
     },
     ("sources/pretrain.py", "pretrain"): {
         "weights of other code are today's": (

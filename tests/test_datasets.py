@@ -1,5 +1,6 @@
 """Folders and names become splits; what was understood is said; bad input is named."""
 
+import json
 import logging
 import os
 import sys
@@ -237,6 +238,11 @@ def test_a_name_is_one_class_however_its_letters_are_composed(tmp_path, load):
     assert load(write_folders(tmp_path / "d", counts)).classes == ("audi", "bmw", names[0])
 
 
+def test_classes_that_differ_in_capitals_only_are_told(tmp_path, load, caplog):
+    assert len(load(write_folders(tmp_path, {"Cat": 4, "cat": 4, "dog": 4})).classes) == 3
+    assert "some classes differ in capitals only: Cat, cat, dog" in caplog.text
+
+
 def test_links_are_followed_and_never_round(tmp_path, folder, load, caplog):
     real = folder.rename(tmp_path / "real")
     folder.mkdir()
@@ -404,6 +410,14 @@ def test_a_column_or_split_is_chosen_not_guessed(load, hub, columns, parts, word
         load("hf:u/c")
 
 
+def test_splits_whose_classes_are_in_another_order_are_refused(load, hub):
+    fake = hub(train=20, test=8)
+    other = type("ClassLabel", (), {"names": "ba"})()
+    fake.parts["test"].features = fake.parts["test"].features | {"label": other}
+    with pytest.raises(ValueError, match="class names of test, train differ"):
+        load("hf:u/c")
+
+
 def test_columns_splits_and_configurations_are_chosen(load, hub):
     fake = hub({"img": "Image", "fine": "ClassLabel"} | LABEL, train=20, val=6, test=8)
     found = load("hf:u/c,config=small,splits=train+test,label=label")
@@ -461,3 +475,5 @@ def test_a_run_among_the_classes_is_no_class(folder, load, caplog):
 def test_numbers_of_load_data_are_whole(folder, load, name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}: it must be a whole number"):
         load(folder, **{name: value})
+    found = load(folder, **{name: np.int64(20)})  # as numpy's are
+    assert json.loads(json.dumps(found.spec))[name] == 20

@@ -1,7 +1,9 @@
 """Graphs validate themselves, survive JSON, and know what can influence the target."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,6 +59,11 @@ def test_canonical_ignores_the_order_of_auxiliary_nodes(graph):
 def test_what_is_no_graph_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_weight_is_a_number_however_it_is_written():
+    for one in (1, 1.0, np.float32(1)):
+        assert json.dumps(replace(mutual(A, A), transfer_weight=one).to_dict()).endswith(" 1.0}")
 
 
 def test_presets():

@@ -118,6 +118,7 @@ CASES = [
     ("line.png", picture(array=filled(100, 1, 60_000, 3)), 100, "used: 60,000 x 1 px"),
     ("grey.png", picture("L"), 100, "used: grey"),
     ("bits.png", picture("1", filled(255, 24, 20, 3)), 255, "used: black and white, 1 bit"),
+    ("deep.pgm", of_kind(np.uint16, 100 * 257), 100, "used: 16 bits in a PGM, brought to 8"),
     ("deep.png", of_kind(np.uint16, 100 * 257), 100, "used: 16 bits, brought to 8"),
     ("print.jpg", picture("CMYK"), 100, "used: CMYK, as RGB"),
     ("palette.png", picture("P"), 100, "used: a palette"),

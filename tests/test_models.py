@@ -119,15 +119,18 @@ def test_imagenet_weights_placed_by_hand_are_checked_against_the_hash_in_their_n
         ("resnet18_w8", "layer1.0.conv1", "^", "module."),
         ("resnet18_w8", "layer1.0.conv1", "^", "_orig_mod."),
         ("resnet18_w8", "layer1.0.conv1", "^", "_orig_mod.module."),
+        ("resnet18_w8", "layer1.0.conv1", r"(^|layer1\.)", r"\1_fsdp_wrapped_module."),
+        ("vit_b_32", "encoder.layers.encoder_layer_0.mlp.3", r"mlp\.3", "mlp.linear_2"),
         ("densenet121", "features.denseblock1.denselayer1.conv1", r"(norm|conv)([12]\.)", r"\1.\2"),
         ("squeezenet1_1", "features.0", "^", ""),  # its head is a convolution
     ],
 )
 def test_other_names_of_layers_are_known(tmp_path, arch, layer, pattern, other):
-    """Prefixes of wrappers are taken off; DenseNets had older names."""
+    """Prefixes of wrappers are taken off; DenseNets and ViTs had older names."""
     source = models.build(arch, 9).state_dict()
     old = {re.sub(pattern, other, name): value for name, value in source.items()}
-    torch.save(old, tmp_path / "w.pth")
+    whole = {"model": arch, "model_state_dict": old | {"n_averaged": torch.tensor(1)}}
+    torch.save(whole, tmp_path / "w.pth")
     loaded = models.initialise(arch, str(tmp_path / "w.pth"), 4, 0)
     assert torch.equal(loaded.state_dict()[f"{layer}.weight"], source[f"{layer}.weight"])
     assert loaded.get_submodule(models.head_of(loaded)).weight.shape[0] == 4
@@ -143,6 +146,11 @@ def test_other_names_of_layers_are_known(tmp_path, arch, layer, pattern, other):
         ),
         ({"extra": torch.zeros(1), "bn1.bias": None}, "unexpected extra; missing bn1.bias$"),
         ({"args": SimpleNamespace(lr=1)}, "save net.state_dict"),
+        ({"module.bn1.bias": torch.zeros(8)}, "several networks, whose names differ in a prefix"),
+        (
+            {"bn1.bias": torch.zeros(8, dtype=torch.int8)},
+            "bn1.bias is of torch.int8, the model's of torch.float32",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(tmp_path, given, words):
@@ -178,6 +186,26 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     with pytest.raises(ValueError, match="raw.pth"):
         models.read_weights(tmp_path / "raw.pth")
     assert not (tmp_path / "ran").exists()
+
+
+def test_layers_of_another_version_are_loaded_as_saved(tmp_path):
+    """MNASNet's refuse a state without its version."""
+    source = models.build("mnasnet0_5", 3)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    loaded = models.initialise("mnasnet0_5", str(tmp_path / "w.safetensors"), 3, 0)
+    assert torch.equal(loaded.layers[0].weight, source.layers[0].weight)
+
+
+def test_what_is_no_node_says_why():
+    with pytest.raises(ValueError, match="'googlenet' answers with auxiliary logits"):
+        models.build("googlenet", 3)
+
+
+def test_a_fresh_network_is_at_its_scale(monkeypatch):
+    model = models.build("resnext50_32x4d", 3)  # its convolutions have groups
+    before = model.layer1[0].conv2.weight.clone()
+    models._rescale(model)
+    torch.testing.assert_close(model.layer1[0].conv2.weight, before, rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize("arch", ["resnet18_w8", "resnet50"])

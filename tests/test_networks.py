@@ -143,6 +143,18 @@ def test_a_folder_to_predict_is_searched_as_a_data_set_is(three_classes, tmp_pat
     assert found == {"1.png", "linked/2.png", "album.png/3.png"}
 
 
+def test_an_image_that_cannot_be_read_is_left_out_of_many_and_told_of_one(
+    three_classes, tmp_path, caplog
+):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken\.png cannot be read"):
+        answers(three_classes, [tmp_path / "in"])
+    Image.new("RGB", (9, 9)).save(tmp_path / "in/whole.png")
+    assert list(answers(three_classes, [tmp_path / "in"])["file"]) == [f"{tmp_path}/in/whole.png"]
+    assert "broken.png cannot be read" in caplog.text
+
+
 def test_predict_without_an_image_says_what_to_give(three_classes):
     with pytest.raises(ValueError, match="no IMAGE is given: name image files, or folders"):
         answers(three_classes, [])

@@ -1,7 +1,9 @@
 """Trained networks to take away: what their files say, and what they answer."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,14 @@ from torch import nn
 
 from ktglite.data import MEAN, STD, Data, Split
 from ktglite.models import initialise
+from ktglite.sources.datasets import digest
 from ktglite.sources.images import read_image
 from ktglite.store import atomic_write
 from ktglite.trainer import predict
 
 __all__ = ["classify", "load_network"]
+
+log = logging.getLogger(__name__)
 
 
 def save_network(net: nn.Module, path: str | Path, card: Mapping) -> Path:
@@ -72,28 +77,58 @@ def load_network(path: str | Path) -> nn.Module:
     return net
 
 
-def classify(net: nn.Module, files: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+def classify(
+    net: nn.Module,
+    files: str | Path | Iterable[str | Path],
+    skip_unreadable: bool = False,
+    known: Collection[str] = (),
+) -> pd.DataFrame:
     """What a loaded network takes image files for: columns `file`, `class`, `probability` (%).
+
+    Args:
+        skip_unreadable: leave out files that cannot be read, with a warning.
+        known: digests of images to leave out, such as those that it was trained on.
 
     Raises ValueError naming a file that cannot be read.
     """
     files = [str(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    pictures = _pictures(net, files, skip_unreadable, known)
+    names = []
     parts = [torch.zeros(0, len(net.classes))]
-    for start in range(0, len(files), 256):  # so many pictures are in memory at a time
-        pictures = [read_image(file, net.size, net.fit) for file in files[start : start + 256]]
-        unknown = torch.zeros(len(pictures), dtype=torch.int64)
-        parts.append(predict(net, Split(torch.from_numpy(np.stack(pictures)), unknown)))
+    while found := dict(islice(pictures, 256)):  # so many are in memory at a time
+        names += found
+        images = torch.from_numpy(np.stack([*found.values()]))
+        unknown = torch.zeros(len(found), dtype=torch.int64)
+        parts.append(predict(net, Split(images, unknown)).cpu())
     best = torch.cat(parts).softmax(1).max(1)
-    names = [net.classes[i] for i in best.indices.tolist()]
-    return pd.DataFrame({"file": files, "class": names, "probability": 100 * best.values.numpy()})
+    classes = [net.classes[i] for i in best.indices.tolist()]
+    return pd.DataFrame({"file": names, "class": classes, "probability": 100 * best.values.numpy()})
+
+
+def _pictures(
+    net: nn.Module, files: Iterable[str], skip_unreadable: bool, known: Collection[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    for file in dict.fromkeys(files):
+        try:
+            picture = read_image(file, net.size, net.fit)
+        except ValueError as error:
+            if not skip_unreadable:
+                raise
+            log.warning("left out: %s", error)
+        else:
+            if not known or digest(picture) not in known:
+                yield file, picture
 
 
 def card_of(record: Mapping, data: Data, node: int) -> dict:
-    """The card of node `node` (1-based) of a run: its record, and how images are fed to it."""
+    """The card of node `node` (1-based) of a run: its record, how images are fed to it, and digests
+    of those it has `seen`, to train and to validate."""
     card = {name: value for name, value in record.items() if name != "epochs"}
     spec = {k: v for k, v in (data.spec or {}).items() if k not in ("cache", "raw")}
     card |= {"node": node, "arch": record["graph"]["nodes"][node - 1]["arch"]}
     card |= {"classes": list(data.classes), "size": data.size}
+    parts = (data.train.images.numpy(), data.val.images.numpy())
+    card["seen"] = sorted(digest(image) for images in parts for image in images)
     return card | {"fit": spec.get("fit", "squash"), "dataset": spec}
 
 

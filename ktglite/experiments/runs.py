@@ -354,7 +354,7 @@ def check_starts(tasks: Iterable[Run]) -> None:
             predict(net, Split(data.val.images[:1], data.val.labels[:1]))
         except (RuntimeError, AssertionError, ValueError) as error:
             found = f"{node.arch} cannot take images of {data.size} px ({error})"
-            raise ValueError(f"{found}: give a larger image_size, or another arch") from error
+            raise ValueError(f"{found}: give another image_size or arch") from error
         path = find_weights(node.arch, node.init, folder)
         card = networks.read_header(path) if path and path.suffix == ".safetensors" else {}
         images = card.get("data", {})

@@ -88,6 +88,8 @@ def load_data(
     spec = locals() | {"split": tuple(split)}
     spec |= {name: os.path.expanduser(spec[name]) for name in ("name_or_folder", "cache", "raw")}
     _check(spec)
+    for number in ("size", "split_seed", "limit"):
+        spec[number] = None if spec[number] is None else int(spec[number])  # numpy's are no JSON
     images, facts = _decoded(spec)
     name, classes = spec["name_or_folder"], facts["classes"]
     labels = np.array(facts["labels"], np.int64)
@@ -105,7 +107,7 @@ def load_data(
     places = [part == i for i in (0, SPLITS.index(validate_on), 2)]
     splits = [Split(torch.from_numpy(images[i]), torch.from_numpy(labels[i])) for i in places]
     short = Path(_hub_name(name)[0] if name.startswith("hf:") else name).absolute().name
-    data = Data(short, size, tuple(classes), *splits).loaded_by(spec)
+    data = Data(short, spec["size"], tuple(classes), *splits).loaded_by(spec)
     kind = "as given" if (given >= 0).any() else "by seed"
     log.info("%s: %r, split %s, of %s", name, data, kind, _some(classes))
     return data
@@ -170,7 +172,7 @@ def _decoded(spec: dict) -> tuple[np.ndarray, dict]:
         facts = store.read_record(path, SCHEMA)
         shape = len(facts["labels"]), 3, size, size
         images = np.memmap(path.with_suffix(".bin"), np.uint8, "r", shape=shape)
-        if [_digest(image) for image in images] != facts["digests"]:
+        if [digest(image) for image in images] != facts["digests"]:
             raise ValueError("its images are not as they were written")
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and it is made again") from error
@@ -188,7 +190,7 @@ def _write(name: str, make: Callable, path: Path) -> None:
     with store.atomic_write(path.with_suffix(".bin")) as file, closing(rows):
         for image, label, part in rows:
             file.write(image.tobytes())
-            facts.append((int(label), part, _digest(image.tobytes())))
+            facts.append((int(label), part, digest(image.tobytes())))
         if not facts:
             raise ValueError(f"{name}: none of its files could be read as an image")
     labels, given, digests = zip(*facts, strict=True)
@@ -196,7 +198,8 @@ def _write(name: str, make: Callable, path: Path) -> None:
     store.write_record(path, record, SCHEMA)
 
 
-def _digest(pixels: bytes | np.ndarray) -> str:
+def digest(pixels: bytes | np.ndarray) -> str:
+    """16 hex digits over the pixels of an image."""
     return hashlib.blake2b(pixels, digest_size=8).hexdigest()
 
 
@@ -375,6 +378,9 @@ def _hugging_face(text: str, size: int, fit: str) -> tuple[list[str], Rows]:
         raise ValueError(f"hf:{name} has the splits {_some(found)}: {way}")
     if len(roles) < 2:
         roles = dict.fromkeys(roles or names, -1)
+    if len({tuple(found[split].features[chosen["label"]].names) for split in roles}) > 1:
+        way = "cast_column makes them one"
+        raise ValueError(f"hf:{name}: the class names of {_some(roles)} differ: {way}")
     if others := found.keys() - roles.keys():
         log.warning("hf:%s: left out the splits %s", name, _some(others))
     rows = {
@@ -431,6 +437,9 @@ def find_images(root: Path) -> list[tuple[Path, str, int]]:
             empty = root.joinpath(*folder)
             way = "fill it or move it away; if ktglite wrote it, run this in another folder"
             raise ValueError(f"class folder {empty} holds no images: {way}")
+    names = {name for _, _, name, _ in found}
+    if len({name.casefold() for name in names}) < len(names):
+        log.warning("%s: some classes differ in capitals only: %s", root, _some(names))
     _tell_ignored(root, {*images} - {path for path, *_ in found}, "image", " outside the classes")
     filled = {split for *_, split in found}
     said = [f"{name} is {SPLITS[role]}" for name, role in roles.items() if role in filled]

@@ -55,7 +55,7 @@ def to_square(picture: Image.Image, size: int, fit: str | Fit) -> np.ndarray:
     """
     kind = picture.format
     picture = ImageOps.exif_transpose(picture)  # first: what is made below has no EXIF
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and kind == "PNG"):
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and kind in ("PNG", "PPM")):
         # PIL would clip 16 bits to 255 instead of scaling them
         picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
     if picture.mode in ("I", "F"):
