@@ -120,7 +120,7 @@ def test_every_sentence_has_its_japanese(gain):
         sentences.symmetry(claims.exploratory(records())),
         sentences.searches(SEARCHES, ["none"]),
         sentences.early_stopping(KEPT, 8, SEARCHES),
-        sentences.early_stopping(KEPT, "all"),
+        sentences.early_stopping(KEPT, 60),
         sentences.best_graphs(SEARCHES),
         sentences.luck(LUCK),
         sentences.luck(LUCK.assign(low=0.1)),

@@ -106,7 +106,7 @@ def best_graphs(summaries: ablation.Summaries) -> str:
 
 
 def early_stopping(
-    kept: pd.DataFrame, graphs: int | str, summaries: ablation.Summaries | None = None
+    kept: pd.DataFrame, graphs: int, summaries: ablation.Summaries | None = None
 ) -> str:
     """In how many of a hundred searches of `graphs` the rule keeps the best, from
     `bench.kept_best`; and what it saved in `summaries`."""
