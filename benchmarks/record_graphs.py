@@ -294,7 +294,8 @@ def main() -> None:
         bench = pack(wanted, found, about, given.seed)
         digest = bench.save(given.file)
         size = given.file.stat().st_size / 1000
-        print(f"{len(bench)} of {len(wanted)} runs in {given.file}, {size:.0f} kB, {digest}")
+        done = sum(run is not None for run in found)
+        print(f"{done} of {len(wanted)} runs in {given.file}, {size:.0f} kB, {digest}")
 
 
 if __name__ == "__main__":
