@@ -169,7 +169,9 @@ def _answers_to_new_images(net: nn.Module, folder: str) -> tuple[list, list]:
     skip = (net.card.get("dataset") or {}).get("skip_unreadable", False)
     table = networks.classify(net, tested, skip, {*net.card.get("seen", ())})
     if left_out := len(tested) - len(table):
-        message = "%s: %d of %d images do not count: the network has seen them, or none can"
+        message = (
+            "%s: %d of %d images are left out: the network has seen them, or they cannot be read"
+        )
         log.warning(message, folder, left_out, len(tested))
     if table.empty:
         raise ValueError(f"{folder} has no image that is new to the network: give --dataset others")
